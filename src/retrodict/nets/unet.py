@@ -1,0 +1,281 @@
+"""A small U-Net for 1-D, 2-D and 3-D images whose answer at a pixel depends on that pixel's neighbourhood alone.
+
+There is no statistic over space or over the batch anywhere: the only normalisation is over the channels of one pixel.
+So a network trained on small patches gives the same answer on a whole slice, an image does not change with what else
+is in its batch, and tiles equal the whole wherever the receptive field allows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from retrodict._check import InputError, choice
+
+__all__ = ["UNet"]
+
+CONV: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+UP: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+WINDOW = {1: 64, 2: 8, 3: 4}  # the side of an attention window at the coarsest level: 64 positions in each
+
+
+class Conv3(nn.Module):
+    """A convolution of side 3 that keeps the size: (B, inputs, *N) -> (B, outputs, *N)."""
+
+    def __init__(self, ndim: int, inputs: int, outputs: int, *, circular: bool) -> None:
+        super().__init__()
+        self.circular = circular
+        self.pad = [1, 1] * ndim
+        self.conv = CONV[ndim](inputs, outputs, 3, padding=0 if circular else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, self.pad, mode="circular") if self.circular else x)
+
+
+class Block(nn.Module):
+    """A residual block: channel norm, FiLM, SiLU, convolution, SiLU, convolution, sum.
+
+    `x` is (B, C, *N); `scale` and `shift` are (B, C, 1, ...). The norm is over the C channels of each pixel.
+    """
+
+    def __init__(self, ndim: int, channels: int, *, circular: bool) -> None:
+        super().__init__()
+        self.channels = channels
+        self.first = Conv3(ndim, channels, channels, circular=circular)
+        self.second = Conv3(ndim, channels, channels, circular=circular)
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        h = F.layer_norm(x.movedim(1, -1), (self.channels,)).movedim(-1, 1)  # a view, not a copy, in channels_last
+        h = F.silu(torch.addcmul(shift.to(h.dtype), h, scale.to(h.dtype)), inplace=True)
+        return x + self.second(F.silu(self.first(h)))
+
+
+class WindowAttention(nn.Module):
+    """Self-attention within windows of 64 pixels on a grid fixed at the first pixel: (B, C, *N) -> (B, C, *N)."""
+
+    def __init__(self, ndim: int, channels: int) -> None:
+        super().__init__()
+        self.ndim, self.channels, self.window = ndim, channels, WINDOW[ndim]
+        self.heads = max(h for h in (1, 2, 4) if channels % h == 0)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def split(self, x: Tensor) -> Tensor:
+        """Cut (B, *N, C), each N a multiple of the window, into (B * windows, window ** ndim, C)."""
+        w, d = self.window, self.ndim
+        shape = [x.shape[0], *(s for n in x.shape[1:-1] for s in (n // w, w)), x.shape[-1]]
+        order = [0, *range(1, 2 * d, 2), *range(2, 2 * d + 1, 2), 2 * d + 1]
+        return x.reshape(shape).permute(order).reshape(-1, w**d, x.shape[-1])
+
+    def join(self, x: Tensor, size: list[int]) -> Tensor:
+        """Undo `split`: (B * windows, window ** ndim, C) -> (B, *size, C)."""
+        w, d = self.window, self.ndim
+        shape = [-1, *(n // w for n in size), *[w] * d, x.shape[-1]]
+        order = [0, *(i for a in range(1, d + 1) for i in (a, a + d)), 2 * d + 1]
+        return x.reshape(shape).permute(order).reshape(-1, *size, x.shape[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        w, d, c = self.window, self.ndim, self.channels
+        size = list(x.shape[2:])
+        short = [-n % w for n in size]
+        full = [n + s for n, s in zip(size, short, strict=True)]
+        pad = [0, 0] + [p for s in reversed(short) for p in (0, s)]
+        h = self.split(F.pad(F.layer_norm(x.movedim(1, -1), (c,)), pad))
+        mask = None
+        if any(short):  # pixels added to fill the last windows are not attended to
+            inside = self.split(F.pad(x.new_ones([1, *size, 1], dtype=torch.bool), pad))[:, None, :, 0]
+            mask = inside.repeat(x.shape[0], 1, 1)[:, None]
+        q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, c // self.heads)).permute(2, 0, 3, 1, 4)
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+        h = self.join(self.out(h), full)
+        for axis, n in enumerate(size):
+            h = h.narrow(axis + 1, 0, n)
+        return x + h.movedim(-1, 1)
+
+
+class Embedding(nn.Module):
+    """Fourier features of the level and a small MLP: (B, level_features) -> (B, outputs).
+
+    The frequencies are fixed, 16 of them, geometric from 0.05 to 2 radians per unit. Each row is its own product, so
+    that a row does not depend on how many rows come with it (a matrix product may sum in another order).
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        steps = torch.linspace(math.log(0.05), math.log(2.0), 16, dtype=torch.float64)
+        self.register_buffer("frequencies", steps.exp().float(), persistent=False)
+        self.first = nn.Linear(32 * features, hidden)
+        self.second = nn.Linear(hidden, hidden)
+        self.last = nn.Linear(hidden, outputs)
+
+    @staticmethod
+    def rows(x: Tensor, linear: nn.Linear) -> Tensor:
+        return torch.stack([F.linear(row, linear.weight, linear.bias) for row in x])
+
+    def forward(self, level: Tensor) -> Tensor:
+        angle = (level.to(self.first.weight.dtype)[..., None] * self.frequencies).flatten(1)
+        h = torch.cat([angle.sin(), angle.cos()], 1)
+        h = F.silu(self.rows(h, self.first))
+        h = F.silu(self.rows(h, self.second))
+        return self.rows(h, self.last)
+
+
+def filled(x: Tensor, multiple: int, *, circular: bool) -> Tensor:
+    """Pad each axis of (B, C, *N) at its end to a multiple, by wrapping or by reflection; any size will do."""
+    for axis in range(2, x.ndim):
+        n = x.shape[axis]
+        if n % multiple:
+            index = torch.arange(n + -n % multiple, device=x.device)
+            if circular or n == 1:
+                index = index % n
+            else:
+                index = index % (2 * n - 2)
+                index = torch.minimum(index, 2 * n - 2 - index)
+            x = x.index_select(axis, index)
+    return x
+
+
+class UNet(nn.Module):
+    """A U-Net with a skip at every resolution, full resolution included.
+
+    `width * multipliers[i]` channels at level i, `blocks` residual blocks on the way down and on the way up at each
+    level (2 * blocks at the coarsest), strided convolutions between levels, skips that are added. Every block is
+    scaled and shifted by features of `level`, of which there are `level_features` to an image (half log-SNR values,
+    about -8 to 8). The last convolution starts at zero, so a new network answers zero.
+
+    `padding` says what lies outside the image: zeros, or the image again (`circular`). Any size goes in: an axis that
+    is no multiple of `stride` is first continued at its end (reflected, or wrapped for `circular`), then cropped.
+
+    Tiles equal the whole for pixels at least `receptive_field` from the edge of the tile, if the tile starts at a
+    multiple of `stride`. With `attention`, which adds self-attention within windows of 64 pixels at the coarsest
+    level, this is lost: it then holds only for tiles that start at multiples of `stride` times the window's side (64
+    for one axis, 8 for two, 4 for three), and so is equivariance to other shifts.
+
+    The work is done in channels_last memory, which is what a CPU convolves fastest; the output is contiguous and has
+    the dtype of `x`. Under autocast the embedding of the level stays in the dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        *,
+        ndim: int = 2,
+        in_channels: int,
+        out_channels: int,
+        width: int = 32,
+        multipliers: tuple[int, ...] = (1, 2, 4),
+        blocks: int = 1,
+        level_features: int = 1,
+        embedding: int = 128,
+        attention: bool = False,
+        padding: Literal["zeros", "circular"] = "zeros",
+    ) -> None:
+        super().__init__()
+        if ndim not in CONV:
+            raise InputError("UNet.ndim", ndim, "1, 2 or 3")
+        multipliers = tuple(multipliers)
+        counts = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "width": width,
+            "blocks": blocks,
+            "level_features": level_features,
+            "embedding": embedding,
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise InputError(f"UNet.{name}", value, "a whole number of at least 1")
+        if not multipliers or min(multipliers) < 1:
+            raise InputError("UNet.multipliers", multipliers, "one whole number of at least 1 for each level")
+        choice("UNet.padding", padding, ("zeros", "circular"))
+        self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
+        self.level_features, self.blocks, self.levels = level_features, blocks, len(multipliers)
+        self.circular = circular = padding == "circular"
+
+        channels = [width * m for m in multipliers]
+        pairs = list(zip(channels[:-1], channels[1:], strict=True))
+        every = channels[:-1] + 2 * channels[-1:] + channels[-2::-1]
+        self.film = [c for c in every for _ in range(blocks)]  # the channels of each block, in the order of use
+        self.embed = Embedding(level_features, embedding, 2 * sum(self.film))
+        self.stem = Conv3(ndim, in_channels, channels[0], circular=circular)
+        self.residual = nn.ModuleList(Block(ndim, c, circular=circular) for c in self.film)
+        self.down = nn.ModuleList(CONV[ndim](a, b, 2, stride=2) for a, b in pairs)
+        self.up = nn.ModuleList(UP[ndim](b, a, 2, stride=2) for a, b in pairs)
+        self.attend = WindowAttention(ndim, channels[-1]) if attention else None
+        self.head = Conv3(ndim, channels[0], out_channels, circular=circular)
+        nn.init.zeros_(self.head.conv.weight)
+        nn.init.zeros_(self.head.conv.bias)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def stride(self) -> int:
+        """Pixels between neighbours at the coarsest level: tiles that start at its multiples equal the whole."""
+        return 2 ** (self.levels - 1)
+
+    @property
+    def receptive_field(self) -> int:
+        """The farthest, in pixels along an axis, that an input pixel can be and still change an output pixel."""
+
+        def reach(level: int, lo: int, hi: int) -> tuple[int, int]:
+            # the pixels at the input of `level`, first and last, that [lo, hi] at its output depends on
+            b = 2 * self.blocks  # each block has two convolutions of side 3
+            lo, hi = lo - b, hi + b
+            if level == self.levels - 1:
+                if self.attend is not None:
+                    w = self.attend.window
+                    lo, hi = lo // w * w, hi // w * w + w - 1
+            else:
+                below = reach(level + 1, lo // 2, hi // 2)
+                lo, hi = min(lo, 2 * below[0]), max(hi, 2 * below[1] + 1)
+            return lo - b, hi + b
+
+        far = 0
+        for p in range(self.stride * (self.attend.window if self.attend is not None else 1)):
+            lo, hi = reach(0, p - 1, p + 1)
+            far = max(far, p - lo + 1, hi + 1 - p)
+        return far
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """Map images `x` (B, in_channels, *N) and their `level` (B, level_features) to (B, out_channels, *N)."""
+        if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            want = f"(B, {self.in_channels}, " + ", ".join("XYZ"[: self.ndim]) + ")"
+            raise InputError("UNet: the shape of x", tuple(x.shape), want)
+        if level.shape != (x.shape[0], self.level_features):
+            raise InputError("UNet: the shape of level", tuple(level.shape), (x.shape[0], self.level_features))
+        with torch.autocast(x.device.type, enabled=False):
+            film = self.embed(level).reshape(x.shape[0], -1, *[1] * self.ndim)
+        films = iter(film.split([2 * c for c in self.film], 1))
+        residual = iter(self.residual)
+
+        def run(h: Tensor) -> Tensor:
+            for _ in range(self.blocks):
+                scale, shift = next(films).chunk(2, 1)
+                h = next(residual)(h, 1 + scale, shift)
+            return h
+
+        h = filled(x, self.stride, circular=self.circular)
+        if self.ndim > 1:
+            h = h.contiguous(memory_format=torch.channels_last if self.ndim == 2 else torch.channels_last_3d)
+        h = self.stem(h)
+        skips = []
+        for down in self.down:
+            skips.append(run(h))
+            h = down(skips[-1])
+        h = run(h)
+        if self.attend is not None:
+            h = self.attend(h)
+        h = run(h)
+        for up in reversed(self.up):
+            h = run(up(h) + skips.pop())
+        h = self.head(h)
+        for axis, n in enumerate(x.shape[2:], 2):
+            h = h.narrow(axis, 0, n)
+        return h.to(x.dtype).contiguous()
