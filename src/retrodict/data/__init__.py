@@ -1,0 +1,8 @@
+"""Images with their geometry: finding, reading, resampling and writing them, and patches of them to train on."""
+
+from retrodict.data._image import Image, OutputError, Source
+from retrodict.data._resample import resample
+from retrodict.data.io import discover, read, write
+from retrodict.data.sets import Group, PatchSet, split
+
+__all__ = ["Group", "Image", "OutputError", "PatchSet", "Source", "discover", "read", "resample", "split", "write"]
