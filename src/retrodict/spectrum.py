@@ -1,0 +1,125 @@
+"""The power spectrum of the data: the mean and the variance of every coefficient, in model units.
+
+It is a first-class, stored quantity: the Wiener filter of a process, its exact-in-the-Gaussian-part rules and the
+Gaussian card all follow from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrodict._check import InputError
+from retrodict.bases import Basis, Fourier, Pixel
+
+__all__ = ["Spectrum", "radial_spectrum"]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Mean of the data and isotropic variance per real degree of freedom over |f|, in model units.
+
+    `frequency` (n,) in cycles/mm, rising and positive; `power` (n,) > 0.  Between nodes the power law is interpolated
+    (linear in log-log); below the first node it is continued with its first slope, above the last it is constant.
+    """
+
+    mean: float
+    frequency: tuple[float, ...]
+    power: tuple[float, ...]
+
+    @classmethod
+    def flat(cls, mean: float = 0.0, variance: float = 1.0) -> Spectrum:
+        """White data N(mean, variance)."""
+        return cls(mean, (1e-3, 10.0), (variance, variance))
+
+    @classmethod
+    def power_law(cls, mean: float, amplitude: float, corner: float, exponent: float) -> Spectrum:
+        """L(f) = amplitude / (1 + (f / corner)^2)^(exponent / 2)."""
+        nodes = torch.logspace(-4, 1, 200, dtype=torch.float64)
+        power = amplitude / (1 + (nodes / corner) ** 2) ** (exponent / 2)
+        return cls(mean, tuple(nodes.tolist()), tuple(power.tolist()))
+
+    def on(self, basis: Basis) -> Tensor:
+        """Variance L of every coefficient, `(*K)` float64; the average over all frequencies for the pixel basis."""
+        if isinstance(basis, Pixel):
+            partner = Fourier(basis.size, basis.spacing)
+            total = (self.on(partner) * partner.multiplicity()).sum() / math.prod(basis.size)
+            return total.expand(basis.shape).clone()
+        radius = basis.radius()
+        # the mean of a finite image varies like the frequencies just below its fundamental
+        lowest = 0.5 / max(n * d for n, d in zip(basis.size, basis.spacing, strict=True))
+        return self._interpolate(radius.clamp_min(lowest))
+
+    def mean_on(self, basis: Basis) -> Tensor:
+        """Coefficients of the constant image `mean`, `(*K)`."""
+        return basis.forward(torch.full(basis.size, self.mean, dtype=torch.float64))
+
+    def _interpolate(self, radius: Tensor) -> Tensor:
+        x = torch.tensor(self.frequency, dtype=torch.float64).log()
+        y = torch.tensor(self.power, dtype=torch.float64).log()
+        query = radius.log().clamp_max(float(x[-1]))
+        left = (torch.searchsorted(x, query, right=True) - 1).clamp(0, len(x) - 2)
+        slope = (y[left + 1] - y[left]) / (x[left + 1] - x[left])
+        return (y[left] + slope * (query - x[left])).exp()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain record."""
+        return {"mean": self.mean, "frequency": list(self.frequency), "power": list(self.power)}
+
+    @classmethod
+    def from_json(cls, record: Any, where: str) -> Spectrum:
+        """Inverse of `to_json`; `where` names the file or field in errors."""
+        try:
+            spectrum = cls(
+                float(record["mean"]), tuple(map(float, record["frequency"])), tuple(map(float, record["power"]))
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(where, repr(record)[:80], "a record with mean, frequency and power") from error
+        if len(spectrum.frequency) != len(spectrum.power) or len(spectrum.power) < 2 or min(spectrum.power) <= 0:
+            raise InputError(where, "frequency and power that do not match", "equally many positive values")
+        return spectrum
+
+
+def radial_spectrum(images: Iterable[Tensor], spacing: Sequence[float], bins: int = 32) -> Spectrum:
+    """Estimate a `Spectrum` from images `(*N)` of equal spacing, in the unit of the images.
+
+    The periodogram of each image minus the common mean, under a Hann window (so that the periodic seam does not leak
+    into high frequencies), averaged over logarithmic annuli and over images with their numbers of coefficients.
+    """
+    stack = [image.double() for image in images]
+    if not stack:
+        raise InputError("radial_spectrum", "no images", "at least one")
+    mean = float(sum(float(x.sum()) for x in stack) / sum(x.numel() for x in stack))
+    longest = max(max(n * d for n, d in zip(x.shape, spacing, strict=True)) for x in stack)
+    edges = torch.logspace(
+        math.log10(0.9 / longest), math.log10(0.5 / min(spacing) * math.sqrt(len(spacing))), bins + 1
+    )
+    edges = edges.double()
+    power, radius, count = torch.zeros(3, bins, dtype=torch.float64)
+    for image in stack:
+        basis = Fourier(tuple(image.shape), tuple(spacing))
+        window = _hann(image.shape)
+        energy = basis.forward((image - mean) * window).abs() ** 2 / (window**2).mean()
+        place = torch.bucketize(basis.radius(), edges) - 1
+        inside = (place >= 0) & (place < bins)
+        weight, place = basis.multiplicity()[inside], place[inside]
+        power.index_add_(0, place, weight * energy[inside])
+        radius.index_add_(0, place, weight * basis.radius()[inside])
+        count.index_add_(0, place, weight)
+    kept = count > 0
+    floor = 1e-12 * float(power.sum() / count.sum())
+    values = (power[kept] / count[kept]).clamp_min(floor)
+    return Spectrum(mean, tuple((radius[kept] / count[kept]).tolist()), tuple(values.tolist()))
+
+
+def _hann(shape: Sequence[int]) -> Tensor:
+    window = torch.ones(tuple(shape), dtype=torch.float64)
+    for axis, n in enumerate(shape):
+        taper = torch.hann_window(n + 2, periodic=False, dtype=torch.float64)[1:-1]
+        window = window * taper.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return window
