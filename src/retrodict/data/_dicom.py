@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -92,19 +92,19 @@ class _Slice:
     spacing: tuple[float, float] | None  # (dy, dx) in mm
     position: np.ndarray  # (3,) mm
     axes: np.ndarray  # (6,) direction cosines of the rows and of the columns
+    instance: int | None
 
     @property
     def normal(self) -> np.ndarray:
         return np.cross(self.axes[:3], self.axes[3:])
 
-    @property
-    def instance(self) -> int | None:
-        value = self.dataset.get("InstanceNumber")
-        return None if value is None or value == "" else int(value)
-
 
 def _load(path: Path, expect: str | None, unit: str | None, spacing: Sequence[float] | None) -> _Slice:
-    ds = _dataset(path)
+    with decoding(path, "DICOM"):  # pydicom decodes a tag when it is asked for, and fails only then
+        return _slice(_dataset(path), path, expect, unit, spacing)
+
+
+def _slice(ds: Dataset, path: Path, expect: str | None, unit: str | None, spacing: Sequence[float] | None) -> _Slice:
     _check_kind(ds, path, expect)
     unit = unit or ("HU" if str(ds.get("Modality", "")) == "CT" else "arbitrary")
     position = _numbers(ds, "ImagePositionPatient", 3, path)
@@ -130,7 +130,9 @@ def _load(path: Path, expect: str | None, unit: str | None, spacing: Sequence[fl
     for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
         if keyword in ds:
             delattr(ds, keyword)
-    return _Slice(path, ds, clean, padding, level, unit, grid, position, axes)
+    number = ds.get("InstanceNumber")
+    instance = None if number is None or number == "" else int(number)
+    return _Slice(path, ds, clean, padding, level, unit, grid, position, axes, instance)
 
 
 def _check_kind(ds: Dataset, path: Path, expect: str | None) -> None:
@@ -218,7 +220,8 @@ def _signed(ds: Dataset, value: int) -> int:
 
 def _clean_other(values: np.ndarray, marked: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, float]:
     """Give padding in an image that is not HU the smallest valid value; no unit says what 'nothing' would be."""
-    clean = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is found and said later
+        clean = values.astype(np.float32)
     if marked is None:
         return clean, None, math.nan
     level = float(values[marked].min())
@@ -277,14 +280,25 @@ def _check_alike(slices: list[_Slice], independent: bool) -> None:
     _check_same(sizes, "of one size")
     _check_same({s.path: f"unit {s.unit}" for s in slices}, "of one modality")
     if slices[0].spacing is not None:
-        grids = {s.path: "PixelSpacing " + " x ".join(f"{v:.4g} mm" for v in s.spacing or ()) for s in slices}
-        _check_same(grids, "of one pixel spacing")
+        _check_same(_labels(slices, "PixelSpacing", lambda s: np.array(s.spacing)), "of one pixel spacing")
     if independent:
         # Blocks of different gantry tilt may be mixed where no slice depends on its neighbor; different planes may not.
         crossed = {s.path: "parallel" if s.normal @ slices[0].normal > 0.8 else "another plane" for s in slices}
         _check_same(crossed, "in about the same plane")
     else:
-        _check_same({s.path: f"orientation {np.round(s.axes, 3) + 0.0}" for s in slices}, "of one orientation")
+        _check_same(_labels(slices, "orientation", lambda s: s.axes), "of one orientation")
+
+
+def _labels(slices: list[_Slice], what: str, of: Callable[[_Slice], np.ndarray]) -> dict[Path, str]:
+    """Describe each slice by the first slice whose numbers agree with its own to one part in a thousand."""
+    kinds: list[np.ndarray] = []
+    labels = {}
+    for one in slices:
+        kind = next((k for k in kinds if np.allclose(of(one), k, rtol=1e-3, atol=1e-3)), None)
+        if kind is None:
+            kinds.append(kind := of(one))
+        labels[one.path] = f"{what} " + " x ".join(f"{v:.4g}" for v in kind)
+    return labels
 
 
 def _check_same(described: dict[Path, str], expected: str) -> None:

@@ -215,7 +215,9 @@ def _read_tiff(path: Path) -> Raw:
             resolution = (known[0].value, known[1].value, int(known[2].value) if known[2] is not None else 2)
         kind = "imagej" if file.is_imagej else "ome" if file.is_ome else "plain"
         spacing = _tiff_spacing(file, resolution, STACKS[series.axes])
-        return Raw(series.asarray(), spacing, None, TiffHeader(resolution, kind))
+        # Tags that give no length (unit "none") say nothing worth writing back.
+        meant = resolution is not None and (spacing is not None if kind == "imagej" else resolution[2] in (2, 3))
+        return Raw(series.asarray(), spacing, None, TiffHeader(resolution if meant else None, kind))
 
 
 def _tiff_spacing(file: Any, resolution: Any, ndim: int) -> Spacing | None:
@@ -282,7 +284,7 @@ def encode_tiff(image: Image, like: Image, description: str, destination: Path) 
 
 
 def _fraction(value: float) -> tuple[int, int]:
-    exact = Fraction(value).limit_denominator(10**5)
+    exact = Fraction(value).limit_denominator(max(1, min(10**5, int(2**31 / value))))  # both must fit 32 bits
     return exact.numerator, exact.denominator
 
 

@@ -22,7 +22,7 @@ def resample(image: Image, spacing: Sequence[float]) -> Image:
     The extent is kept, so the number of pixels is rounded and the spacing of the result is extent / pixels, which may
     differ from what was asked by up to half a pixel over the whole extent. A coarser grid is reached by a triangular
     average as wide as two new pixels, a finer one by linear interpolation. The header is dropped: the result cannot be
-    written as its source.
+    written as DICOM or NIfTI.
     """
     ndim = len(image.spacing)
     asked = tuple(float(s) for s in spacing)

@@ -179,7 +179,9 @@ def _read_file(source: Source, given: tuple[float, ...] | None, unit: str | None
     stacked = independent and raw.array.ndim == 3
     spacing = _file_spacing(path, given or raw.spacing, raw.array.ndim, stacked)
     unit = unit or raw.unit or "arbitrary"
-    values, padding = raw.array.astype(np.float32), None
+    padding = None
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is found and said below
+        values = raw.array.astype(np.float32)
     if unit == "HU":
         values, padding, _ = clean_hu(values)
     mask = None if padding is None else torch.from_numpy(padding)
@@ -216,7 +218,7 @@ def write(
 
     role : "mean", "sd", "sample-000", "difference", ...; lower case letters, digits, "-" and "_".
     destination : a file, or a new folder for a DICOM series. A missing extension is added.
-    force : replace what is there; without it, it is an `InputError`.
+    force : replace what is there; without it, it is an `InputError`. The source itself is never replaced.
     series_uid : the SeriesInstanceUID of written DICOM files, to put slices written one by one into one series.
 
     Everything appears complete or not at all: `OutputError` if the file system refuses. NIfTI is written as float32
@@ -226,10 +228,13 @@ def write(
     """
     destination = Path(destination)
     _check_output(image, like, role, destination)
+    image = image.with_values(image.values.detach().cpu())
     if like.format == "dicom-series":
+        _refuse_source(destination, like)
         contents = _dicom_out.encode(image, like, role, description, series_uid)
         return replace_folder(destination, ((f"{i:04d}.dcm", c) for i, c in enumerate(contents, 1)), force)
     destination, content = _encode_file(image, destination, like, role, description, series_uid)
+    _refuse_source(destination, like)
     replace_file(destination, content, force)
     return [destination]
 
@@ -240,7 +245,16 @@ def _check_output(image: Image, like: Image, role: str, destination: Path) -> No
     if tuple(image.values.shape) != (1, *like.values.shape[1:]):
         expected = f"{(1, *like.values.shape[1:])}, the size of the source"
         raise InputError(destination, f"an image of shape {tuple(image.values.shape)}", expected)
-    finite(image.values.numpy(), destination)
+    finite(image.values.detach().cpu().numpy(), destination)
+
+
+def _refuse_source(destination: Path, like: Image) -> None:
+    """Refuse to write over the file, or into the folder of the series, that the result was made from, even by force."""
+    originals = {p.resolve() for p in like.source}
+    if like.format == "dicom-series":
+        originals = {parent for p in originals for parent in p.parents}
+    if destination.resolve() in originals:
+        raise InputError(destination, "the source of this result", "another path", "The original is never replaced.")
 
 
 def _encode_file(

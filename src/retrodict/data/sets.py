@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
+from retrodict._random import key as random_key
 from retrodict.data._image import Image, Source
 from retrodict.data._resample import resample_axes
 from retrodict.data.io import discover, read
@@ -278,7 +279,7 @@ class PatchSet:
 
     def _draw(self, key: int) -> tuple[_Stack, Place, tuple[int, ...]]:
         """Return the stack, the place and the turn of a patch; a function of `key` and `seed` only."""
-        generator = torch.Generator().manual_seed(_mixed(key ^ _mixed(self.seed)))
+        generator = torch.Generator().manual_seed(random_key(self.seed, "patch", key))
         best: tuple[float, _Stack, Place] | None = None
         for _ in range(max(1, self.tries)):
             stack, place = self._candidate(generator)
@@ -325,15 +326,6 @@ def _per_axis(name: str, value: float | tuple, ndim: int) -> tuple:
 
 def _mm(spacing: tuple[float, ...]) -> str:
     return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
-
-
-def _mixed(key: int) -> int:
-    """Scatter consecutive numbers over 63 bits (the finalizer of SplitMix64), so that neighbors give unlike seeds."""
-    mask = (1 << 64) - 1
-    z = (key * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return (z ^ (z >> 31)) >> 1
 
 
 def _turned(patch: Tensor, turn: tuple[int, ...]) -> Tensor:
