@@ -28,6 +28,22 @@ UP: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type[nn.Conv
 WINDOW = {1: 64, 2: 8, 3: 4}  # the side of an attention window at the coarsest level: 64 positions in each
 
 
+def silu(x: Tensor) -> Tensor:
+    """Elementwise x * sigmoid(x), with bits that do not depend on where in memory an element lies.
+
+    On a CPU torch computes the last few elements of each thread's share of `F.silu` by other code than the rest, which
+    rounds differently. That of tanh has no such tail, and in bfloat16 the two agree on all 65536 numbers. Without
+    gradients `x` is overwritten.
+    """
+    if x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64):
+        if not torch.is_grad_enabled():
+            x.mul_(0.5)
+            return x.addcmul_(x, x.tanh())
+        half = 0.5 * x
+        return torch.addcmul(half, half, half.tanh())
+    return F.silu(x)
+
+
 def steady(conv: nn.Module, x: Tensor) -> Tensor:
     """Convolve (B, C, *N) so that an image's answer has the same bits alone as in a batch.
 
@@ -122,8 +138,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         h = F.layer_norm(x.movedim(1, -1), (self.channels,)).movedim(-1, 1)  # a view, not a copy, in channels_last
-        h = F.silu(torch.addcmul(shift.to(h.dtype), h, scale.to(h.dtype)), inplace=True)
-        return x + self.second(F.silu(self.first(h)))
+        h = silu(torch.addcmul(shift.to(h.dtype), h, scale.to(h.dtype)))
+        return x + self.second(silu(self.first(h)))
 
 
 class WindowAttention(nn.Module):
@@ -150,7 +166,17 @@ class WindowAttention(nn.Module):
         order = [0, *(i for a in range(1, d + 1) for i in (a, a + d)), 2 * d + 1]
         return x.reshape(shape).permute(order).reshape(-1, *size, x.shape[-1])
 
+    @staticmethod
+    def each(linear: nn.Linear, x: Tensor) -> Tensor:
+        """Map each window by its own matrix product, whose bits do not depend on how many windows there are."""
+        return torch.baddbmm(linear.bias, x, linear.weight.t().expand(x.shape[0], -1, -1))
+
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] == 1 and x.device.type == "cpu":  # for the reason given at `steady`
+            return self.attend(torch.cat([x, x]))[:1]
+        return self.attend(x)
+
+    def attend(self, x: Tensor) -> Tensor:
         w, c = self.window, self.channels
         size = list(x.shape[2:])
         short = [-n % w for n in size]
@@ -161,9 +187,9 @@ class WindowAttention(nn.Module):
         if any(short):  # pixels added to fill the last windows are not attended to
             inside = self.split(F.pad(x.new_ones([1, *size, 1], dtype=torch.bool), pad))[:, None, :, 0]
             mask = inside.repeat(x.shape[0], 1, 1)[:, None]
-        q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, c // self.heads)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.each(self.qkv, h).unflatten(-1, (3, self.heads, c // self.heads)).permute(2, 0, 3, 1, 4)
         h = F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-        h = self.join(self.out(h), full)
+        h = self.join(self.each(self.out, h), full)
         for axis, n in enumerate(size):
             h = h.narrow(axis + 1, 0, n)
         return x + h.movedim(-1, 1)
@@ -172,8 +198,8 @@ class WindowAttention(nn.Module):
 class Embedding(nn.Module):
     """Fourier features of the level and a small MLP: (B, level_features) -> (B, outputs).
 
-    The frequencies are fixed, 16 of them, geometric from 0.05 to 2 radians per unit. Each row is its own product, so
-    that a row does not depend on how many rows come with it (a matrix product may sum in another order).
+    The frequencies are fixed, 16 of them, geometric from 0.05 to 2 radians per unit. On a CPU each row is computed by
+    itself, because a matrix product may sum in another order when more rows come with it.
     """
 
     frequencies: Tensor
@@ -186,16 +212,14 @@ class Embedding(nn.Module):
         self.second = nn.Linear(hidden, hidden)
         self.last = nn.Linear(hidden, outputs)
 
-    @staticmethod
-    def rows(x: Tensor, linear: nn.Linear) -> Tensor:
-        return torch.stack([F.linear(row, linear.weight, linear.bias) for row in x])
+    def row(self, level: Tensor) -> Tensor:
+        angle = (level[..., None] * self.frequencies).flatten(-2)
+        h = torch.cat([angle.sin(), angle.cos()], -1)
+        return self.last(silu(self.second(silu(self.first(h)))))
 
     def forward(self, level: Tensor) -> Tensor:
-        angle = (level.to(self.first.weight.dtype)[..., None] * self.frequencies).flatten(1)
-        h = torch.cat([angle.sin(), angle.cos()], 1)
-        h = F.silu(self.rows(h, self.first))
-        h = F.silu(self.rows(h, self.second))
-        return self.rows(h, self.last)
+        level = level.to(self.first.weight.dtype)
+        return torch.stack([self.row(x) for x in level]) if level.device.type == "cpu" else self.row(level)
 
 
 def filled(x: Tensor, multiple: int, *, circular: bool) -> Tensor:
