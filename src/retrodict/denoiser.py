@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from retrodict.bases import Basis
 from retrodict.predict import PREDICTIONS, to_data
 from retrodict.process import Moments, Process, ratio, wiener
 from retrodict.spectrum import Spectrum
+from retrodict.tiles import tiled_apply
 
 __all__ = [
     "Cond",
@@ -258,14 +259,16 @@ class NetDenoiser(nn.Module):
         self.net, self.predicts, self.bands, self.precision = net, predicts, bands, precision
         self.spectrum = spectrum
         self.spread_kind = "local" if bands else "wiener"
+        self.tile: int | None = None
         self._bind(process)
+        # a fixed unit of the network's inputs: on larger grids L holds lower frequencies, and its mean would grow
+        self._data_std = float(((self._power * self._weight).sum() / self._weight.sum()).sqrt())
 
     def _bind(self, process: Process) -> None:
         self.process = process
         self._power = self.spectrum.on(process.basis)
         self._mean = self.spectrum.mean_on(process.basis)
         self._weight = process.basis.multiplicity()
-        self._data_std = float(((self._power * self._weight).sum() / self._weight.sum()).sqrt())
         self._filters = band_filters(process.basis, self.bands) if self.bands else None
 
     def on(self, size: Sequence[int]) -> NetDenoiser:
@@ -281,6 +284,12 @@ class NetDenoiser(nn.Module):
             raise InputError("spread", "'local'", "'wiener' or 'none': this network predicts no variances")
         other = copy.copy(self)
         other.spread_kind = kind
+        return other
+
+    def tiled(self, tile: int | None) -> NetDenoiser:
+        """The same denoiser with the network run on tiles of `tile` pixels a side (None: on the whole image)."""
+        other = copy.copy(self)
+        other.tile = tile
         return other
 
     def forward(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
@@ -357,9 +366,20 @@ class NetDenoiser(nn.Module):
     def _network(self, inputs: Tensor, level: Tensor, like: Tensor) -> Tensor:
         dtype = next(self.net.parameters()).dtype
         context = torch.autocast(inputs.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
-        level = level.to(inputs).expand(len(inputs), -1)
-        with context:
-            return self.net(inputs.to(dtype), level.to(dtype)).to(like)
+        level = level.to(inputs).expand(len(inputs), -1).to(dtype)
+
+        def run(x: Tensor) -> Tensor:
+            with context:
+                return self.net(x.to(dtype), level).to(like)
+
+        if self.tile is None or all(n <= self.tile for n in inputs.shape[2:]):
+            return run(inputs)
+        net: Any = self.net
+        for needed in ("receptive_field", "stride"):
+            if not hasattr(net, needed):
+                raise InputError("tile", f"a network without {needed!r}", "one that knows its receptive field")
+        circular = bool(getattr(net, "circular", False))
+        return tiled_apply(run, inputs, tile=self.tile, halo=net.receptive_field, stride=net.stride, circular=circular)
 
     def _spread(self, v: Tensor, log_ratio: Tensor) -> Spread | None:
         if self.spread_kind == "none":

@@ -355,7 +355,7 @@ class UNet(nn.Module):
 
         h = filled(x, self.stride, circular=self.circular)
         if self.ndim > 1:
-            h = h.contiguous(memory_format=torch.channels_last if self.ndim == 2 else torch.channels_last_3d)
+            h = h.movedim(1, -1).contiguous().movedim(-1, 1)  # channels_last, said so that vmap understands
         h = self.stem(h)
         skips = []
         for down in self.down:

@@ -1,0 +1,285 @@
+"""The command line: parse, call one function of the library, show progress; nothing is computed here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from retrodict._check import InputError, NotCalibratedError
+from retrodict._version import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Restore measured images with an uncertainty that is right.",
+)
+bench_app = typer.Typer(no_args_is_help=True, help="Evidence: exact cards of every process and sampler.")
+app.add_typer(bench_app, name="bench")
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Entry point: a known error is one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except (InputError, NotCalibratedError) as error:
+        err.print(f"[bold red]error[/] {_plain(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:
+        err.print(f"[bold red]error[/] {_plain(str(error))}", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _version(show: bool) -> None:
+    if show:
+        out.print(f"retrodict {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _bar() -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=err, transient=True)
+
+
+@app.command()
+def restore(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT", help="DICOM file or series folder, NIfTI, TIFF, PNG, npz, or a folder of them."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for the results.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Shipped model (ct) or path of a model.")] = "ct",
+    samples: Annotated[int, typer.Option(min=1, help="Members of the ensemble.")] = 8,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Network evaluations per member (default of the rule).")
+    ] = None,
+    rule: Annotated[str, typer.Option(help="Sampler; see 'retrodict bench gaussian-card'.")] = "matched",
+    seed: Annotated[int, typer.Option(help="Seed of the whole run.")] = 0,
+    keep_samples: Annotated[bool, typer.Option("--keep-samples", help="Write every member too.")] = False,
+    point: Annotated[bool, typer.Option("--point", help="A point estimate, without an uncertainty map.")] = False,
+    spacing: Annotated[
+        str | None, typer.Option(help="Pixel spacing in mm (rows,columns) for files that have none.")
+    ] = None,
+    unit: Annotated[str | None, typer.Option(help="Unit of the values for files that have none, such as HU.")] = None,
+    resample: Annotated[
+        bool, typer.Option("--resample", help="Bring images of another pixel spacing to the model's and back.")
+    ] = False,
+    allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Accept a series with missing slices.")] = False,
+    tile: Annotated[int | None, typer.Option(min=64, help="Run the network on tiles of this side.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace results of an earlier run.")] = False,
+) -> None:
+    """Restore INPUT: posterior mean, standard deviation, report."""
+    from retrodict.restoring import restore_all
+
+    _threads(threads)
+    with _bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def watch(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(_plain(name), total=total)
+            bar.update(tasks[name], completed=done)
+
+        summary = restore_all(
+            source,
+            output,
+            watch=watch,
+            model=model,
+            samples=samples,
+            steps=steps,
+            rule=rule,
+            seed=seed,
+            uncertainty=not point,
+            keep_samples=keep_samples,
+            spacing=_numbers("--spacing", spacing),
+            unit=unit,
+            resampling=resample,
+            allow_gaps=allow_gaps,
+            tile=tile,
+            force=force,
+        )
+    for item in summary.restored:
+        _show(item)
+    for name, reason in summary.failures:
+        err.print(f"[bold red]failed[/] {_plain(name)}: {_plain(reason)}", soft_wrap=True)
+    if summary.failures:
+        err.print(f"{len(summary.restored)} restored, {len(summary.failures)} failed")
+        raise typer.Exit(1)
+
+
+def _numbers(name: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InputError(name, repr(text), "numbers separated by commas, such as 1.0,1.0") from error
+
+
+def _threads(count: int | None) -> None:
+    if count:
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def _show(item: Any) -> None:
+    """Where the results are, and what kind of result they are."""
+    kind = "posterior" if item.sd is not None else "point estimate, no uncertainty"
+    seconds = item.details["seconds"]
+    table = Table.grid(padding=(0, 2))
+    for path in item.files:
+        table.add_row(_role(item.name, path), str(path))
+    out.print(f"[bold]{_plain(item.name)}[/]  {kind}, {seconds:.1f} s")
+    out.print(table, soft_wrap=True)
+
+
+def _role(name: str, path: Path) -> str:
+    stem = path.parent.name if path.parent.name.startswith(f"{name}_") else path.name
+    return stem.removeprefix(f"{name}_").split(".")[0]
+
+
+@app.command()
+def fit(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run (default runs/NAME).")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override, a.b=value.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+) -> None:
+    """Train a model; a run that was stopped or killed goes on where it was."""
+    from retrodict.config import load_config
+    from retrodict.fitting import fit as run
+    from retrodict.fitting import prepare_fit
+
+    settings = load_config(config, overrides or ())
+    folder = output or Path("runs") / settings.name
+    plan = prepare_fit(settings, folder, config.resolve().parent)
+    out.print(f"[bold]{settings.name}[/]  {plan.parameters:,} parameters, {len(plan.training)} training images")
+    for note in plan.training.notes:
+        out.print(f"  {_plain(note)}", soft_wrap=True)
+    left = settings.training.steps - plan.start_step
+    resumed = f" (resuming at {plan.start_step})" if plan.start_step else ""
+    out.print(f"  {left} steps of {plan.seconds_per_step:.2f} s: about {_duration(plan.seconds)}{resumed}")
+    if dry_run:
+        return
+    with _bar() as bar:
+        task = bar.add_task("training", total=settings.training.steps, completed=plan.start_step)
+
+        def watch(p: Any) -> None:
+            bar.update(task, completed=p.step, description=f"loss {p.loss:.4f}  {1 / p.seconds:.2f} steps/s")
+            if p.validation is not None:
+                bar.console.print(f"step {p.step}: validation loss {p.validation:.4f}")
+
+        path = run(plan, folder, watch=watch)
+    out.print(f"model {path}")
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a training configuration."""
+    from retrodict.config import FitConfig
+
+    out.print_json(json.dumps(FitConfig.model_json_schema()))
+
+
+@app.command()
+def info(model: Annotated[str, typer.Argument(help="Shipped model (ct) or path of a model.")] = "ct") -> None:
+    """Print the card of a model."""
+    from retrodict.restoring import open_model
+
+    opened = open_model(model)
+    record = {"source": opened.source, "spacing_mm": opened.spec.spacing, "unit": opened.intensity.unit}
+    out.print_json(json.dumps({**record, "process": opened.spec.process, **opened.spec.card}, default=str))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo"),
+    samples: Annotated[int, typer.Option(min=2, help="Members of the ensemble.")] = 8,
+    slices: Annotated[int, typer.Option(min=1, max=2, help="Slices to restore.")] = 2,
+) -> None:
+    """Restore the CT slices that ship with the package and say where the results are."""
+    from retrodict.demo import run_demo
+
+    with _bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def watch(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(_plain(name), total=total)
+            bar.update(tasks[name], completed=done)
+
+        results = run_demo(output, samples=samples, slices=slices, watch=watch)
+    for item in results:
+        _show(item.restored)
+        out.print(
+            f"  error of the mean: {item.rmse:.1f} HU rms; measured image {item.measured_rmse:.1f} HU; "
+            f"Wiener filter {item.wiener_rmse:.1f} HU; spread of the ensemble {item.spread:.1f} HU"
+        )
+
+
+@bench_app.command("gaussian-card")
+def gaussian_card(
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the records here as JSON.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Numbers of steps, such as 1,8,32.")] = None,
+    peers: Annotated[Path | None, typer.Option(help="JSON of 'make bench-peers', to show beside ours.")] = None,
+) -> None:
+    """Gain, variance and evaluations of every process and sampler against the exact answer."""
+    from retrodict import bench
+
+    numbers = _numbers("--steps", steps)
+    records = bench.gaussian_card(steps=None if numbers is None else tuple(int(n) for n in numbers), peers=peers)
+    out.print(bench.render(records))
+    if json_file is not None:
+        from retrodict.checkpoint import write_atomic
+
+        write_atomic(json_file, json.dumps(records, indent=1).encode())
+        out.print(f"records {json_file}")
+
+
+if __name__ == "__main__":
+    main()
