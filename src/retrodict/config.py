@@ -85,13 +85,13 @@ class FitConfig(_Strict):
 
     name: str
     spacing: list[float] = Field(min_length=1, max_length=3, description="mm per axis that the model works at")
-    intensity: IntensityConfig = IntensityConfig()
+    intensity: IntensityConfig = Field(default_factory=lambda: IntensityConfig.model_validate({}))
     process: ProcessConfig
     network: RecipeConfig = RecipeConfig(name="unet")
     predicts: str = "wiener"
     bands: int = Field(4, ge=0, le=8)
     data: DataConfig
-    training: TrainingConfig = TrainingConfig()
+    training: TrainingConfig = Field(default_factory=lambda: TrainingConfig.model_validate({}))
     card: dict[str, Any] = Field(default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class Curve:
         if math.prod(len(axis) for axis in self.frequency) != len(self.value):
             raise InputError(name, f"{len(self.value)} values", "one value for every frequency")
         for axis in self.frequency:
-            rising = all(b > a for a, b in zip(axis, axis[1:], strict=False))
+            rising = all(b > a for a, b in itertools.pairwise(axis))
             if len(axis) < 2 or not rising or axis[0] < 0 or not all(map(math.isfinite, axis)):
                 raise InputError(f"{name}.frequency", "frequencies that do not rise", "at least two, rising from 0")
         if not all(map(math.isfinite, self.value)):

@@ -49,7 +49,10 @@ class Cond(NamedTuple):
 class Spread(Protocol):
     """The law of x_0 - D: how to turn white noise fields into a draw of the error."""
 
-    fields: int
+    @property
+    def fields(self) -> int:
+        """Number of white noise fields that a draw takes."""
+        ...
 
     def draw(self, z: Tensor) -> Tensor:
         """White noise `(fields, B, C, *N)` to an error image `(B, C, *N)`."""
@@ -202,7 +205,7 @@ def linear_estimate(
 
 @dataclass(frozen=True)
 class FunctionDenoiser:
-    """Any callable (xt, t) -> D as a denoiser of `process`; with `spectrum`, its error law is that of the Wiener filter."""
+    """Any callable (xt, t) -> D as a denoiser of `process`; with `spectrum`, the Wiener filter gives its error law."""
 
     function: Callable[[Tensor, Tensor], Tensor]
     process: Process

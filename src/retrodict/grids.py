@@ -43,7 +43,7 @@ def _logsnr(process: Process, steps: int, last: float, spectrum: Tensor | None) 
 
 
 def _rho(process: Process, steps: int, last: float, spectrum: Tensor | None) -> Tensor:
-    """Uniform in sigma^(1/7), sigma = s/h (Karras et al. 2022, eq. 5); sigma is the geometric mean over coefficients."""
+    """Uniform in sigma^(1/7), sigma = s/h as geometric mean over coefficients (Karras et al. 2022, eq. 5)."""
     return _warped(process, steps, last, spectrum, lambda r: (r / 14).exp(), lambda v: 14 * v.log())
 
 

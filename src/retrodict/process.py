@@ -135,7 +135,7 @@ class Process:
         1e-8 max G^2 is clamped to zero; a negative G^2 beyond that is kept, and `markov` is then False.
         """
         time = lift(t.double(), self.ndim)
-        (h, _, s2), (dh, dk, ds2) = torch.func.jvp(self.law, (time,), (torch.ones_like(time),))
+        (h, _, s2), (dh, dk, ds2) = torch.func.jvp(self.law, (time,), (torch.ones_like(time),))[:2]
         drift = ratio(dh, h, otherwise=-torch.inf)
         squared = ds2 - 2 * torch.where(torch.isfinite(drift), drift, 0.0) * s2
         tiny = (squared < 0) & (squared > -1e-8 * squared.abs().max().clamp_min(1e-300))

@@ -147,7 +147,7 @@ def wavelet_bands(basis: Wavelet, decay: float = 10.0, tilt: float = 2.0, **pair
     return _finish(family, basis, "wavelet_bands", {"decay": decay, "tilt": tilt}, **pairing)
 
 
-# ---- Fourier diffusion ----------------------------------------------------------------------------------------------
+# ---- Fourier diffusion -------------------------------------------------------------------------------------------
 
 
 def ct_filters(radius: Tensor, wide: float = 3.0, narrow: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -265,7 +265,7 @@ class FourierProcess:
         return measured(Fourier(tuple(size), tuple(spacing)), mtf, nps, unit_scale)
 
 
-# ---- assembly -------------------------------------------------------------------------------------------------------
+# ---- assembly ----------------------------------------------------------------------------------------------------
 
 
 def _finish(

@@ -1,7 +1,8 @@
-"""From one measured image to its posterior: an ensemble, its mean and standard deviation, and what may be said of it."""
+"""From a measured image to its posterior: an ensemble, its mean and spread, and what may be said of them."""
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,7 +66,7 @@ class Restoration:
 
 
 class Gate(NamedTuple):
-    """What the Gaussian card of a plan says: worst gain and variance ratio over frequency bands, and whether it passes."""
+    """Verdict of the Gaussian card of a plan: worst gain and variance ratio over frequency bands."""
 
     gain: float
     variance: float
@@ -116,7 +117,7 @@ def gate(denoiser: NetDenoiser, options: SamplingOptions, bands: int = 5) -> Gat
 def _bands(process: Process, count: int) -> list[Tensor]:
     radius = process.basis.radius()
     edges = torch.linspace(0, float(radius.max()) + 1e-9, count + 1, dtype=torch.float64)
-    parts = [(radius >= a) & (radius < b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [(radius >= a) & (radius < b) for a, b in itertools.pairwise(edges)]
     return [part for part in parts if bool(part.any())]
 
 
@@ -186,8 +187,8 @@ def _kind(denoiser: NetDenoiser, options: SamplingOptions) -> tuple[str, str]:
     verdict = gate(denoiser, options)
     if not verdict.passed:
         raise NotCalibratedError(
-            f"rule {options.rule!r} at {options.steps or rule.steps} evaluations is a restoration whose uncertainty is not "
-            f"calibrated: {verdict.reason}. Use rule 'matched', more steps, or a point estimate (uncertainty off)."
+            f"rule {options.rule!r} at {options.steps or rule.steps} evaluations is a restoration whose uncertainty is "
+            f"not calibrated: {verdict.reason}. Use rule 'matched', more steps, or a point estimate (uncertainty off)."
         )
     return "posterior", verdict.reason
 

@@ -96,9 +96,8 @@ def train(
         value = None
         if validation is not None and (step % options.validate_every == 0 or step == options.steps):
             value = _validate(denoiser, validation, average, options)
-        if step % options.checkpoint_every == 0 or step == options.steps:
-            if accelerator.is_main_process:
-                _save(accelerator.unwrap_model(net), optimizer, average, folder, step, options)
+        if (step % options.checkpoint_every == 0 or step == options.steps) and accelerator.is_main_process:
+            _save(accelerator.unwrap_model(net), optimizer, average, folder, step, options)
         if log is not None and (step % options.log_every == 0 or value is not None):
             log({"step": step, "seconds": durations[-1], **loss, **({} if value is None else {"validation": value})})
         if watch is not None:
@@ -169,7 +168,7 @@ def _validate(denoiser: NetDenoiser, validation: Batch, average: dict[str, Tenso
     return sum(values) / len(values)
 
 
-# ---- checkpoints of a run -------------------------------------------------------------------------------------------
+# ---- checkpoints of a run ----------------------------------------------------------------------------------------
 
 
 def _checkpoints(folder: Path) -> Iterator[Path]:

@@ -18,7 +18,7 @@ __all__ = ["Card", "gaussian_card", "gaussian_posterior"]
 
 
 class Card(NamedTuple):
-    """Output = start * w_1 + measurement * y + offset + noise, per coefficient `(*K)`; `variance` is that of the noise."""
+    """Output = start * w_1 + measurement * y + offset + noise of `variance`, per coefficient `(*K)`."""
 
     start: Tensor
     measurement: Tensor

@@ -18,7 +18,7 @@ from retrodict.samplers.plan import Level, Levels, Plan, Row
 __all__ = ["RULES", "Rule", "make_plan"]
 
 
-# ---- rules ----------------------------------------------------------------------------------------------------------
+# ---- rules -------------------------------------------------------------------------------------------------------
 
 
 def euler(process: Process, times: Tensor, spectrum: Tensor | None = None, *, final: bool = True) -> Plan:
@@ -154,7 +154,7 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
     return Plan(process, times, row, len(levels), len(levels), "gaussian_ode", depth=depth)
 
 
-# ---- shared pieces --------------------------------------------------------------------------------------------------
+# ---- shared pieces -----------------------------------------------------------------------------------------------
 
 
 def _denoise(t: float) -> Row:
@@ -203,7 +203,7 @@ def _advance(now: Level, nxt: Level) -> Tensor:
     return torch.where(clean, 0.0, nxt.l - now.l)
 
 
-# ---- the dictionary -------------------------------------------------------------------------------------------------
+# ---- the dictionary ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
