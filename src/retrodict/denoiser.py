@@ -191,10 +191,12 @@ def linear_estimate(
     mean = mean.to(w)
     g, v = wiener(m, spectrum)
     d = mean + g.to(xt) * (w - m.h.to(xt) * mean)
-    if process.conditioning != "external" or process.measured is None or cond.image is None:
+    if process.conditioning != "external" or cond.image is None:
         return LinearEstimate(w, d, v, None, m)
-    gain, noise = process.measured
     y = process.basis.forward(cond.image)
+    if process.measured is None:  # how y came about is not known: only a network can use it
+        return LinearEstimate(w, d, v, y, m)
+    gain, noise = process.measured
     kalman = ratio(v * gain, gain**2 * v + noise)
     d = d + kalman.to(xt) * (y - gain.to(xt) * d)
     return LinearEstimate(w, d, v * (1 - kalman * gain), y, m)
@@ -349,11 +351,17 @@ class NetDenoiser(nn.Module):
             (basis.inverse(d) - self.spectrum.mean) / self._data_std,
             self._standard(w - m.h.to(xt) * d, m.s2 - m.h**2 * v),
         ]
-        if y is not None and self.process.measured is not None:
-            gain, noise = self.process.measured
-            inputs.append(self._standard(y - gain.to(xt) * d, noise - gain**2 * v))
+        if y is not None:
+            inputs.append(self._second(y, d, v))
         level = (c_out / self._data_std).log().reshape(-1, 1)
         return self._network(torch.cat(inputs, dim=1), level, xt), c_out
+
+    def _second(self, y: Tensor, d: Tensor, v: Tensor) -> Tensor:
+        """What the measurement adds: its standardized noise estimate, or itself where its law is not known."""
+        if self.process.measured is None:
+            return (self.process.basis.inverse(y) - self.spectrum.mean) / self._data_std
+        gain, noise = self.process.measured
+        return self._standard(y - gain.to(d.real) * d, noise - gain**2 * v)
 
     def _standard(self, u: Tensor, variance: Tensor) -> Tensor:
         """Image of coefficients u over the square root of the mean of their variance."""

@@ -52,7 +52,7 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     `base`: folder that a relative `data.root` is relative to.
     """
     training, validation = _patch_sets(config, base)
-    spec = _spec(config, training)
+    spec = _spec(config, training, base)
     denoiser = spec.build(config.name, config.training.precision)
     latest = latest_checkpoint(folder)
     start = int(latest.name.split("-")[1]) if latest else 0
@@ -133,14 +133,13 @@ def _patch_sets(config: FitConfig, base: Path) -> tuple[PatchSet, PatchSet | Non
     return load(kept), load(held) if held else None
 
 
-def _spec(config: FitConfig, training: PatchSet) -> ModelSpec:
+def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
     intensity = Intensity(config.intensity.unit, config.intensity.scale, config.intensity.offset)
     keys = range(256)
     patches = [intensity.encode(training.patch(key(config.training.seed, "spectrum", k)))[0] for k in keys]
     spectrum = radial_spectrum(patches, config.spacing)
-    process = process_from_recipe(
-        config.process.model_dump(), config.data.patch, config.spacing, f"{config.name}: process"
-    )
+    record = _instrument(config.process.model_dump(), intensity, base)
+    process = process_from_recipe(record, config.data.patch, config.spacing, f"{config.name}: process")
     return ModelSpec(
         process=process_to_recipe(process),
         network=config.network.model_dump(),
@@ -160,6 +159,31 @@ def _spec(config: FitConfig, training: PatchSet) -> ModelSpec:
             "versions": versions(),
         },
     )
+
+
+def _instrument(record: dict[str, Any], intensity: Intensity, base: Path) -> dict[str, Any]:
+    """Process record with measured curves read from JSON files (paths relative to the configuration) and the scale of
+    the model unit filled in, so that an NPS in data units becomes a variance in model units.
+    """
+    if record["name"] != "measured":
+        instrument = record["options"].get("instrument")
+        if isinstance(instrument, dict) and instrument.get("name") == "measured":
+            record["options"]["instrument"] = _instrument({"options": {}, **instrument}, intensity, base)
+        return record
+    options = record["options"]
+    scale = options.setdefault("unit_scale", intensity.scale)
+    if scale != intensity.scale:
+        raise InputError("process.options.unit_scale", scale, f"intensity.scale {intensity.scale} (or leave it out)")
+    for name in ("mtf", "nps"):
+        if isinstance(options.get(name), str):
+            path = base / options[name]
+            try:
+                options[name] = json.loads(path.read_text())
+            except (OSError, json.JSONDecodeError) as error:
+                raise InputError(
+                    f"process.options.{name}: {path}", error, "a JSON file with a measured curve"
+                ) from error
+    return record
 
 
 def versions() -> dict[str, str]:

@@ -103,12 +103,13 @@ def _spread_nll(denoiser: NetDenoiser, error: Tensor, linear: LinearEstimate, lo
     whitened = basis.forward(error) * ratio(torch.ones_like(linear.v), linear.v.sqrt()).to(error)
     weight = basis.multiplicity() / math.prod(basis.size)
     overlap = torch.einsum("a...,b...,...->ab", filters**2, filters**2, weight)
-    overlap = (overlap / overlap.sum(1, keepdim=True)).to(error)
     scale = torch.einsum("a...,...->a", filters**2, weight)
+    overlap = (overlap / overlap.sum(1, keepdim=True).clamp_min(1e-300)).to(error)
     local = log_ratio.clamp(-14.0, 5.0).exp()
     total = torch.zeros(len(error), dtype=error.dtype)
-    for b in range(len(filters)):
+    filled = [b for b in range(len(filters)) if float(scale[b]) > 0]  # the pixel basis has no frequencies to divide
+    for b in filled:
         e2 = basis.inverse(filters[b].to(error) * whitened)[:, 0] ** 2 / float(scale[b])
         p = torch.einsum("b,nb...->n...", overlap[b], local)
         total = total + 0.5 * (p.log() + e2 / p).flatten(1).mean(1)
-    return total / len(filters)
+    return total / len(filled)
