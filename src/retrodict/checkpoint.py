@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from retrodict._check import InputError
 from retrodict._recipe import Recipe, build
-from retrodict.denoiser import NetDenoiser, channels_in
+from retrodict.denoiser import NetDenoiser, SpreadScale, channels_in
 from retrodict.nets import NETS
 from retrodict.processes import process_from_recipe
 from retrodict.spectrum import Spectrum
@@ -55,6 +55,7 @@ class ModelSpec:
     size: tuple[int, ...]
     predicts: str = "wiener"
     bands: int = 0
+    spread_scale: dict[str, Any] | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
     def build(self, where: str = "model", precision: str = "float32") -> NetDenoiser:
@@ -66,8 +67,26 @@ class ModelSpec:
         net: nn.Module = build(NETS, recipe, f"{where}: network", **shape)
         spectrum = Spectrum.from_json(self.spectrum, f"{where}: spectrum")
         return NetDenoiser(
-            net, process, spectrum=spectrum, predicts=self.predicts, bands=self.bands, precision=precision
+            net,
+            process,
+            spectrum=spectrum,
+            predicts=self.predicts,
+            bands=self.bands,
+            precision=precision,
+            spread_scale=self._scale(where),
         )
+
+    def _scale(self, where: str) -> SpreadScale | None:
+        if self.spread_scale is None:
+            return None
+        try:
+            level, factor = self.spread_scale["level"], self.spread_scale["factor"]
+            scale = SpreadScale(tuple(map(float, level)), tuple(tuple(map(float, row)) for row in factor))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{where}: spread_scale", repr(self.spread_scale)[:80], "level and factor") from error
+        if len(level) < 2 or any(len(row) != self.bands for row in factor) or len(level) != len(factor):
+            raise InputError(f"{where}: spread_scale", "tables that do not match", f"{self.bands} factors per level")
+        return scale
 
 
 @dataclass(frozen=True)
@@ -148,7 +167,7 @@ def _read_spec(path: Path) -> ModelSpec:
     record = {k: v for k, v in record.items() if k != "format"}
     known = set(ModelSpec.__dataclass_fields__)
     if set(record) - known or {"process", "network", "spectrum", "intensity", "spacing", "size"} - set(record):
-        wrong = sorted((set(record) - known) | (known - set(record) - {"predicts", "bands", "card"}))
+        wrong = sorted((set(record) - known) | (known - set(record) - {"predicts", "bands", "card", "spread_scale"}))
         raise InputError(f"{path}: {wrong[0]}", "an unknown or missing field", f"the fields {', '.join(sorted(known))}")
     return ModelSpec(
         **{

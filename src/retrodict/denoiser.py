@@ -33,6 +33,7 @@ __all__ = [
     "NetDenoiser",
     "SpectralSpread",
     "Spread",
+    "SpreadScale",
     "band_filters",
     "channels_in",
     "linear_estimate",
@@ -137,6 +138,27 @@ class LocalSpread:
         return (self.log_ratio.exp() * power).sum(1, keepdim=True)
 
 
+@dataclass(frozen=True)
+class SpreadScale:
+    """Factors on the predicted error variance, measured on held-out data: one per level and band.
+
+    `level` (n,) rising, the noise level log(c_out / std) that the network sees; `factor` (n, bands).  Linear in level
+    and log factor between nodes, constant beyond them.
+    """
+
+    level: tuple[float, ...]
+    factor: tuple[tuple[float, ...], ...]
+
+    def log_at(self, level: Tensor) -> Tensor:
+        """Log of the factors at levels `(B,)` -> `(B, bands)`."""
+        nodes = torch.tensor(self.level, dtype=torch.float64)
+        values = torch.tensor(self.factor, dtype=torch.float64).log()
+        query = level.double().clamp(nodes[0], nodes[-1])
+        left = (torch.searchsorted(nodes, query, right=True) - 1).clamp(0, len(nodes) - 2)
+        part = ((query - nodes[left]) / (nodes[left + 1] - nodes[left]))[:, None]
+        return values[left] * (1 - part) + values[left + 1] * part
+
+
 def _power(v: Tensor, basis: Basis) -> Tensor:
     """Mean over real degrees of freedom of v `(B, C|1, *K)` -> `(B,)`."""
     weight = basis.multiplicity()
@@ -239,6 +261,8 @@ class NetDenoiser(nn.Module):
     conditioning that of the measurement.  level = log(c_out / std of the data).  With `bands` > 0 the further channels
     are log-variances of the error in octave bands, relative to the Wiener error (`LocalSpread`).
 
+    `spread_scale` multiplies those variances by factors measured on held-out data.
+
     Otherwise `predicts` is one of `PREDICTIONS` and the network sees x_t / sqrt(h^2 L + s^2) (averaged over
     coefficients), with the condition image as further channel.
 
@@ -255,6 +279,7 @@ class NetDenoiser(nn.Module):
         predicts: str = "wiener",
         bands: int = 0,
         precision: str = "float32",
+        spread_scale: SpreadScale | None = None,
     ) -> None:
         super().__init__()
         choice("predicts", predicts, ("wiener", *PREDICTIONS))
@@ -262,7 +287,7 @@ class NetDenoiser(nn.Module):
         if bands and predicts != "wiener":
             raise InputError("bands", bands, "0 unless predicts='wiener'")
         self.net, self.predicts, self.bands, self.precision = net, predicts, bands, precision
-        self.spectrum = spectrum
+        self.spectrum, self.spread_scale = spectrum, spread_scale
         self.spread_kind = "local" if bands else "wiener"
         self.tile: int | None = None
         self._bind(process)
@@ -309,7 +334,7 @@ class NetDenoiser(nn.Module):
         linear = linear_estimate(self.process, self._power, self._mean, xt, t, cond)
         out, scale = self._raw(linear, xt)
         mean = self.process.basis.inverse(linear.d) + scale.to(xt) * out[:, :1]
-        return Estimate(mean, self._spread(linear.v, out[:, 1:]))
+        return Estimate(mean, self._spread(linear.v, out[:, 1:], scale))
 
     def gaussian(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
         """The Wiener estimate alone, `(B, 1, *N)`."""
@@ -353,8 +378,7 @@ class NetDenoiser(nn.Module):
         ]
         if y is not None:
             inputs.append(self._second(y, d, v))
-        level = (c_out / self._data_std).log().reshape(-1, 1)
-        return self._network(torch.cat(inputs, dim=1), level, xt), c_out
+        return self._network(torch.cat(inputs, dim=1), self.level(c_out)[:, None], xt), c_out
 
     def _second(self, y: Tensor, d: Tensor, v: Tensor) -> Tensor:
         """What the measurement adds: its standardized noise estimate, or itself where its law is not known."""
@@ -392,10 +416,17 @@ class NetDenoiser(nn.Module):
         circular = bool(getattr(net, "circular", False))
         return tiled_apply(run, inputs, tile=self.tile, halo=net.receptive_field, stride=net.stride, circular=circular)
 
-    def _spread(self, v: Tensor, log_ratio: Tensor) -> Spread | None:
+    def level(self, c_out: Tensor) -> Tensor:
+        """Noise level log(c_out / std of the data) `(B,)` that the network is told."""
+        return (c_out / self._data_std).log().reshape(-1)
+
+    def _spread(self, v: Tensor, log_ratio: Tensor, c_out: Tensor) -> Spread | None:
         if self.spread_kind == "none":
             return None
         if self.spread_kind == "local" and self._filters is not None:
+            if self.spread_scale is not None:
+                shift = self.spread_scale.log_at(self.level(c_out)).to(log_ratio)
+                log_ratio = log_ratio + shift.reshape(*shift.shape, *([1] * self.process.ndim))
             return LocalSpread(self.process.basis, v, log_ratio.clamp(-14.0, 5.0), self._filters)
         return SpectralSpread(self.process.basis, v)
 

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from retrodict._version import __version__
 from retrodict.checkpoint import Intensity, ModelSpec, save_model, write_atomic
 from retrodict.config import FitConfig
 from retrodict.data import Group, PatchSet, split
-from retrodict.losses import denoising_loss
+from retrodict.losses import calibrate_spread, denoising_loss
 from retrodict.processes import process_from_recipe, process_to_recipe
 from retrodict.spectrum import radial_spectrum
 from retrodict.train import Progress, TrainingOptions, latest_checkpoint, train
@@ -88,8 +88,19 @@ def fit(
             watch=watch,
             log=log,
         )
-    weights, _ = save_model(plan.spec, average, folder / config.name)
+    weights, _ = save_model(_calibrated(plan, average), average, folder / config.name)
     return weights
+
+
+def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
+    """The specification with the error variances calibrated on the validation groups, where there are any."""
+    if plan.validation is None:
+        return plan.spec
+    denoiser = plan.spec.build(plan.config.name, plan.config.training.precision)
+    denoiser.net.load_state_dict(average)
+    batch = _batcher(plan.validation, plan.spec.intensity)
+    scale = calibrate_spread(denoiser, batch, seed=plan.config.training.seed)
+    return plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
 
 
 def _options(config: FitConfig) -> TrainingOptions:

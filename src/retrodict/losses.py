@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from retrodict._check import choice
-from retrodict._random import uniform, white
-from retrodict.denoiser import Cond, LinearEstimate, NetDenoiser
+from retrodict._random import key, uniform, white
+from retrodict.denoiser import Cond, LinearEstimate, NetDenoiser, SpreadScale
 from retrodict.process import Moments, Process, ratio
 
-__all__ = ["WEIGHTS", "Losses", "denoising_loss", "draw_times", "simulate"]
+__all__ = ["WEIGHTS", "Losses", "calibrate_spread", "denoising_loss", "draw_times", "simulate"]
 
 Weight = Callable[[Moments, Tensor], Tensor]
 
@@ -93,23 +93,58 @@ def _weighted(process: Process, error: Tensor, t: Tensor, weight: str) -> Tensor
 
 
 def _spread_nll(denoiser: NetDenoiser, error: Tensor, linear: LinearEstimate, log_ratio: Tensor) -> Tensor:
-    """Mean over bands and pixels of (log p + e^2 / p) / 2 of the whitened error of each band.
+    """Mean over bands and pixels of (log p + e^2 / p) / 2 of the whitened error of each band, `(B,)`."""
+    e2, p, filled = _band_errors(denoiser, error, linear.v, log_ratio)
+    terms = 0.5 * (p.log() + e2 / p)[:, filled]
+    return terms.flatten(2).mean(2).mean(1)
+
+
+def calibrate_spread(
+    denoiser: NetDenoiser, batch: Callable[[list[int]], Tensor], *, levels: int = 8, items: int = 64, seed: int = 0
+) -> SpreadScale | None:
+    """Factors on the predicted error variances, measured on held-out data: mean e_b^2 / mean p_b per level and band.
+
+    `batch(keys)` gives clean images `(B, 1, *N)` in model units that were not in training; None for a network that
+    predicts no variances.  A network knows its error on the images it was trained on; on others it is larger.
+    """
+    if not denoiser.bands:
+        return None
+    nodes, factors = [], []
+    for number, time in enumerate(torch.logspace(-1.7, 0, levels, dtype=torch.float64)):
+        keys = [key(seed, "calibration", number * items + i) for i in range(items)]
+        seeds, x0 = torch.tensor(keys), batch(keys)
+        t = time.expand(items)
+        xt, cond = simulate(denoiser.process, x0, t, seeds)
+        with torch.no_grad():
+            out, c_out, linear, skip = denoiser.training_terms(xt, t, cond)
+            error = x0 - skip - c_out.to(x0) * out[:, :1]
+            e2, p, filled = _band_errors(denoiser, error, linear.v, out[:, 1:])
+        ratio_b = e2.double().transpose(0, 1).flatten(1).mean(1) / p.double().transpose(0, 1).flatten(1).mean(1)
+        factors.append(tuple(float(r) if b in filled else 1.0 for b, r in enumerate(ratio_b)))
+        nodes.append(float(denoiser.level(c_out)[0]))
+    order = sorted(range(levels), key=lambda i: nodes[i])
+    return SpreadScale(tuple(nodes[i] for i in order), tuple(factors[i] for i in order))
+
+
+def _band_errors(
+    denoiser: NetDenoiser, error: Tensor, v: Tensor, log_ratio: Tensor
+) -> tuple[Tensor, Tensor, list[int]]:
+    """Squared whitened error e_b^2 and its predicted variance p_b, `(B, bands, *N)`, and the bands that are not empty.
 
     e_b = B^-1 [F_b v^-1/2 B error] has local variance p_b = sum_b' M_bb' ratio_b', M_bb' = mean F_b^2 F_b'^2.
     """
     basis = denoiser.process.basis
     filters = denoiser._filters
     assert filters is not None
-    whitened = basis.forward(error) * ratio(torch.ones_like(linear.v), linear.v.sqrt()).to(error)
+    whitened = basis.forward(error) * ratio(torch.ones_like(v), v.sqrt()).to(error)
     weight = basis.multiplicity() / math.prod(basis.size)
     overlap = torch.einsum("a...,b...,...->ab", filters**2, filters**2, weight)
     scale = torch.einsum("a...,...->a", filters**2, weight)
     overlap = (overlap / overlap.sum(1, keepdim=True).clamp_min(1e-300)).to(error)
     local = log_ratio.clamp(-14.0, 5.0).exp()
-    total = torch.zeros(len(error), dtype=error.dtype)
     filled = [b for b in range(len(filters)) if float(scale[b]) > 0]  # the pixel basis has no frequencies to divide
-    for b in filled:
-        e2 = basis.inverse(filters[b].to(error) * whitened)[:, 0] ** 2 / float(scale[b])
-        p = torch.einsum("b,nb...->n...", overlap[b], local)
-        total = total + 0.5 * (p.log() + e2 / p).flatten(1).mean(1)
-    return total / len(filled)
+    squares = [
+        basis.inverse(filters[b].to(error) * whitened)[:, 0] ** 2 / max(float(scale[b]), 1e-300)
+        for b in range(len(filters))
+    ]
+    return torch.stack(squares, 1), torch.einsum("ab,nb...->na...", overlap, local), filled
