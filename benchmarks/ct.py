@@ -119,6 +119,7 @@ def cases(quick):
     if quick:
         return
     for steps in (8, 32):
+        yield "matched, not calibrated on held-out data", "matched", steps, {"spread": "uncalibrated"}
         yield "matched, Wiener error law", "matched", steps, {"spread": "wiener"}
         yield "ancestral", "ancestral", steps, {}
         yield "SDE-DPM-Solver++ 2M", "sde_dpmpp2m", steps, {}

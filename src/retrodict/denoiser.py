@@ -308,10 +308,14 @@ class NetDenoiser(nn.Module):
         return other
 
     def with_spread(self, kind: str) -> NetDenoiser:
-        """The same denoiser with error law "local" (learned, where the net has bands), "wiener" or "none"."""
-        choice("spread", kind, ("local", "wiener", "none"))
-        if kind == "local" and not self.bands:
-            raise InputError("spread", "'local'", "'wiener' or 'none': this network predicts no variances")
+        """The same denoiser with another error law.
+
+        "local": learned, times the factors measured on held-out data; "uncalibrated": learned, without them; "wiener":
+        that of the Wiener filter; "none": not known.
+        """
+        choice("spread", kind, ("local", "uncalibrated", "wiener", "none"))
+        if kind in ("local", "uncalibrated") and not self.bands:
+            raise InputError("spread", repr(kind), "'wiener' or 'none': this network predicts no variances")
         other = copy.copy(self)
         other.spread_kind = kind
         return other
@@ -423,8 +427,8 @@ class NetDenoiser(nn.Module):
     def _spread(self, v: Tensor, log_ratio: Tensor, c_out: Tensor) -> Spread | None:
         if self.spread_kind == "none":
             return None
-        if self.spread_kind == "local" and self._filters is not None:
-            if self.spread_scale is not None:
+        if self.spread_kind in ("local", "uncalibrated") and self._filters is not None:
+            if self.spread_scale is not None and self.spread_kind == "local":
                 shift = self.spread_scale.log_at(self.level(c_out)).to(log_ratio)
                 log_ratio = log_ratio + shift.reshape(*shift.shape, *([1] * self.process.ndim))
             return LocalSpread(self.process.basis, v, log_ratio.clamp(-14.0, 5.0), self._filters)
