@@ -19,7 +19,7 @@ from retrodict.grids import make_grid
 from retrodict.metrics import Moments
 from retrodict.process import Process
 from retrodict.samplers import RULES, Plan, make_plan, sample, start_state
-from retrodict.samplers.card import gaussian_card, gaussian_posterior
+from retrodict.samplers.card import gaussian_posterior, posterior_card
 
 __all__ = ["Gate", "Restoration", "SamplingOptions", "gate", "plan_for", "restore_batch"]
 
@@ -95,14 +95,8 @@ def gate(denoiser: NetDenoiser, options: SamplingOptions, bands: int = 5) -> Gat
             float("nan"), float("nan"), RULES[options.rule].posterior, "the law of the measurement is not known"
         )
     spectrum = denoiser.spectrum.on(process.basis)
-    card = gaussian_card(plan_for(process, options, spectrum), spectrum)
+    got_gain, got_variance = posterior_card(plan_for(process, options, spectrum), spectrum)
     gain, variance = gaussian_posterior(spectrum, process.measured)
-    got_gain, got_variance = card.measurement, card.variance
-    if process.conditioning == "terminal":
-        got_gain = card.start
-    else:
-        m = process.moments(torch.ones(1, dtype=torch.float64))
-        got_variance = card.variance + card.start**2 * (m.s2 + m.h**2 * spectrum)[0, 0]
     worst_gain, worst_variance = 1.0, 1.0
     for part in _bands(process, bands):
         g = float((got_gain * gain)[part].sum() / (gain**2)[part].sum())
@@ -198,19 +192,30 @@ def _draw(denoiser: NetDenoiser, plan: Plan, measured: Tensor, seeds: Tensor) ->
     process = denoiser.process
     y = measured.expand(len(seeds), *measured.shape[1:])
     cond = Cond(image=y) if process.conditioning == "external" else Cond()
-    mean, spectrum = denoiser.spectrum.mean_on(process.basis), denoiser.spectrum.on(process.basis)
-    anchored = process.anchored
+    mean, spectrum = _start_moments(denoiser, y)
     start = start_state(
         process,
         seeds,
         tuple(y.shape[1:]),
-        measurement=y if process.conditioning == "terminal" or anchored else None,
-        mean=0.0 if anchored else mean.to(torch.complex64 if mean.is_complex() else torch.float32),
-        spectrum=None if anchored else spectrum,
+        measurement=y if process.conditioning == "terminal" or process.anchored else None,
+        mean=mean,
+        spectrum=spectrum,
         dtype=y.dtype,
     )
     with torch.inference_mode():
         return sample(denoiser, plan, start, seeds=seeds, cond=cond).x
+
+
+def _start_moments(denoiser: NetDenoiser, y: Tensor) -> tuple[Tensor | float, Tensor | None]:
+    """Gaussian mean and variance of u_0 that the start at t = 1 is drawn with: given y where its law is known."""
+    process = denoiser.process
+    mean, spectrum = denoiser.spectrum.mean_on(process.basis), denoiser.spectrum.on(process.basis)
+    if process.measured is not None:
+        gain, variance = gaussian_posterior(spectrum, process.measured)
+        u = process.basis.forward(y)
+        mean = mean.to(u)
+        return mean + gain.to(y) * (u - process.measured.gain.to(y) * mean), variance
+    return (0.0, None) if process.anchored else (mean.to(process.basis.forward(y)), spectrum)
 
 
 def _multiple(denoiser: NetDenoiser) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from retrodict.process import Gaussian, Process, ratio, wiener
 from retrodict.samplers.plan import Plan, Row
 
-__all__ = ["Card", "gaussian_card", "gaussian_posterior"]
+__all__ = ["Card", "gaussian_card", "gaussian_posterior", "posterior_card", "start_law"]
 
 
 class Card(NamedTuple):
@@ -37,6 +37,29 @@ def gaussian_posterior(spectrum: Tensor, measured: Gaussian) -> tuple[Tensor, Te
     """Gain K = L a/(a^2 L + S) on y and variance V = L S/(a^2 L + S) of u_0 | y, per coefficient."""
     total = measured.gain**2 * spectrum + measured.variance
     return ratio(spectrum * measured.gain, total), ratio(spectrum * measured.variance, total, otherwise=0.0)
+
+
+def start_law(process: Process, spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain on y and variance of the shifted state w_1 as a run starts it, `(*K)`, for data N(0, spectrum).
+
+    terminal: y itself.  External with a known law: the exact Gaussian law of w_1 given y, h mu_y + N(0, h^2 V + s^2).
+    Otherwise the exact marginal N(0, h^2 L + s^2), or N(0, s^2) around an anchor.
+    """
+    zero = torch.zeros_like(spectrum)
+    if process.conditioning == "terminal":
+        return zero + 1, zero
+    m = process.moments(torch.ones(1, dtype=torch.float64))
+    h, s2 = (zero + m.h)[0, 0], (zero + m.s2)[0, 0]
+    if process.conditioning == "external" and process.measured is not None:
+        gain, variance = gaussian_posterior(spectrum, process.measured)
+        return h * gain, h**2 * variance + s2
+    return zero, s2 if process.anchored else h**2 * spectrum + s2
+
+
+def posterior_card(plan: Plan, spectrum: Tensor) -> tuple[Tensor, Tensor]:
+    """Gain on the measurement and variance of what a whole run returns, its start included, `(*K)`."""
+    card, (gain, variance) = gaussian_card(plan, spectrum), start_law(plan.process, spectrum)
+    return card.measurement + card.start * gain, card.variance + card.start**2 * variance
 
 
 def gaussian_card(plan: Plan, spectrum: Tensor, mean: Tensor | float = 0.0) -> Card:

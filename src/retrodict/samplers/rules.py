@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retrodict._check import InputError, choice
 from retrodict.process import Process, ratio
+from retrodict.samplers.card import gaussian_posterior
 from retrodict.samplers.plan import Level, Levels, Plan, Row
 
 __all__ = ["RULES", "Rule", "make_plan"]
@@ -118,12 +119,15 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
     With y = w/h, clock r and data variance L, the flow dy/dr = -score_y/2 becomes dY/dtau = Q in Y = y/sqrt(L + r),
     tau = 1/sqrt(L + r), where Q = (D - L y/(L + r)) (L + r)/r is the non-Gaussian rest of the denoiser (zero for
     Gaussian data).  Q is held constant (order 1) or continued linearly in tau (order 2, Adams-Bashforth).  L = 0 gives
-    DDIM.  Order 1 in weights: a = sqrt((L + r')/(L + r)), b = (1 - r'/r)/(1 + a): y' = (1 - b) y + b D.
+    DDIM; for external conditioning with a known law L is the posterior variance given y.  Order 1 in weights:
+    a = sqrt((L + r')/(L + r)), b = (1 - r'/r)/(1 + a): y' = (1 - b) y + b D.
     """
     if spectrum is None:
         raise InputError("gaussian_ode", "no spectrum", "the data spectrum (variance of every coefficient)")
     if order not in (1, 2):
         raise InputError("gaussian_ode order", order, "1 or 2")
+    if process.conditioning == "external" and process.measured is not None:
+        _, spectrum = gaussian_posterior(spectrum, process.measured)  # the flow of the Gaussian posterior given y
 
     def row(i: int) -> Row:
         t, s = levels.pair(i)
