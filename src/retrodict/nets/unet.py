@@ -246,12 +246,16 @@ class UNet(nn.Module):
     about -8 to 8). The last convolution starts at zero, so a new network answers zero.
 
     `padding` says what lies outside the image: zeros, or the image again (`circular`). Any size goes in: an axis that
-    is no multiple of `stride` is first continued at its end (reflected, or wrapped for `circular`), then cropped.
+    is no multiple of `stride` is first continued at its end (reflected, or wrapped for `circular`), then cropped. So the answer is that of a
+    periodic image, equivariant to shifts by the stride, only where `circular` meets a size that is such a multiple.
 
     Tiles equal the whole for pixels at least `receptive_field` from the edge of the tile, if the tile starts at a
     multiple of `stride`. With `attention`, which adds self-attention within windows of 64 pixels at the coarsest
     level, this is lost: it then holds only for tiles that start at multiples of `stride` times the window's side (64
     for one axis, 8 for two, 4 for three), and so is equivariance to other shifts.
+
+    On a CPU an image has the same bits alone and in any batch, in float32 and under bfloat16 autocast, for one number
+    of threads; in float64 the last digits may differ between an image alone and in a batch.
 
     The work is done in channels_last memory, which is what a CPU convolves fastest; the output is contiguous and has
     the dtype of `x`. Under autocast the embedding of the level stays in the dtype of the parameters.
