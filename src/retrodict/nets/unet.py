@@ -246,8 +246,8 @@ class UNet(nn.Module):
     about -8 to 8). The last convolution starts at zero, so a new network answers zero.
 
     `padding` says what lies outside the image: zeros, or the image again (`circular`). Any size goes in: an axis that
-    is no multiple of `stride` is first continued at its end (reflected, or wrapped for `circular`), then cropped. So the answer is that of a
-    periodic image, equivariant to shifts by the stride, only where `circular` meets a size that is such a multiple.
+    is no multiple of `stride` is first continued at its end (reflected, or wrapped for `circular`), then cropped.
+    So `circular` answers as for a periodic image, equivariant to shifts by the stride, only at such a multiple.
 
     Tiles equal the whole for pixels at least `receptive_field` from the edge of the tile, if the tile starts at a
     multiple of `stride`. With `attention`, which adds self-attention within windows of 64 pixels at the coarsest
