@@ -510,7 +510,8 @@ def _closeup(case: _Case) -> dict[str, Any] | None:
     named += [(f"Sample {k + 1}", case.sample(k)) for k in range(min(4, len(case.samples)))]
     where = f"rows {row} to {row + size - 1}, columns {column} to {column + size - 1}"
     on = f" of slice {z + 1}" if case.volume else ""
-    caption = f"Where the standard deviation is largest on average, among values inside the window: {where}{on}; {_window_words(case)}."
+    found = "Where the standard deviation is largest on average, among values inside the window"
+    caption = f"{found}: {where}{on}; {_window_words(case)}."
     return {"panels": [_panel(case, name, image[cut], "") for name, image in named], "caption": caption}
 
 

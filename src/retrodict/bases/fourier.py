@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,6 +13,14 @@ from torch import Tensor
 from retrodict.bases._base import check_grid
 
 __all__ = ["Fourier"]
+
+
+def _each(transform: Callable[[Tensor], Tensor], x: Tensor, ndim: int) -> Tensor:
+    """Transform image by image on a CPU, where the library rounds a batch differently from its items."""
+    lead = x.shape[: x.ndim - ndim]
+    if x.device.type != "cpu" or math.prod(lead) <= 1:
+        return transform(x)
+    return torch.stack([transform(one) for one in x.flatten(0, len(lead) - 1)]).unflatten(0, lead)
 
 
 @dataclass(frozen=True)
@@ -39,11 +49,12 @@ class Fourier:
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., *N)` real to `(..., *K)` complex."""
-        return torch.fft.rfftn(x, dim=self._axes, norm="ortho")
+        return _each(lambda image: torch.fft.rfftn(image, dim=self._axes, norm="ortho"), x, len(self.size))
 
     def inverse(self, u: Tensor) -> Tensor:
         """`(..., *K)` complex to `(..., *N)` real."""
-        return torch.fft.irfftn(u, s=self.size, dim=self._axes, norm="ortho")
+        size, axes = self.size, self._axes
+        return _each(lambda one: torch.fft.irfftn(one, s=size, dim=axes, norm="ortho"), u, len(size))
 
     def multiplicity(self) -> Tensor:
         """1 on the self-conjugate columns of the last axis, 2 elsewhere; `(*K)` float64."""
