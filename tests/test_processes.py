@@ -75,8 +75,19 @@ def test_golden_transition_at_a_quarter_cycle():
     keep, data, std = process.conditional(t, s)
     half = process.conditional(t, s, 0.5)
     got = [gain, variance, keep, std**2, data, half[0], half[1], half[2] ** 2]
-    known = [0.7356320750, 0.5189723983, 0.3724490821, 0.2627547111, 0.6261965884, 0.6437414963, 0.4540637601, 0.0656886778]
-    assert torch.allclose(torch.stack([x.reshape(()) for x in got]), torch.tensor(known, dtype=torch.float64), atol=1e-9)
+    known = [
+        0.7356320750,
+        0.5189723983,
+        0.3724490821,
+        0.2627547111,
+        0.6261965884,
+        0.6437414963,
+        0.4540637601,
+        0.0656886778,
+    ]
+    assert torch.allclose(
+        torch.stack([x.reshape(()) for x in got]), torch.tensor(known, dtype=torch.float64), atol=1e-9
+    )
     keep, data, _ = process.conditional(t, s, 0.0)
     assert float(keep) == pytest.approx(0.7115462359, abs=1e-9)
     assert float(data) == pytest.approx(0.4110422048, abs=1e-9)
@@ -277,7 +288,12 @@ def test_measured_reproduces_the_presets_that_its_curves_come_from():
     gain = sum(w * x for w, x in zip((1.0, 0.5, 0.1), filters, strict=True))
     noise = sum(w * x for w, x in zip((0.1, 1.0, 0.5), filters, strict=True))
     mtf = {"frequency": f.tolist(), "value": gain.tolist(), "unit": "1", "frequency_unit": "cycles/mm"}
-    nps = {"frequency": f.tolist(), "value": (40000 * noise).tolist(), "unit": "HU^2 mm^2", "frequency_unit": "cycles/mm"}
+    nps = {
+        "frequency": f.tolist(),
+        "value": (40000 * noise).tolist(),
+        "unit": "HU^2 mm^2",
+        "frequency_unit": "cycles/mm",
+    }
     same = PROCESSES["measured"](basis, mtf, nps, unit_scale=200.0)
     for a, b in zip(process.moments(TIMES), same.moments(TIMES), strict=True):
         assert torch.allclose(a, b, atol=1e-6)  # linear interpolation between nodes 0.00025 apart

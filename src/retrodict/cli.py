@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from retrodict._check import InputError, NotCalibratedError
 from retrodict._version import __version__
@@ -140,7 +139,8 @@ def restore(
     for name, reason in summary.failures:
         err.print(f"[bold red]failed[/] {_plain(name)}: {_plain(reason)}", soft_wrap=True)
     if summary.failures:
-        err.print(f"{len(summary.restored)} restored, {len(summary.failures)} failed")
+        if len(summary.restored) + len(summary.failures) > 1:
+            err.print(f"{len(summary.restored)} restored, {len(summary.failures)} failed")
         raise typer.Exit(1)
 
 
@@ -164,11 +164,9 @@ def _show(item: Any) -> None:
     """Where the results are, and what kind of result they are."""
     kind = "posterior" if item.sd is not None else "point estimate, no uncertainty"
     seconds = item.details["seconds"]
-    table = Table.grid(padding=(0, 2))
-    for path in item.files:
-        table.add_row(_role(item.name, path), str(path))
     out.print(f"[bold]{_plain(item.name)}[/]  {kind}, {seconds:.1f} s")
-    out.print(table, soft_wrap=True)
+    for path in item.files:  # one line each, however long: a path is there to be copied
+        out.print(f"  {_role(item.name, path):<12}{_plain(str(path))}", soft_wrap=True)
 
 
 def _role(name: str, path: Path) -> str:
@@ -257,8 +255,9 @@ def demo(
     for item in results:
         _show(item.restored)
         out.print(
-            f"  error of the mean: {item.rmse:.1f} HU rms; measured image {item.measured_rmse:.1f} HU; "
-            f"Wiener filter {item.wiener_rmse:.1f} HU; spread of the ensemble {item.spread:.1f} HU"
+            f"  error against the truth, HU rms: measured {item.measured_rmse:.1f}, Wiener filter "
+            f"{item.wiener_rmse:.1f}, posterior mean {item.rmse:.1f}; ensemble spread {item.spread:.1f}",
+            soft_wrap=True,
         )
 
 

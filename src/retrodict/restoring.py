@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -278,25 +280,54 @@ def _refuse_existing(out: Path, name: str, force: bool) -> None:
 
 
 def _write(restored: Restored, out: Path, model: Model, truth: Image | None, force: bool) -> Restored:
-    out.mkdir(parents=True, exist_ok=True)
+    """Write everything to a hidden folder inside `out`, then rename it into place: all results appear, or none."""
+    fresh = not out.exists()
+    staging = out / f".{restored.name}.tmp-{os.getpid()}"
+    staging.mkdir(parents=True)
+    try:
+        written = _write_parts(restored, staging, model, truth, out)
+        for path in written:
+            _move(path, out / path.relative_to(staging), force)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        if fresh and not any(out.iterdir()):
+            out.rmdir()
+        raise
+    shutil.rmtree(staging)
+    return replace(restored, files=tuple(out / p.relative_to(staging) for p in written))
+
+
+def _write_parts(restored: Restored, folder: Path, model: Model, truth: Image | None, out: Path) -> list[Path]:
+    """Images, record and report in `folder`; the report names the files where they will be, in `out`."""
     point = restored.sd is None
     what = "point estimate (no uncertainty)" if point else "posterior mean"
     parts: list[tuple[str, Image, str]] = [("mean", restored.mean, what)]
     if restored.sd is not None:
         parts.append(("sd", restored.sd, "posterior standard deviation"))
     parts += [(f"sample-{i:03d}", s, f"posterior sample {i}") for i, s in enumerate(restored.samples)]
-    files: list[Path] = []
+    written: list[Path] = []
     like = restored.input
     for role, image, text in parts:
-        destination = out / f"{restored.name}_{role}{_SUFFIX[like.format]}"
+        destination = folder / f"{restored.name}_{role}{_SUFFIX[like.format]}"
         description = f"retrodict {text}, model {Path(model.source).name}"
-        files += write(image, destination, like=like, role=role, description=description, force=force)
-    record = out / f"{restored.name}_restore.json"
+        paths = write(image, destination, like=like, role=role, description=description)
+        written += [destination] if destination.is_dir() else paths
+    record, page = folder / f"{restored.name}_restore.json", folder / f"{restored.name}_report.html"
     write_atomic(record, json.dumps(restored.details, indent=1, default=str).encode())
-    page = out / f"{restored.name}_report.html"
-    files += [record, page]
-    report.write(_report(restored, model, truth, files), page, force=force)
-    return replace(restored, files=tuple(files))
+    final = [out / p.name for p in (*written, record, page)]
+    report.write(_report(restored, model, truth, final), page)
+    return [*written, record, page]
+
+
+def _move(path: Path, target: Path, force: bool) -> None:
+    """Rename into place; a folder of an earlier run is put aside first and removed last."""
+    if target.exists() and not force:
+        raise InputError(target, "a file of an earlier run", "a new output folder", "Use --force to replace it.")
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    if target.is_dir():
+        os.replace(target, old)
+    os.replace(path, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _report(restored: Restored, model: Model, truth: Image | None, files: list[Path]) -> report.ReportData:

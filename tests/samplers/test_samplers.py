@@ -33,7 +33,7 @@ def close(got, known, rtol=1e-8):
     assert torch.allclose(got, torch.tensor(known, dtype=torch.float64), rtol=rtol, atol=1e-12), got
 
 
-# ---- golden numbers of the sampler specification, section G -------------------------------------------------------
+# ---- golden numbers of the sampler specification, section G ----
 
 
 def edm(n):
@@ -139,7 +139,7 @@ def test_ancestral_steps_have_the_exact_mean_at_any_number_of_steps():
         assert torch.allclose(gaussian_card(make_plan("ancestral", process, grid(n), P), P).start, gain, rtol=1e-12)
 
 
-# ---- exact in the Gaussian part -------------------------------------------------------------------------------------
+# ---- exact in the Gaussian part ----
 
 SPECTRUM = Spectrum.power_law(0.3, 100.0, 0.02, 3.0)
 
@@ -211,7 +211,7 @@ def test_gaussian_ode_without_spectrum_is_ddim():
         assert torch.allclose(x.data[0], y.data[0], atol=1e-12)
 
 
-def test_rows_reproduce_a_constant_denoiser(rule_plan=None):
+def test_rows_reproduce_a_constant_denoiser():
     """If D does not depend on the state, every deterministic rule carries h D to h' D."""
     process = vp(Pixel((3,)))
     for rule in ("ddim", "dpmpp2m", "gaussian_ode"):
@@ -222,14 +222,16 @@ def test_rows_reproduce_a_constant_denoiser(rule_plan=None):
             assert torch.allclose(total, ms[i + 1].expand(total.shape), atol=1e-12), (rule, i)
 
 
-# ---- order of convergence on a law that is not Gaussian -------------------------------------------------------------
+# ---- order of convergence on a law that is not Gaussian ----
 
 
 def mixture():
     process = vp(Pixel((1,)))
     one = torch.ones(1, dtype=torch.float64)
     means = torch.tensor([[-1.0], [1.2]], dtype=torch.float64)
-    law = MixtureLaw(process.basis, torch.tensor([0.4, 0.6], dtype=torch.float64), means, torch.stack([0.1 * one, 0.2 * one]))
+    law = MixtureLaw(
+        process.basis, torch.tensor([0.4, 0.6], dtype=torch.float64), means, torch.stack([0.1 * one, 0.2 * one])
+    )
     return MixtureDenoiser(process, law)
 
 
@@ -238,7 +240,9 @@ def flow(rule, n, **options):
     times = make_grid(denoiser.process, n, "logsnr", last=0.02)
     spectrum = torch.tensor([1.3], dtype=torch.float64)
     start = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(9, 1, 1)
-    return sample(denoiser, make_plan(rule, denoiser.process, times, spectrum, **options), start, seeds=torch.arange(9)).x
+    return sample(
+        denoiser, make_plan(rule, denoiser.process, times, spectrum, **options), start, seeds=torch.arange(9)
+    ).x
 
 
 @pytest.mark.parametrize(
@@ -252,7 +256,7 @@ def test_observed_order_on_a_mixture(rule, options, order):
     assert observed == pytest.approx(order, abs=0.25)
 
 
-# ---- the loop -------------------------------------------------------------------------------------------------------
+# ---- the loop ----
 
 
 @pytest.mark.parametrize("rule", RULES)
