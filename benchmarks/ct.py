@@ -123,7 +123,7 @@ def cases(quick):
         yield "matched, Wiener error law", "matched", steps, {"spread": "wiener"}
         yield "ancestral", "ancestral", steps, {}
         yield "SDE-DPM-Solver++ 2M", "sde_dpmpp2m", steps, {}
-    yield "Euler-Maruyama", "euler", 64, {}
+    yield "Euler-Maruyama", "euler", 32, {}
 
 
 def run(quick, members, scalar):
