@@ -88,6 +88,7 @@ class FitConfig(_Strict):
     intensity: IntensityConfig = Field(default_factory=lambda: IntensityConfig.model_validate({}))
     process: ProcessConfig
     network: RecipeConfig = RecipeConfig(name="unet")
+    start_from: str | None = Field(None, description="model whose weights to start from, relative to this file")
     predicts: str = "wiener"
     bands: int = Field(4, ge=0, le=8)
     data: DataConfig

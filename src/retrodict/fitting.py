@@ -17,7 +17,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict._random import key
 from retrodict._version import __version__
-from retrodict.checkpoint import Intensity, ModelSpec, save_model, write_atomic
+from retrodict.checkpoint import Intensity, ModelSpec, load_weights, read_tensors, save_model, write_atomic
 from retrodict.config import FitConfig
 from retrodict.data import Group, PatchSet, split
 from retrodict.losses import calibrate_spread, denoising_loss
@@ -39,6 +39,7 @@ class FitPlan:
     seconds_per_step: float
     parameters: int
     start_step: int
+    start_from: Path | None = None
 
     @property
     def seconds(self) -> float:
@@ -57,7 +58,10 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     latest = latest_checkpoint(folder)
     start = int(latest.name.split("-")[1]) if latest else 0
     parameters = sum(p.numel() for p in denoiser.net.parameters())
-    plan = FitPlan(config, spec, training, validation, 0.0, parameters, start)
+    first = base / config.start_from if config.start_from else None
+    if first is not None:
+        load_weights(denoiser.net, read_tensors(first.with_suffix(".safetensors")), first)  # refuse a misfit now
+    plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first)
     plan.seconds_per_step = _time_step(plan)
     return plan
 
@@ -77,6 +81,8 @@ def fit(
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(key(config.training.seed, "weights") % 2**31)  # only the initial weights come from here
     denoiser = plan.spec.build(config.name, config.training.precision)
+    if plan.start_from is not None:
+        load_weights(denoiser.net, read_tensors(plan.start_from.with_suffix(".safetensors")), plan.start_from)
     options = _options(config)
     with _Log(folder, tensorboard) as log:
         average = train(
@@ -163,6 +169,7 @@ def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
         card={
             **config.card,
             "name": config.name,
+            "started_from": config.start_from,
             "training": config.training.model_dump(),
             "data": [g.model_dump() for g in config.data.groups],
             "validation": config.data.validation,

@@ -10,19 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retrodict import report
 from retrodict._check import InputError
 from retrodict.checkpoint import Model, load_model, write_atomic
 from retrodict.data import Image, Source, discover, read, resample, write
 from retrodict.fitting import versions
 from retrodict.process import Process
 from retrodict.restoration import Restoration, SamplingOptions, restore_batch
+
+if TYPE_CHECKING:
+    from retrodict.report import Curve, ReportData
 
 __all__ = ["MODELS", "Restored", "Summary", "open_model", "restore", "restore_all"]
 
@@ -315,7 +317,7 @@ def _write_parts(restored: Restored, folder: Path, model: Model, truth: Image | 
     record, page = folder / f"{restored.name}_restore.json", folder / f"{restored.name}_report.html"
     write_atomic(record, json.dumps(restored.details, indent=1, default=str).encode())
     final = [out / p.name for p in (*written, record, page)]
-    report.write(_report(restored, model, truth, final), page)
+    _report_module().write(_report(restored, model, truth, final), page)
     return [*written, record, page]
 
 
@@ -330,7 +332,15 @@ def _move(path: Path, target: Path, force: bool) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _report(restored: Restored, model: Model, truth: Image | None, files: list[Path]) -> report.ReportData:
+def _report_module() -> Any:
+    """The report writer; imported when needed, because plotting takes longer to import than everything else."""
+    from retrodict import report
+
+    return report
+
+
+def _report(restored: Restored, model: Model, truth: Image | None, files: list[Path]) -> ReportData:
+    report = _report_module()
     image, details = restored.input, restored.details
     mtf, nps = _curves(model, image.unit)
     off = [f"Restored at {model.spec.spacing} mm and resampled back."] if _off_grid(image, model) else []
@@ -362,8 +372,9 @@ def _report(restored: Restored, model: Model, truth: Image | None, files: list[P
     )
 
 
-def _curves(model: Model, unit: str) -> tuple[report.Curve | None, report.Curve | None]:
+def _curves(model: Model, unit: str) -> tuple[Curve | None, Curve | None]:
     """The instrument's MTF and NPS that the restoration assumed, along the first frequency axis up to Nyquist."""
+    report = _report_module()
     process: Process = model.denoiser.process.on((256,) * model.denoiser.process.ndim)
     if process.measured is None:
         return None, None

@@ -89,7 +89,9 @@ class Plan(Sequence[Row]):
         return {}
 
     def cast(self, index: int, dtype: torch.dtype, device: torch.device) -> Row:
-        """Row with weights in the (real) dtype of a state; cast once per plan and dtype where rows are cached."""
+        """Row with weights in the dtype of a state, complex ones too (mixed products would convert at every step);
+        cast once per plan and dtype where rows are cached.
+        """
         if self._rows is None:
             return _to(self[index], dtype, device)
         rows = self._cast.get((dtype, str(device)))

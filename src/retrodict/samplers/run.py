@@ -48,15 +48,14 @@ class Step(NamedTuple):
 
 def advance(row: Row, states: list[Tensor], images: list[Tensor], noise: Tensor | None, error: Tensor | None) -> Tensor:
     """One row: the new state is a weighted sum of what is remembered, newest first."""
-    total = row.keep[0] * states[0]
-    for weight, value in zip(row.keep[1:], states[1:], strict=False):
-        total = total + weight * value
-    for weight, value in zip(row.data, images, strict=False):
-        total = total + weight * value
+    terms = [*zip(row.keep, states, strict=False), *zip(row.data, images, strict=False)]
     if noise is not None and row.noise is not None:
-        total = total + row.noise * noise
+        terms.append((row.noise, noise))
     if error is not None and row.spread is not None:
-        total = total + row.spread * error
+        terms.append((row.spread, error))
+    total = terms[0][0] * terms[0][1]
+    for weight, value in terms[1:]:
+        total = torch.addcmul(total, weight, value)
     return total
 
 
@@ -101,12 +100,11 @@ def sample(
     if process.anchored and anchor is None:
         raise InputError("sample", "no condition image", "cond with the image that the process is pulled to")
     conditions = () if cond is None else (cond,)
-    real = start.real.dtype
     states, images = [start], []
     mean = start.real
     nfe = 0
     for i in range(len(plan)):
-        row = plan.cast(i, real, start.device)
+        row = plan.cast(i, start.dtype, start.device)
         t = torch.full((len(start),), row.t, dtype=torch.float64)
         error = None
         if row.call:

@@ -1,0 +1,166 @@
+"""Overhead of the sample loop: seconds per step with the time inside the denoiser taken off.
+
+    .venv-peers/bin/python benchmarks/overhead.py      (peers that are not installed are left out, and said so)
+
+Every library runs N = 50 steps of the same exact scalar Gaussian denoiser in float32, batch 1, in one process, in
+shuffled order, one thread; medians over the repeats.  The Fourier process is compared with the scalar one plus one
+real FFT pair of the same image.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+from retrodict.bases import Fourier, Pixel
+from retrodict.grids import make_grid
+from retrodict.processes import fourier, vp
+from retrodict.samplers import make_plan, sample
+
+OUT = Path(__file__).parent / "results" / "overhead.json"
+STEPS, REPEATS, VARIANCE = 50, 21, 0.25
+
+
+class Clocked:
+    """A scalar Gaussian denoiser that counts the seconds spent in it."""
+
+    def __init__(self, process=None):
+        self.process, self.seconds = process, 0.0
+
+    def denoise(self, x, a, s):
+        started = time.perf_counter()
+        out = x * (a * VARIANCE / (a * a * VARIANCE + s * s))
+        self.seconds += time.perf_counter() - started
+        return out
+
+    def __call__(self, xt, t, *_):
+        return self.denoise(xt, 0.8, 0.6)
+
+
+def ours(process, rule, size):
+    """One run of a plan; the plan and its tables are built once, as an ensemble does."""
+    spectrum = torch.full(process.basis.shape, VARIANCE, dtype=torch.float64)
+    plan = make_plan(rule, process, make_grid(process, STEPS), spectrum)
+    start = process.basis.forward(torch.randn(1, 1, size, size))
+    seeds = torch.tensor([1])
+
+    def run():
+        denoiser = Clocked(process)
+        started = time.perf_counter()
+        sample(denoiser, plan, start, seeds=seeds)
+        return time.perf_counter() - started - denoiser.seconds
+
+    return run
+
+
+def diffusers(size):
+    """DPM-Solver++ 2M of diffusers; a new scheduler for every run, made before the clock starts."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    def run():
+        scheduler, denoiser, x = DPMSolverMultistepScheduler(), Clocked(), torch.randn(1, 1, size, size)
+        scheduler.set_timesteps(STEPS)
+        started = time.perf_counter()
+        for t in scheduler.timesteps:
+            eps = denoiser.denoise(x, 0.8, 0.6)
+            x = scheduler.step(eps, t, x).prev_sample
+        return time.perf_counter() - started - denoiser.seconds
+
+    return run
+
+
+def azula(name, size):
+    """A sampler of azula."""
+    from azula import sample as samplers
+    from azula.denoise import Denoiser, DiracPosterior
+    from azula.noise import VPSchedule
+
+    class Exact(Denoiser):
+        def __init__(self):
+            super().__init__()
+            self.schedule, self.clocked = VPSchedule(), Clocked()
+
+        def forward(self, x_t, t, **kwargs):
+            return DiracPosterior(self.clocked.denoise(x_t, 0.8, 0.6))
+
+    def run():
+        denoiser = Exact()
+        sampler = getattr(samplers, name)(denoiser, steps=STEPS, silent=True)
+        x = torch.randn(1, 1, size, size)
+        started = time.perf_counter()
+        sampler(x)
+        return time.perf_counter() - started - denoiser.clocked.seconds
+
+    return run
+
+
+def fft_pair(size):
+    """Seconds of STEPS real FFT pairs."""
+    basis, x = Fourier((size, size)), torch.randn(1, 1, size, size)
+
+    def run():
+        started = time.perf_counter()
+        for _ in range(STEPS):
+            basis.inverse(basis.forward(x))
+        return time.perf_counter() - started
+
+    return run
+
+
+def contestants(size):
+    """Name -> one timed run."""
+    scalar, structured = vp(Pixel((size, size))), fourier(Fourier((size, size)))
+    jobs = {
+        "retrodict dpmpp2m, scalar": ours(scalar, "dpmpp2m", size),
+        "retrodict ddim, scalar": ours(scalar, "ddim", size),
+        "retrodict ddim, Fourier": ours(structured, "ddim", size),
+        "retrodict dpmpp2m, Fourier": ours(structured, "dpmpp2m", size),
+        "one FFT pair": fft_pair(size),
+    }
+    if importlib.util.find_spec("diffusers"):
+        jobs["diffusers DPM-Solver++ 2M"] = diffusers(size)
+    else:
+        print("diffusers is not installed here: use .venv-peers (make bench-peers)")
+    if importlib.util.find_spec("azula"):
+        jobs["azula DDIM"] = azula("DDIMSampler", size)
+        jobs["azula zAB"] = azula("zABSampler", size)
+    else:
+        print("azula is not installed here: use .venv-peers (make bench-peers)")
+    return jobs
+
+
+def main():
+    """Interleave, take medians, print ratios, store."""
+    torch.set_num_threads(1)
+    rows = []
+    for size in (64, 256):
+        jobs = contestants(size)
+        times = {name: [] for name in jobs}
+        for job in jobs.values():
+            job()
+        shuffler = random.Random(0)
+        for _ in range(REPEATS):
+            for name in shuffler.sample(list(jobs), len(jobs)):
+                times[name].append(jobs[name]() / STEPS)
+        medians = {name: statistics.median(t) for name, t in times.items()}
+        base = medians["retrodict dpmpp2m, scalar"]
+        for name, value in medians.items():
+            rows.append({"size": size, "name": name, "ms_per_step": value * 1e3, "ratio": value / base})
+            print(f"{size:>4}  {name:<30}{value * 1e3:9.3f} ms per step   {value / base:6.2f} x")
+        extra = medians["retrodict ddim, Fourier"] - medians["retrodict ddim, scalar"]
+        print(f"{size:>4}  Fourier above scalar, in FFT pairs: {extra / medians['one FFT pair']:.2f}")
+        rows.append(
+            {"size": size, "name": "Fourier above scalar, in FFT pairs", "ratio": extra / medians["one FFT pair"]}
+        )
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
