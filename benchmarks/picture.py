@@ -1,0 +1,57 @@
+"""The picture of the README: a shipped slice, measured and restored by the shipped model.
+
+python benchmarks/picture.py        writes docs/images/restoration.png
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from retrodict.data import read
+from retrodict.demo import measure
+from retrodict.restoring import open_model, restore
+
+OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "restoration.png"
+CROP = (slice(70, 330), slice(55, 355))
+WINDOW = (-160, 240)
+
+
+def main():
+    """Restore abdomen-1 with 8 members and draw four panels."""
+    model = open_model("ct")
+    truth = read(Path(str(resources.files("retrodict") / "assets" / "abdomen-1.dcm")))
+    measured = measure(truth, model)
+    result = restore(measured, model=model, samples=8)
+    panels = [
+        ("Measured", measured.values[0], WINDOW, "gray"),
+        ("Posterior mean", result.mean.values[0], WINDOW, "gray"),
+        ("Standard deviation", result.sd.values[0], (0, 80), "inferno"),
+        ("Truth", truth.values[0], WINDOW, "gray"),
+    ]
+    figure = Figure(figsize=(12.8, 3.35), dpi=118, facecolor="white")
+    axes = figure.subplots(1, 4)
+    for axis, (title, image, limits, colors) in zip(axes, panels, strict=True):
+        shown = axis.imshow(image[CROP], cmap=colors, vmin=limits[0], vmax=limits[1], interpolation="nearest")
+        axis.set_title(title, fontsize=11, color="#222", pad=6)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        if title in ("Standard deviation", "Truth"):
+            bar = figure.colorbar(shown, ax=axis, fraction=0.04, pad=0.02)
+            bar.ax.tick_params(labelsize=8, color="#888", labelcolor="#444")
+            bar.set_label("HU", fontsize=8, color="#444")
+            bar.outline.set_visible(False)
+    figure.subplots_adjust(left=0.005, right=0.965, top=0.9, bottom=0.01, wspace=0.06)
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(OUT)
+    print(OUT)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()
