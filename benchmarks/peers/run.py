@@ -474,7 +474,7 @@ def main():
     """Run everything, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--budget", type=float, default=150.0, help="seconds for each library and setup")
-    parser.add_argument("--samples", type=int, default=128, help="samples in setup R")
+    parser.add_argument("--samples", type=int, default=256, help="samples in setup R")
     parser.add_argument("--json", type=Path, default=OUT)
     arguments = parser.parse_args()
     started = time.perf_counter()
