@@ -1,0 +1,72 @@
+"""What the documents say is what the package does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import retrodict
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_example_is_the_first_example():
+    block = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    assert block == (ROOT / "examples" / "01_restore.py").read_text()
+    assert len([line for line in block.splitlines() if line.strip()]) <= 15
+
+
+def test_every_public_name_resolves_and_is_documented():
+    for name in retrodict.__all__:
+        value = getattr(retrodict, name)
+        if name != "__version__" and not isinstance(value, dict):
+            assert value.__doc__, name
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_commands_in_documents_exist(page):
+    text = page.read_text()
+    for command, arguments in re.findall(r"retrodict (restore|fit|bench|info|demo|schema)\b([^\n`]*)", text):
+        options = set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", arguments))
+        if not options:
+            continue
+        words = ["bench", "gaussian-card"] if command == "bench" else [command]
+        environment = {**os.environ, "COLUMNS": "160"}
+        done = subprocess.run(
+            [sys.executable, "-m", "retrodict", *words, "--help"],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=True,
+        )
+        for option in options:
+            assert option in done.stdout, f"{page.name}: {option}"
+
+
+def test_links_between_documents_exist():
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("script", ["02_gaussian_card", "03_measured_instrument", "04_new_process", "05_new_rule"])
+def test_examples_run(script):
+    path = ROOT / "examples" / f"{script}.py"
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.slow
+def test_the_training_example_runs():
+    path = ROOT / "examples" / "06_train_tiny.py"
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "spread of the ensemble" in done.stdout
