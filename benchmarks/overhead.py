@@ -2,14 +2,15 @@
 
     .venv-peers/bin/python benchmarks/overhead.py      (peers that are not installed are left out, and said so)
 
-Every library runs N = 50 steps of the same exact scalar Gaussian denoiser in float32, batch 1, in one process, in
-shuffled order, one thread; medians over the repeats.  The Fourier process is compared with the scalar one plus one
-real FFT pair of the same image.
+Every library runs N = 50 steps of the same exact scalar Gaussian denoiser in float32, batches of 1 and 8, in one
+process, in shuffled order, one thread; medians over the repeats.  The Fourier process is compared with the scalar one
+plus one real FFT pair (torch.fft.rfft2 and irfft2) of the same batch.  `matched` and `ancestral` also draw noise.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import random
 import statistics
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 
 from retrodict.bases import Fourier, Pixel
+from retrodict.denoiser import Estimate, SpectralSpread
 from retrodict.grids import make_grid
 from retrodict.processes import fourier, vp
 from retrodict.samplers import make_plan, sample
@@ -31,7 +33,10 @@ class Clocked:
     """A scalar Gaussian denoiser that counts the seconds spent in it."""
 
     def __init__(self, process=None):
-        self.process, self.seconds = process, 0.0
+        self.process, self.seconds, self.spread = process, 0.0, None
+        if process is not None:
+            table = torch.full((1, 1, *process.basis.shape), 0.1, dtype=torch.float64)
+            self.spread = SpectralSpread(process.basis, table)
 
     def denoise(self, x, a, s):
         started = time.perf_counter()
@@ -42,13 +47,17 @@ class Clocked:
     def __call__(self, xt, t, *_):
         return self.denoise(xt, 0.8, 0.6)
 
+    def estimate(self, xt, t, *_):
+        """With a stationary error law, which `matched` draws from."""
+        return Estimate(self(xt, t), self.spread)
 
-def ours(process, rule, size):
+
+def ours(process, rule, batch, size):
     """One run of a plan; the plan and its tables are built once, as an ensemble does."""
     spectrum = torch.full(process.basis.shape, VARIANCE, dtype=torch.float64)
     plan = make_plan(rule, process, make_grid(process, STEPS), spectrum)
-    start = process.basis.forward(torch.randn(1, 1, size, size))
-    seeds = torch.tensor([1])
+    start = process.basis.forward(torch.randn(batch, 1, size, size))
+    seeds = torch.arange(batch)
 
     def run():
         denoiser = Clocked(process)
@@ -59,12 +68,12 @@ def ours(process, rule, size):
     return run
 
 
-def diffusers(size):
+def diffusers(batch, size):
     """DPM-Solver++ 2M of diffusers; a new scheduler for every run, made before the clock starts."""
     from diffusers import DPMSolverMultistepScheduler
 
     def run():
-        scheduler, denoiser, x = DPMSolverMultistepScheduler(), Clocked(), torch.randn(1, 1, size, size)
+        scheduler, denoiser, x = DPMSolverMultistepScheduler(), Clocked(), torch.randn(batch, 1, size, size)
         scheduler.set_timesteps(STEPS)
         started = time.perf_counter()
         for t in scheduler.timesteps:
@@ -75,7 +84,7 @@ def diffusers(size):
     return run
 
 
-def azula(name, size):
+def azula(name, batch, size):
     """A sampler of azula."""
     from azula import sample as samplers
     from azula.denoise import Denoiser, DiracPosterior
@@ -92,7 +101,7 @@ def azula(name, size):
     def run():
         denoiser = Exact()
         sampler = getattr(samplers, name)(denoiser, steps=STEPS, silent=True)
-        x = torch.randn(1, 1, size, size)
+        x = torch.randn(batch, 1, size, size)
         started = time.perf_counter()
         sampler(x)
         return time.perf_counter() - started - denoiser.clocked.seconds
@@ -100,47 +109,44 @@ def azula(name, size):
     return run
 
 
-def fft_pair(size):
+def fft_pair(batch, size):
     """Seconds of STEPS real FFT pairs."""
-    basis, x = Fourier((size, size)), torch.randn(1, 1, size, size)
+    x = torch.randn(batch, 1, size, size)
 
     def run():
         started = time.perf_counter()
         for _ in range(STEPS):
-            basis.inverse(basis.forward(x))
+            torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho"), s=(size, size), norm="ortho")
         return time.perf_counter() - started
 
     return run
 
 
-def contestants(size):
+def contestants(batch, size):
     """Name -> one timed run."""
     scalar, structured = vp(Pixel((size, size))), fourier(Fourier((size, size)))
-    jobs = {
-        "retrodict dpmpp2m, scalar": ours(scalar, "dpmpp2m", size),
-        "retrodict ddim, scalar": ours(scalar, "ddim", size),
-        "retrodict ddim, Fourier": ours(structured, "ddim", size),
-        "retrodict dpmpp2m, Fourier": ours(structured, "dpmpp2m", size),
-        "one FFT pair": fft_pair(size),
-    }
+    jobs = {}
+    for rule in ("dpmpp2m", "ddim", "ancestral", "matched"):
+        jobs[f"retrodict {rule}, scalar"] = ours(scalar, rule, batch, size)
+        jobs[f"retrodict {rule}, Fourier"] = ours(structured, rule, batch, size)
+    jobs["one FFT pair"] = fft_pair(batch, size)
     if importlib.util.find_spec("diffusers"):
-        jobs["diffusers DPM-Solver++ 2M"] = diffusers(size)
-    else:
-        print("diffusers is not installed here: use .venv-peers (make bench-peers)")
+        jobs["diffusers DPM-Solver++ 2M"] = diffusers(batch, size)
     if importlib.util.find_spec("azula"):
-        jobs["azula DDIM"] = azula("DDIMSampler", size)
-        jobs["azula zAB"] = azula("zABSampler", size)
-    else:
-        print("azula is not installed here: use .venv-peers (make bench-peers)")
+        jobs["azula DDIM"] = azula("DDIMSampler", batch, size)
+        jobs["azula zAB"] = azula("zABSampler", batch, size)
     return jobs
 
 
 def main():
     """Interleave, take medians, print ratios, store."""
     torch.set_num_threads(1)
+    for name in ("diffusers", "azula"):
+        if not importlib.util.find_spec(name):
+            print(f"{name} is not installed here: use .venv-peers (make bench-peers)")
     rows = []
-    for size in (64, 256):
-        jobs = contestants(size)
+    for size, batch in itertools.product((64, 256), (1, 8)):
+        jobs = contestants(batch, size)
         times = {name: [] for name in jobs}
         for job in jobs.values():
             job()
@@ -149,17 +155,17 @@ def main():
             for name in shuffler.sample(list(jobs), len(jobs)):
                 times[name].append(jobs[name]() / STEPS)
         medians = {name: statistics.median(t) for name, t in times.items()}
-        base = medians["retrodict dpmpp2m, scalar"]
+        base, head = medians["retrodict dpmpp2m, scalar"], {"size": size, "batch": batch}
         for name, value in medians.items():
-            rows.append({"size": size, "name": name, "ms_per_step": value * 1e3, "ratio": value / base})
-            print(f"{size:>4}  {name:<30}{value * 1e3:9.3f} ms per step   {value / base:6.2f} x")
-        extra = medians["retrodict ddim, Fourier"] - medians["retrodict ddim, scalar"]
-        print(f"{size:>4}  Fourier above scalar, in FFT pairs: {extra / medians['one FFT pair']:.2f}")
-        rows.append(
-            {"size": size, "name": "Fourier above scalar, in FFT pairs", "ratio": extra / medians["one FFT pair"]}
-        )
+            rows.append({**head, "name": name, "ms_per_step": value * 1e3, "ratio": value / base})
+            print(f"{size:>4} x{batch}  {name:<30}{value * 1e3:9.3f} ms per step   {value / base:6.2f} x")
+        for rule in ("ddim", "dpmpp2m"):
+            extra = medians[f"retrodict {rule}, Fourier"] - medians[f"retrodict {rule}, scalar"]
+            pairs, name = extra / medians["one FFT pair"], f"{rule}: Fourier above scalar, in FFT pairs"
+            rows.append({**head, "name": name, "ratio": pairs})
+            print(f"{size:>4} x{batch}  {name}: {pairs:.2f}")
     OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(rows, indent=1))
+    OUT.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ Machines differ: compare within a table.
 
 ## Real CT, a patient that was not in training
 
-`python benchmarks/ct.py --stage1 MODEL --scalar MODEL` - two slices of 416 x 416 pixels of 1 mm, one noise draw each.
+`python benchmarks/ct.py` - two slices of 416 x 416 pixels of 1 mm, one noise draw each. The rows of equal budget need
+the models of `retrodict fit configs/ct-fourier.yaml` and `retrodict fit configs/ct-scalar.yaml`.
 
 {ct(load("ct.json"))}
 
