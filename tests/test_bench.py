@@ -186,12 +186,25 @@ def test_peers_are_shown_beside_ours(records, tmp_path, monkeypatch):
 
 
 def test_the_table_shows_every_row(records):
-    console = Console(width=200, file=io.StringIO(), color_system=None)
     failed = {**records[0], "library": "azula", "gain": [], "variance": [], "verdict": "failed", "reason": "no [luck]"}
     mixed = {**records[0], "gain": [None, 1e9, 1.0, float("inf")], "sampler": "odd"}
-    table = bench.render([*records, failed, mixed])
-    assert table.row_count == len(records) + 2
-    console.print(table)
-    text = console.file.getvalue()
-    for expected in ("matched", "ancestral", "1.00 1.00 1.00", "calibrated", "8*", "no [luck]", "- 1e+09 1.00 inf"):
+    text = printed([*records, failed, mixed], width=200)
+    for expected in ("U retrodict vp", "matched", "1.00 1.00 1.00 1.00", "calibrated", "8*", "no [luck]"):
         assert expected in text
+    assert "- 1e+09 1.00 inf" in text
+    assert "terminal: it starts at a measurement" in text
+
+
+def test_the_table_loses_nothing_on_a_narrow_terminal(records):
+    row = {**records[0], "gain": [0.91, 0.92, 0.93, 0.94, 0.95], "variance": [1.01, 1.02, 1.03, 1.04, 1.05]}
+    text = printed([row], width=80)
+    assert all(f"{v:.2f}" in text for v in row["gain"] + row["variance"])
+    assert "not calibrated" in printed([{**row, "verdict": "not calibrated"}], width=80)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def printed(records, width):
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    console.print(bench.render(records))
+    return console.file.getvalue()
