@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from conftest import make_process, restoring_process
 from models import SPECTRUM, make_model
+from objects import make_process, restoring_process
 from retrodict import InputError
 from retrodict._random import key, member_seeds, uniform, white
 from retrodict.bases import Fourier, Pixel, Wavelet

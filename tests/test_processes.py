@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from conftest import TIMES, curves, make_process
+from objects import TIMES, curves, make_process
 from retrodict import InputError
 from retrodict.bases import Fourier, Pixel
 from retrodict.denoiser import Cond, NetDenoiser

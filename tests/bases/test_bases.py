@@ -10,7 +10,7 @@ import pywt
 import scipy.fft
 import torch
 
-from conftest import BASIS_CASES
+from objects import BASIS_CASES
 from retrodict import InputError
 from retrodict.bases import Cosine, Fourier, Wavelet
 from retrodict.bases.wavelet import daubechies

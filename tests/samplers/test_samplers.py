@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from conftest import curves, make_process, restoring_process
+from objects import curves, make_process, restoring_process
 from retrodict import InputError
 from retrodict._random import white
 from retrodict.bases import Fourier, Pixel
