@@ -125,7 +125,6 @@ def cases(quick):
         yield "matched, not calibrated on held-out data", "matched", steps, {"spread": "uncalibrated"}
         yield "ancestral", "ancestral", steps, {}
         yield "SDE-DPM-Solver++ 2M", "sde_dpmpp2m", steps, {}
-    yield "Euler-Maruyama", "euler", 32, {}
 
 
 def run(quick, members, same_budget):

@@ -82,11 +82,11 @@ def overhead(records):
     """Table of the overhead of the loop."""
     if records is None:
         return missing(".venv-peers/bin/python benchmarks/overhead.py")
-    rows = [
-        [r["size"], r["name"], f"{r['ms_per_step']:.3f}" if "ms_per_step" in r else "", f"{r['ratio']:.2f}"]
-        for r in records
-    ]
-    return table(["pixels a side", "what", "ms per step", "ratio"], rows)
+    rows = []
+    for r in records:
+        pace = f"{r['ms_per_step']:.3f}" if "ms_per_step" in r else ""
+        rows.append([r["size"], r.get("batch", ""), r["name"], pace, f"{r['ratio']:.2f}"])
+    return table(["pixels a side", "batch", "what", "ms per step", "ratio to the first row of its size"], rows)
 
 
 def imports(records):
@@ -119,7 +119,7 @@ square root. card: whether `retrodict.gate` lets the rule report an uncertainty 
 ## Gaussian card, restoration (setup R)
 
 `make bench-peers` - gain and variance over those of the exact posterior, five frequency bands from low to high.
-Rows of other libraries are Monte Carlo with 64 samples and an exact denoiser; they are given the whitened problem.
+Rows of other libraries are Monte Carlo with 256 samples and an exact denoiser; they are given the whitened problem.
 
 {card(peers or own, "R")}
 
@@ -137,7 +137,7 @@ Rows of other libraries are Monte Carlo with 64 samples and an exact denoiser; t
 
 ## Overhead of the sample loop
 
-`.venv-peers/bin/python benchmarks/overhead.py` - batch 1, one thread, time inside the denoiser taken off, medians.
+`.venv-peers/bin/python benchmarks/overhead.py` - batches of 1 and 8, one thread, time inside the denoiser taken off, medians.
 
 {overhead(load("overhead.json"))}
 

@@ -360,7 +360,7 @@ def _report(restored: Restored, model: Model, truth: Image | None, files: list[P
         point_estimate=restored.sd is None,
         point_estimate_reason=restored.reason,
         created=details["date"],
-        model_card={k: v for k, v in model.spec.card.items() if isinstance(v, str | int | float | list)},
+        model_card=_card(model),
         parameters={k: v for k, v in details["sampling"].items() if k not in ("grid",)},
         versions=details["versions"],
         seeds=[s for item in details["seeds"] for s in item],
@@ -370,6 +370,21 @@ def _report(restored: Restored, model: Model, truth: Image | None, files: list[P
         mtf=mtf,
         nps=nps,
     )
+
+
+def _card(model: Model) -> dict[str, Any]:
+    """What a reader of a report should know of the model, in short values."""
+    card = model.spec.card
+    groups = [g["name"] for g in card.get("data", []) if isinstance(g, dict) and "name" in g]
+    held = list(card.get("validation", []))
+    return {
+        "name": card.get("name", Path(model.source).name),
+        "process": model.spec.process["name"],
+        "pixel spacing": " x ".join(f"{s:g}" for s in model.spec.spacing) + " mm",
+        "trained on": ", ".join(g for g in groups if g not in held) or "not recorded",
+        "images": card.get("images", "not recorded"),
+        "calibrated on": ", ".join(held) or "nothing (no validation groups)",
+    }
 
 
 def _curves(model: Model, unit: str) -> tuple[Curve | None, Curve | None]:
