@@ -137,7 +137,8 @@ Rows of other libraries are Monte Carlo with 256 samples and an exact denoiser; 
 
 ## Overhead of the sample loop
 
-`.venv-peers/bin/python benchmarks/overhead.py` - batches of 1 and 8, one thread, time inside the denoiser taken off, medians.
+`.venv-peers/bin/python benchmarks/overhead.py` - batches of 1 and 8, one thread, medians, time inside the denoiser
+taken off.
 
 {overhead(load("overhead.json"))}
 

@@ -159,7 +159,14 @@ class Process:
 
     @cached_property
     def first_decrease(self) -> tuple[int, float] | None:
-        """(flat coefficient index, time) of the first decrease of s^2/A^2, or None where there is none."""
+        """(flat coefficient index, time) of the first decrease of s^2/A^2, or None where there is none.
+
+        A process from the dictionary is a function of frequency or band, not of the grid: it is checked on at most 64
+        pixels an axis.  A law of the user's own is checked at every coefficient.
+        """
+        small = tuple(min(n, 64) for n in self.basis.size)
+        if self.recipe is not None and small != tuple(self.basis.size):
+            return self.on(small).first_decrease
         previous = None
         for t in torch.linspace(0, 1, 1001, dtype=torch.float64):
             s2, gain = self.moments(t[None]).s2, self.memory_gain(t[None])
