@@ -381,3 +381,15 @@ def test_saving_a_model_on_a_full_disk_leaves_nothing(tmp_path, rough, monkeypat
     with pytest.raises(InputError, match="No space left"):
         save_model(rough.spec, rough.denoiser.net.state_dict(), tmp_path / "full")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_noise_of_air_is_not_clipped(tmp_path, model):
+    """A measured image is read as it is; only its padding is replaced (clipping would bias the restoration of air)."""
+    folder = dicom(tmp_path / "in")
+    truth = read(folder / "0.dcm")
+    noisy = truth.with_values(truth.values - 1000)
+    path = write(noisy, tmp_path / "measured.dcm", like=truth, role="measured", description="simulated")[0]
+    assert float(read(path).values.min()) == -1024.0
+    result = restore(path, model=model, samples=2, steps=1)
+    assert float(result.input.values.min()) < -1100
+    assert torch.allclose(result.input.values, noisy.values, atol=0.06)

@@ -174,7 +174,8 @@ def _discover(path: Path, summary: Summary) -> list[Source]:
 
 def _read(source: Source | str | Path, spacing: Sequence[float] | None, unit: str | None, gaps: bool) -> Image:
     given = tuple(spacing) if spacing else None
-    return read(source, spacing=given, unit=unit, slices="independent", allow_gaps=gaps)
+    # air with noise reaches below -1024 HU: clipping it would bend the law of the measurement
+    return read(source, spacing=given, unit=unit, slices="independent", allow_gaps=gaps, clip=False)
 
 
 def _name(image: Image) -> str:

@@ -99,12 +99,14 @@ class _Slice:
         return np.cross(self.axes[:3], self.axes[3:])
 
 
-def _load(path: Path, expect: str | None, unit: str | None, spacing: Sequence[float] | None) -> _Slice:
+def _load(path: Path, expect: str | None, unit: str | None, spacing: Sequence[float] | None, clip: bool) -> _Slice:
     with decoding(path, "DICOM"):  # pydicom decodes a tag when it is asked for, and fails only then
-        return _slice(_dataset(path), path, expect, unit, spacing)
+        return _slice(_dataset(path), path, expect, unit, spacing, clip)
 
 
-def _slice(ds: Dataset, path: Path, expect: str | None, unit: str | None, spacing: Sequence[float] | None) -> _Slice:
+def _slice(
+    ds: Dataset, path: Path, expect: str | None, unit: str | None, spacing: Sequence[float] | None, clip: bool
+) -> _Slice:
     _check_kind(ds, path, expect)
     unit = unit or ("HU" if str(ds.get("Modality", "")) == "CT" else "arbitrary")
     position = _numbers(ds, "ImagePositionPatient", 3, path)
@@ -123,7 +125,7 @@ def _slice(ds: Dataset, path: Path, expect: str | None, unit: str | None, spacin
     finite(values, path)
     marked = _marked(ds, stored)
     if unit == "HU":
-        clean, padding, level = clean_hu(values, marked)
+        clean, padding, level = clean_hu(values, marked, clip)
     else:
         clean, padding, level = _clean_other(values, marked)
     finite(clean, path)  # a float64 may be too large for a float32
@@ -229,9 +231,11 @@ def _clean_other(values: np.ndarray, marked: np.ndarray | None) -> tuple[np.ndar
     return clean, marked, level
 
 
-def read_slice(path: Path, expect: str | None, unit: str | None, spacing: Sequence[float] | None) -> Image:
+def read_slice(
+    path: Path, expect: str | None, unit: str | None, spacing: Sequence[float] | None, clip: bool = True
+) -> Image:
     """Read one DICOM file as an image with N = (H, W)."""
-    one = _load(path, expect, unit, spacing)
+    one = _load(path, expect, unit, spacing, clip)
     grid = one.spacing or tuple(float(s) for s in spacing or ())
     padding = None if one.padding is None else torch.from_numpy(one.padding)
     header = DicomHeader((one.dataset,), (one.level,))
@@ -245,9 +249,10 @@ def read_series(
     spacing: Sequence[float] | None,
     independent: bool,
     allow_gaps: bool,
+    clip: bool = True,
 ) -> Image:
     """Read the files of one series, in any order, as an image with N = (Z, H, W)."""
-    slices = [_load(path, expect, unit, spacing) for path in paths]
+    slices = [_load(path, expect, unit, spacing, clip) for path in paths]
     _check_alike(slices, independent)
     slices = _sorted(slices)
     if independent:

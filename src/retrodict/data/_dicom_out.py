@@ -27,7 +27,7 @@ STALE = (
     "PixelDataProviderURL", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "DigitalSignaturesSequence",
     "MACParametersSequence", "NumberOfFrames", "PixelAspectRatio", "RedPaletteColorLookupTableDescriptor",
 )  # fmt: skip
-IMAGE_ROLES = ("mean", "sample", "median", "quantile", "input")
+IMAGE_ROLES = ("mean", "sample", "median", "quantile", "input", "measured")
 OFFSETS = {"mean": 1000, "sd": 2000, "difference": 3000, "sample": 4000}
 
 
@@ -75,7 +75,7 @@ class _Coder:
 
     @classmethod
     def fit(cls, slices: np.ndarray, padding: np.ndarray | None, header: DicomHeader, unit: str, role: str) -> _Coder:
-        clip = unit == "HU" and is_image(role)
+        clip = unit == "HU" and is_image(role) and role != "measured"  # noise below -1024 HU is part of a measurement
         low, high = _range(slices, padding)
         window = None
         if not is_image(role):

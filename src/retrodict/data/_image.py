@@ -83,10 +83,12 @@ class Image:
         return replace(self, values=values.to(torch.float32), unit=self.unit if unit is None else unit)
 
 
-def clean_hu(values: np.ndarray, marked: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None, float]:
+def clean_hu(
+    values: np.ndarray, marked: np.ndarray | None = None, clip: bool = True
+) -> tuple[np.ndarray, np.ndarray | None, float]:
     """Clip HU values to [-1024, 3071] and find the pixels outside the reconstruction circle.
 
-    values : (*N); marked : (*N) bool, pixels that the file itself calls padding.
+    values : (*N); marked : (*N) bool, pixels that the file itself calls padding; clip : False keeps the noise of air.
     Returns the clipped values (*N) float32, the padding (*N) bool or None, and the HU the padding had (nan if none).
     """
     padding = np.zeros(values.shape, bool) if marked is None else marked.copy()
@@ -96,7 +98,7 @@ def clean_hu(values: np.ndarray, marked: np.ndarray | None = None) -> tuple[np.n
     if smallest in OUTSIDE:
         padding |= values == smallest
     level = float(values[padding].min()) if padding.any() else math.nan
-    clipped = np.clip(values, AIR, TOP).astype(np.float32)
+    clipped = (np.clip(values, AIR, TOP) if clip else values).astype(np.float32)
     clipped[padding] = AIR
     return clipped, (padding if padding.any() else None), level
 

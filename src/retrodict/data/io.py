@@ -121,6 +121,7 @@ def read(
     expect: str | None = "CT",
     slices: str = "volume",
     allow_gaps: bool = False,
+    clip: bool = True,
 ) -> Image:
     """Read a source, a file, or a folder that holds exactly one source.
 
@@ -133,6 +134,7 @@ def read(
     slices : "volume" needs slices at equal distances along their normal. "independent" reads each slice for itself: the
         slices are stacked all the same, but the first spacing is nan and `regular` is False.
     allow_gaps : accept missing slices (only with "independent").
+    clip : False keeps HU values beyond [-1024, 3071], such as the noise of air in a measured image.
     """
     choice("slices", slices, ("volume", "independent"))
     source = source_or_path if isinstance(source_or_path, Source) else _single(Path(source_or_path))
@@ -141,11 +143,11 @@ def read(
     first = source.paths[0]
     if source.format == "dicom" or (source.format == "dicom-series" and len(source.paths) == 1):
         _check_count(given, 2, first)
-        return _dicom.read_slice(first, expect, unit, given)
+        return _dicom.read_slice(first, expect, unit, given, clip)
     if source.format == "dicom-series":
         _check_count(given, 2, first) if independent or (given and len(given) == 2) else _check_count(given, 3, first)
-        return _dicom.read_series(source.paths, expect, unit, given, independent, allow_gaps)
-    return _read_file(source, given, unit, independent)
+        return _dicom.read_series(source.paths, expect, unit, given, independent, allow_gaps, clip)
+    return _read_file(source, given, unit, independent, clip)
 
 
 def _single(path: Path) -> Source:
@@ -170,7 +172,9 @@ def _check_count(given: tuple[float, ...] | None, count: int, path: Path) -> Non
         raise InputError("spacing", f"{len(given)} numbers", f"{count} for {path.name}")
 
 
-def _read_file(source: Source, given: tuple[float, ...] | None, unit: str | None, independent: bool) -> Image:
+def _read_file(
+    source: Source, given: tuple[float, ...] | None, unit: str | None, independent: bool, clip: bool
+) -> Image:
     path = source.paths[0]
     raw = _files.read_raw(path, source.format)
     if raw.array.size == 0:
@@ -183,7 +187,7 @@ def _read_file(source: Source, given: tuple[float, ...] | None, unit: str | None
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is found and said below
         values = raw.array.astype(np.float32)
     if unit == "HU":
-        values, padding, _ = clean_hu(values)
+        values, padding, _ = clean_hu(values, clip=clip)
     mask = None if padding is None else torch.from_numpy(padding)
     finite(values, path)  # a float64 may be too large for a float32
     tensor = torch.from_numpy(np.ascontiguousarray(values))[None]
