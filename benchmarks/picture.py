@@ -32,21 +32,20 @@ def main():
         ("Standard deviation", result.sd.values[0], (0, 80), "inferno"),
         ("Truth", truth.values[0], WINDOW, "gray"),
     ]
-    figure = Figure(figsize=(12.8, 3.35), dpi=118, facecolor="white")
+    figure = Figure(figsize=(13.2, 2.75), dpi=100, facecolor="white", layout="constrained")
     axes = figure.subplots(1, 4)
     for axis, (title, image, limits, colors) in zip(axes, panels, strict=True):
         shown = axis.imshow(image[CROP], cmap=colors, vmin=limits[0], vmax=limits[1], interpolation="nearest")
-        axis.set_title(title, fontsize=11, color="#222", pad=6)
+        axis.set_title(title, fontsize=11, color="#222", pad=5)
         axis.set_xticks([])
         axis.set_yticks([])
         for spine in axis.spines.values():
             spine.set_visible(False)
         if title in ("Standard deviation", "Truth"):
-            bar = figure.colorbar(shown, ax=axis, fraction=0.04, pad=0.02)
+            bar = figure.colorbar(shown, ax=axis, fraction=0.045, pad=0.02, aspect=22)
             bar.ax.tick_params(labelsize=8, color="#888", labelcolor="#444")
             bar.set_label("HU", fontsize=8, color="#444")
             bar.outline.set_visible(False)
-    figure.subplots_adjust(left=0.005, right=0.965, top=0.9, bottom=0.01, wspace=0.06)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(OUT)
     print(OUT)
