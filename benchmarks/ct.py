@@ -127,25 +127,24 @@ def cases(quick):
         yield "SDE-DPM-Solver++ 2M", "sde_dpmpp2m", steps, {}
 
 
-def run(quick, members, same_budget):
-    """All rows of one run."""
+def run(quick, members, same_budget, path, done):
+    """All rows of one run, stored after each; `done` holds rows of an earlier run that was cut short."""
     model = open_model("ct")
     data = list(slices(model))[: 1 if quick else None]
     base = baselines(model, data)
-    records = [
-        {"method": name, "calls": 0, "mse_HU2": v, "error_over_wiener": v / base["Wiener filter"]}
-        for name, v in base.items()
-    ]
-    for label, rule, steps, options in cases(quick):
-        records.append(row(model, data, label, rule, steps, members, base["Wiener filter"], **options))
+    wiener = base["Wiener filter"]
+    records = [{"method": k, "calls": 0, "mse_HU2": v, "error_over_wiener": v / wiener} for k, v in base.items()]
+    jobs = [(model, *case) for case in cases(quick)]
+    for steps in (8,) if quick else (8, 32):
+        for label, source in same_budget.items():
+            if source is not None:
+                jobs.append((open_model(source), label, "matched", steps, {}))
+    for used, label, rule, steps, options in jobs:
+        known = [r for r in done if (r["method"], r["calls"], r.get("members")) == (label, steps, members)]
+        records.append(known[0] if known else row(used, data, label, rule, steps, members, wiener, **options))
         print(json.dumps(records[-1]), flush=True)
-    for label, path in same_budget.items():
-        if path is None:
-            continue
-        other = open_model(path)
-        for steps in (8,) if quick else (8, 32):
-            records.append(row(other, data, label, "matched", steps, members, base["Wiener filter"]))
-            print(json.dumps(records[-1]), flush=True)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(records, indent=1))
     return records
 
 
@@ -182,6 +181,7 @@ def main():
     """Run, print, store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--resume", action="store_true", help="keep the rows of a run that was cut short")
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--stage1", type=Path, default=trained("ct-fourier"))
     parser.add_argument("--scalar", type=Path, default=trained("ct-scalar"))
@@ -194,10 +194,9 @@ def main():
     for label, path in same_budget.items():
         if path is None:
             print(f"{label}: no model; train it with retrodict fit configs/ct-{label.split()[0].lower()}.yaml")
-    records = run(arguments.quick, arguments.members, same_budget)
+    done = json.loads(arguments.json.read_text()) if arguments.resume and arguments.json.exists() else []
+    records = run(arguments.quick, arguments.members, same_budget, arguments.json, done)
     Console(width=130).print(render(records))
-    arguments.json.parent.mkdir(exist_ok=True)
-    arguments.json.write_text(json.dumps(records, indent=1))
 
 
 if __name__ == "__main__":
