@@ -24,12 +24,15 @@ from retrodict._check import InputError
 from retrodict._random import key
 from retrodict.checkpoint import load_weights, read_tensors
 from retrodict.denoiser import NetDenoiser
-from retrodict.losses import denoising_loss
+from retrodict.losses import Losses, denoising_loss
 
 __all__ = ["Progress", "TrainingOptions", "latest_checkpoint", "train"]
 
 Batch = Callable[[list[int]], Tensor]
 """Integer keys, one for each item, to clean images `(B, 1, *N)` in model units."""
+
+Objective = Callable[[NetDenoiser, Tensor, Tensor, str, float], Losses]
+"""(denoiser, clean images, seeds, `TrainingOptions.loss`, `spread_weight`) to the losses of each item."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def train(
     validation: Batch | None = None,
     watch: Callable[[Progress], None] | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
+    objective: Objective = denoising_loss,
 ) -> dict[str, Tensor]:
     """Train `denoiser.net` and return the averaged weights; continues from the newest checkpoint in `folder`.
 
@@ -89,13 +93,13 @@ def train(
     durations: list[float] = []
     while step < options.steps:
         start = time.perf_counter()
-        loss = _step(denoiser, batch, optimizer, accelerator, options, step)
+        loss = _step(denoiser, batch, optimizer, accelerator, options, step, objective)
         step += 1
         _average(average, accelerator.unwrap_model(net).state_dict(), options.ema, step)
         durations = [*durations[-49:], time.perf_counter() - start]
         value = None
         if validation is not None and (step % options.validate_every == 0 or step == options.steps):
-            value = _validate(denoiser, validation, average, options)
+            value = _validate(denoiser, validation, average, options, objective)
         if (step % options.checkpoint_every == 0 or step == options.steps) and accelerator.is_main_process:
             _save(accelerator.unwrap_model(net), optimizer, average, folder, step, options)
         if log is not None and (step % options.log_every == 0 or value is not None):
@@ -124,12 +128,18 @@ def _keys(options: TrainingOptions, step: int, count: int, stream: str = "item")
 
 
 def _step(
-    denoiser: NetDenoiser, batch: Batch, optimizer: Any, accelerator: Any, options: TrainingOptions, step: int
+    denoiser: NetDenoiser,
+    batch: Batch,
+    optimizer: Any,
+    accelerator: Any,
+    options: TrainingOptions,
+    step: int,
+    objective: Objective,
 ) -> dict[str, float]:
     keys = _keys(options, step, options.batch)
     for group in optimizer.param_groups:
         group["lr"] = rate(options, step)
-    losses = denoising_loss(denoiser, batch(keys), torch.tensor(keys), options.loss, options.spread_weight)
+    losses = objective(denoiser, batch(keys), torch.tensor(keys), options.loss, options.spread_weight)
     total = losses.total.mean()
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(total)
@@ -155,14 +165,20 @@ def _average(average: dict[str, Tensor], weights: dict[str, Tensor], ema: float,
 
 
 @torch.no_grad()
-def _validate(denoiser: NetDenoiser, validation: Batch, average: dict[str, Tensor], options: TrainingOptions) -> float:
+def _validate(
+    denoiser: NetDenoiser,
+    validation: Batch,
+    average: dict[str, Tensor],
+    options: TrainingOptions,
+    objective: Objective,
+) -> float:
     """Mean total loss of the averaged weights on a fixed set of held-out draws."""
     own = {name: value.clone() for name, value in denoiser.net.state_dict().items()}
     denoiser.net.load_state_dict(average)
     values = []
     for block in range(4):
         keys = _keys(options, block, options.batch, "validation")
-        loss = denoising_loss(denoiser, validation(keys), torch.tensor(keys), options.loss, options.spread_weight)
+        loss = objective(denoiser, validation(keys), torch.tensor(keys), options.loss, options.spread_weight)
         values.append(float(loss.total.mean()))
     denoiser.net.load_state_dict(own)
     return sum(values) / len(values)

@@ -3,6 +3,19 @@
 from retrodict.data._image import Image, OutputError, Source
 from retrodict.data._resample import resample
 from retrodict.data.io import discover, read, write
+from retrodict.data.medmnist import read_medmnist
 from retrodict.data.sets import Group, PatchSet, split
 
-__all__ = ["Group", "Image", "OutputError", "PatchSet", "Source", "discover", "read", "resample", "split", "write"]
+__all__ = [
+    "Group",
+    "Image",
+    "OutputError",
+    "PatchSet",
+    "Source",
+    "discover",
+    "read",
+    "read_medmnist",
+    "resample",
+    "split",
+    "write",
+]
