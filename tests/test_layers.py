@@ -48,10 +48,14 @@ ALLOWED: dict[str, set[str]] = {
     "report": TRAINING | {"_version"},
     "fitting": TOP,
     "restoration": DENOISING | SIDE,
-    "restoring": TOP | {"fitting", "restoration"},
+    "plots": {"_check"},
+    "instrument": TRAINING | {"_version"},
+    "measuring": TOP | {"fitting", "plots"},
+    "restoring": TOP | {"fitting", "restoration", "instrument"},
+    "evaluating": TOP | {"fitting", "plots", "restoration", "restoring", "demo"},
     "demo": TOP | {"restoration", "restoring"},
     "bench": TOP | {"restoration"},
-    "cli": TOP | {"fitting", "restoration", "restoring", "demo", "bench"},
+    "cli": TOP | {"fitting", "restoration", "restoring", "demo", "bench", "measuring", "evaluating"},
     "__main__": {"cli"},
 }
 # The public list resolves names lazily and may therefore point anywhere; nobody inside imports through it.

@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(no_args_is_help=True, help="Evidence: exact cards of every process and sampler.")
 app.add_typer(bench_app, name="bench")
+measure_app = typer.Typer(no_args_is_help=True, help="Measure the instrument: NPS and MTF from phantom scans.")
+app.add_typer(measure_app, name="measure")
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
@@ -101,6 +103,12 @@ def restore(
     ] = False,
     allow_gaps: Annotated[bool, typer.Option("--allow-gaps", help="Accept a series with missing slices.")] = False,
     tile: Annotated[int | None, typer.Option(min=64, help="Run the network on tiles of this side.")] = None,
+    mtf: Annotated[
+        Path | None, typer.Option(help="Measured MTF (retrodict measure mtf) instead of that of the training.")
+    ] = None,
+    nps: Annotated[
+        Path | None, typer.Option(help="Measured NPS (retrodict measure nps) instead of that of the training.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace results of an earlier run.")] = False,
 ) -> None:
@@ -132,6 +140,8 @@ def restore(
             resampling=resample,
             allow_gaps=allow_gaps,
             tile=tile,
+            mtf=mtf,
+            nps=nps,
             force=force,
         )
     for item in summary.restored:
@@ -151,6 +161,15 @@ def _numbers(name: str, text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(name, repr(text), "numbers separated by commas, such as 1.0,1.0") from error
+
+
+def _integers(name: str, text: str | None, separator: str = ",") -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(separator))
+    except ValueError as error:
+        raise InputError(name, repr(text), f"whole numbers separated by {separator!r}") from error
 
 
 def _threads(count: int | None) -> None:
@@ -214,6 +233,134 @@ def fit(
 def _duration(seconds: float) -> str:
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+Spacing = Annotated[str | None, typer.Option(help="Pixel spacing in mm (rows,columns) for files that have none.")]
+Unit = Annotated[str | None, typer.Option(help="Unit of the values for files that have none, such as HU.")]
+Json = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.json", help="Curve; a picture goes beside it.")]
+At = Annotated[float | None, typer.Option(help="Bring the images to this pixel spacing in mm first.")]
+Slices = Annotated[str | None, typer.Option(help="First and last + 1 slice to use, such as 3:8.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace results of an earlier run.")]
+
+
+@measure_app.command("nps")
+def measure_noise(
+    sources: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="One scan, or repeated scans.")],
+    output: Json,
+    repeats: Annotated[
+        str, typer.Option(help="none: one scan, uniform regions; scans: repeats of one object; half-dose: two halves.")
+    ] = "none",
+    size: Annotated[int, typer.Option(help="Side of a region in pixels, even.")] = 32,
+    count: Annotated[int, typer.Option(help="Regions to look for.")] = 64,
+    region: Annotated[
+        list[str] | None, typer.Option(help="First pixel of a region, row,column or slice,row,column (repeatable).")
+    ] = None,
+    slices: Slices = None,
+    detrend: Annotated[str, typer.Option(help="poly2 or mean, for one scan.")] = "poly2",
+    window: Annotated[str, typer.Option(help="none or hann.")] = "none",
+    spacing: Spacing = None,
+    unit: Unit = None,
+    at: At = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    force: Force = False,
+) -> None:
+    """Noise power spectrum with 95 % bands, autocorrelation and a test of whiteness."""
+    from retrodict.measuring import measure_nps
+
+    result = measure_nps(
+        sources,
+        repeats=repeats,  # type: ignore[arg-type]
+        size=size,
+        count=count,
+        regions=[_integers("--region", r) or () for r in region] if region else None,
+        slices=_range(slices),
+        detrend=detrend,  # type: ignore[arg-type]
+        window=window,  # type: ignore[arg-type]
+        spacing=_numbers("--spacing", spacing),
+        unit=unit,
+        at=at,
+        seed=seed,
+    )
+    files = result.save(output, force=force)
+    summary, white = result.record["summary"], result.record["whiteness"]
+    out.print(f"noise [bold]{summary['noise_sd']:.4g} {_plain(summary['unit'])}[/] in {summary['regions']} regions")
+    out.print(f"average frequency {summary['average_frequency']:.3g}, peak {summary['peak_frequency']:.3g} cycles/mm")
+    verdict = "white" if white["white"] else "not white"
+    out.print(f"{verdict} (p = {white['p_value']:.2g}), largest correlation {white['strongest_correlation']:.2f}")
+    _files(files)
+
+
+@measure_app.command("mtf")
+def measure_resolution(
+    source: Annotated[Path, typer.Argument(metavar="SCAN", help="Scan with an edge, a disc insert, a wire or a bead.")],
+    output: Json,
+    kind: Annotated[str, typer.Option(help="edge (tilted, straight), disc (its rim), wire, bead.")] = "edge",
+    region: Annotated[
+        str | None, typer.Option(help="Rows and columns that hold it, first:last+1,first:last+1.")
+    ] = None,
+    slices: Slices = None,
+    diameter: Annotated[float, typer.Option(help="Diameter of the wire or bead in mm.")] = 0.0,
+    radius: Annotated[float | None, typer.Option(help="Radius of the disc in mm (estimated without).")] = None,
+    half_width: Annotated[float | None, typer.Option(help="Half width of the window in pixels.")] = None,
+    window: Annotated[str, typer.Option(help="auto, hann or tukey.")] = "auto",
+    spacing: Spacing = None,
+    unit: Unit = None,
+    at: At = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    force: Force = False,
+) -> None:
+    """Modulation transfer function with 95 % bands and its 50 % and 10 % frequencies."""
+    from retrodict.measuring import measure_mtf
+
+    result = measure_mtf(
+        source,
+        kind=kind,  # type: ignore[arg-type]
+        region=_box(region),
+        slices=_range(slices),
+        diameter=diameter,
+        radius=radius,
+        half_width=half_width,
+        window=window,  # type: ignore[arg-type]
+        spacing=_numbers("--spacing", spacing),
+        unit=unit,
+        at=at,
+        seed=seed,
+    )
+    files = result.save(output, force=force)
+    summary = result.record["summary"]
+    for name, level in (("mtf50", "50 %"), ("mtf10", "10 %")):
+        value = summary[name]
+        if value["value"] is None:
+            out.print(f"{level} not reached below Nyquist ({summary['nyquist']:.3g} cycles/mm)")
+        else:
+            band = "" if value["lower"] is None else f" (95 % band {value['lower']:.3g} to {value['upper']:.3g})"
+            out.print(f"{level} at [bold]{value['value']:.4g} cycles/mm[/]{band}")
+    unit_text = _plain(summary["unit"])
+    noise = summary["noise_sd_per_pixel"]
+    out.print(f"contrast {summary['contrast']:.4g} {unit_text}, noise {noise:.3g} {unit_text} per pixel")
+    _files(files)
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    found = _integers("--slices", text, ":")
+    if found is not None and len(found) != 2:
+        raise InputError("--slices", repr(text), "first:last+1, such as 3:8")
+    return found  # type: ignore[return-value]
+
+
+def _box(text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    numbers = [n for part in parts for n in _integers("--region", part, ":") or ()]
+    if len(parts) != 2 or len(numbers) != 4:
+        raise InputError("--region", repr(text), "first:last+1,first:last+1, such as 100:164,80:144")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def _files(paths: list[Path]) -> None:
+    for path in paths:
+        out.print(f"  {_plain(str(path))}", soft_wrap=True)
 
 
 @app.command()

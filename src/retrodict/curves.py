@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,15 +46,22 @@ class Curve:
 
     @classmethod
     def parse(cls, record: Any, name: str) -> Curve:
-        """From a `Curve` or a record {"frequency", "value", "unit", "frequency_unit"}; `name` is used in errors."""
+        """From a `Curve`, a record {"frequency", "value", "unit", "frequency_unit"}, or the path of a JSON file of one
+        (as `retrodict measure` writes it); `name`, "mtf" or "nps", is used in errors.
+        """
         if isinstance(record, Curve):
             return record
+        if isinstance(record, str | Path):
+            record = _read(Path(record), name)
         if not isinstance(record, Mapping):
             raise InputError(name, type(record).__name__, "a record with frequency, value, unit, frequency_unit")
         for field in ("frequency", "value", "unit", "frequency_unit"):
             if record.get(field) is None:
                 what = "no units" if "unit" in field else "none"
                 raise InputError(f"{name}.{field}", what, "a value such as 'cycles/mm', '1' or 'HU^2 mm^2'")
+        quantity = record.get("quantity", name)
+        if quantity != name and {quantity, name} == {"mtf", "nps"}:
+            raise InputError(name, f"a measured {quantity.upper()}", f"a measured {name.upper()}")
         axes, values = _axes(record["frequency"]), _flat(record["value"])
         curve = cls(axes, tuple(values), str(record["unit"]), str(record["frequency_unit"]))
         curve._validate(name)
@@ -108,6 +117,13 @@ class Curve:
         axes = [torch.tensor(axis, dtype=torch.float64) for axis in self.frequency]
         fy, fx = (f.abs() for f in basis.frequencies())  # type: ignore[attr-defined]
         return _bilinear(fy, fx, axes[0], axes[1], value.reshape(len(axes[0]), len(axes[1])))
+
+
+def _read(path: Path, name: str) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{name}: {path}", error, "a JSON file with a measured curve") from error
 
 
 def _cycle(axes: tuple[tuple[float, ...], ...], count: int) -> list[tuple[float, ...]]:

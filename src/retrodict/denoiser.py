@@ -307,6 +307,16 @@ class NetDenoiser(nn.Module):
         other._bind(self.process.on(tuple(size)))
         return other
 
+    def bound_to(self, process: Process) -> NetDenoiser:
+        """The same network on another process; the Wiener filter, which does most of the work, is that of `process`."""
+        if process.conditioning != self.process.conditioning or type(process.basis) is not type(self.process.basis):
+            found = f"a {process.conditioning} process in the {type(process.basis).__name__} basis"
+            wanted = f"{self.process.conditioning}, {type(self.process.basis).__name__}, as in training"
+            raise InputError("process", found, wanted)
+        other = copy.copy(self)
+        other._bind(process)
+        return other
+
     def with_spread(self, kind: str) -> NetDenoiser:
         """The same denoiser with another error law.
 

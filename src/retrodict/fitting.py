@@ -19,6 +19,7 @@ from retrodict._random import key
 from retrodict._version import __version__
 from retrodict.checkpoint import Intensity, ModelSpec, load_weights, read_tensors, save_model, write_atomic
 from retrodict.config import FitConfig
+from retrodict.curves import Curve
 from retrodict.data import Group, PatchSet, split
 from retrodict.losses import calibrate_spread, denoising_loss
 from retrodict.processes import process_from_recipe, process_to_recipe
@@ -194,13 +195,7 @@ def _instrument(record: dict[str, Any], intensity: Intensity, base: Path) -> dic
         raise InputError("process.options.unit_scale", scale, f"intensity.scale {intensity.scale} (or leave it out)")
     for name in ("mtf", "nps"):
         if isinstance(options.get(name), str):
-            path = base / options[name]
-            try:
-                options[name] = json.loads(path.read_text())
-            except (OSError, json.JSONDecodeError) as error:
-                raise InputError(
-                    f"process.options.{name}: {path}", error, "a JSON file with a measured curve"
-                ) from error
+            options[name] = Curve.parse(base / options[name], name).to_json()
     return record
 
 

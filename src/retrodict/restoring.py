@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retrodict._check import InputError
+from retrodict._check import InputError, NotCalibratedError
 from retrodict.checkpoint import Model, load_model, write_atomic
 from retrodict.data import Image, Source, discover, read, resample, write
 from retrodict.fitting import versions
+from retrodict.instrument import model_with_instrument
 from retrodict.process import Process
 from retrodict.restoration import Restoration, SamplingOptions, restore_batch
 
@@ -92,6 +93,8 @@ def restore(
     resampling: bool = False,
     truth: Image | None = None,
     tile: int | None = None,
+    mtf: Any = None,
+    nps: Any = None,
     force: bool = False,
     allow_gaps: bool = False,
     watch: Watch | None = None,
@@ -102,12 +105,14 @@ def restore(
     ensemble; steps: network evaluations for each (default of the rule).  What comes out for a fixed measurement is a
     posterior: rules that are not raise `NotCalibratedError` unless `uncertainty=False`, and then only a point estimate
     is written.  resampling: bring an image of another pixel spacing to that of the model and back.  truth: a reference
-    image, for the report.  Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME.json and
+    image, for the report.  mtf, nps: measured curves of the instrument (`retrodict measure`; a path, record or `Curve`)
+    to use instead of those of the training; where they are far from those, the spread of the model is not calibrated
+    for them and only a point estimate is given.  Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME.json and
     NAME_report.html; nothing is overwritten without `force`.
 
     Raises `InputError` for bad input, before anything is written.
     """
-    loaded = open_model(model)
+    loaded, agreement = _with_instrument(open_model(model), mtf, nps, uncertainty)
     image = source if isinstance(source, Image) else _read(source, spacing, unit, allow_gaps)
     name = source.name if isinstance(source, Source) else _name(image)
     options = SamplingOptions(
@@ -131,9 +136,24 @@ def restore(
         None if sd is None else image.with_values(sd),
         tuple(image.with_values(s) for s in members),
         result.reason,
-        details=_record(result, loaded, options, image),
+        details=_record(result, loaded, options, image) | agreement,
     )
     return restored if out is None else _write(restored, Path(out), loaded, truth, force)
+
+
+def _with_instrument(model: Model, mtf: Any, nps: Any, uncertainty: bool) -> tuple[Model, dict[str, Any]]:
+    """The model bound to measured curves, and the record of how far they are from those of the training."""
+    if mtf is None and nps is None:
+        return model, {}
+    bound, agreement = model_with_instrument(model, mtf, nps)
+    if uncertainty and not agreement.holds:
+        raise NotCalibratedError(
+            f"The measured instrument is not the one that the model was calibrated for: {agreement}. "
+            "Train on for it (retrodict fit with start_from and the measured curves, some hundred steps), or ask for a "
+            "point estimate (--point)."
+        )
+    record = {"noise_ratio": agreement.noise_ratio, "mtf_difference": agreement.mtf_difference}
+    return bound, {"instrument": {**record, "calibration_holds": agreement.holds, "files": [str(mtf), str(nps)]}}
 
 
 def restore_all(path: str | Path, out: str | Path, *, watch: Watch | None = None, **options: Any) -> Summary:

@@ -1,5 +1,6 @@
 """Images with their geometry: finding, reading, resampling and writing them, and patches of them to train on."""
 
+from retrodict.data._acquisition import acquisition, fingerprints
 from retrodict.data._image import Image, OutputError, Source
 from retrodict.data._resample import resample
 from retrodict.data.io import discover, read, write
@@ -12,7 +13,9 @@ __all__ = [
     "OutputError",
     "PatchSet",
     "Source",
+    "acquisition",
     "discover",
+    "fingerprints",
     "read",
     "read_medmnist",
     "resample",
