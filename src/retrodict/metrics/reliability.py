@@ -59,7 +59,8 @@ class CoverageCurve:
 class ZSummary:
     """Mean and variance of z = (truth - mean) / sd, no unit.
 
-    `ratio` = variance / expected_variance is 1 when calibrated, above 1 where sd is too small. `mean_error`: standard error of the mean; `ratio_low`, `ratio_high`: 95 % band of the ratio.
+    `ratio` = variance / expected_variance is 1 when calibrated, above 1 where sd is too small; `ratio_low` and
+    `ratio_high` are its 95 % band. `mean_error`: standard error of the mean.
     """
 
     mean: float

@@ -1,0 +1,184 @@
+"""MTF of known blurs, the traps of the field as tests, and objects that are none."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from retrodict._check import InputError
+from retrodict.metrics.resolution import circular_edge_mtf, crossing, edge_mtf, point_mtf
+
+
+def gaussian(frequency, sigma):
+    return torch.exp(-2 * math.pi**2 * sigma**2 * frequency**2)
+
+
+def edge(sigma, angle=5.0, noise=0.0, seed=0, shape=(256, 128), contrast=1000.0):
+    """Point-sampled erf edge; sigma in px."""
+    rows = torch.arange(shape[0], dtype=torch.float64)[:, None] - shape[0] / 2
+    columns = torch.arange(shape[1], dtype=torch.float64)[None] - shape[1] / 2 - 0.3
+    distance = columns * math.cos(math.radians(angle)) - rows * math.sin(math.radians(angle))
+    image = contrast * 0.5 * (1 + torch.erf(distance / (sigma * math.sqrt(2))))
+    draw = torch.Generator().manual_seed(seed)
+    return image + noise * torch.randn(shape, generator=draw, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("sigma", "half", "tolerance"), [(0.425, 16, 0.0012), (0.425, 32, 0.002), (1.0, 32, 0.002)])
+def test_noise_free_edge(sigma, half, tolerance):
+    r = edge_mtf(edge(sigma), 1.0, half_width=half, window="hann", bootstrap=10)
+    assert float((r.value - gaussian(r.frequency, sigma)).abs().max()) < tolerance
+    assert abs(r.details["angle_degrees"] - 5) < 1e-3
+    assert abs(r.mtf50[0] - 0.1873906251 / sigma) < 0.004 / sigma
+    assert abs(r.contrast - 1000) < 1e-6
+
+
+def test_noisy_edge_has_the_spread_that_the_spec_gives():
+    values = []
+    for seed in range(12):
+        r = edge_mtf(edge(0.425, noise=20, seed=seed), 1.0, half_width=16, bootstrap=4)
+        values.append(r.value - gaussian(r.frequency, 0.425))
+    error = torch.stack(values)
+    for f, sd in ((0.1, 0.001), (0.3, 0.007), (0.5, 0.011)):
+        at = int((r.frequency - f).abs().argmin())
+        assert float(error[:, at].std()) < 3 * sd
+        assert abs(float(error[:, at].mean())) < 0.01
+    # the trap: edges from one centroid of the derivative over whole rows scatter by more than a pixel, which alone
+    # would multiply the MTF at Nyquist by exp(-2 pi^2 0.25) < 0.01
+    slope = F.pad(edge(0.425, noise=20).diff(dim=1), (0, 1))
+    place = (slope * (torch.arange(128) + 0.5)).sum(1) / slope.sum(1)
+    rows = torch.arange(256, dtype=torch.float64) - 128
+    assert float((place - rows * math.tan(math.radians(5))).std()) > 1
+
+
+def test_bands_and_spacing_and_orientation():
+    r = edge_mtf(-edge(0.8, angle=-4, noise=20).T, 0.5, seed=1)
+    assert r.contrast == pytest.approx(-1000, rel=0.01) and r.noise == pytest.approx(20, rel=0.05)
+    assert r.mtf50[1] < 2 * 0.1873906251 / 0.8 < r.mtf50[2]
+    assert r.mtf10[1] < 2 * 0.3415411008 / 0.8 < r.mtf10[2]
+    inside = ((r.lower <= gaussian(r.frequency / 2, 0.8)) & (gaussian(r.frequency / 2, 0.8) <= r.upper)).double()
+    assert float(inside[r.frequency < 0.6].mean()) > 0.7
+
+
+def test_a_filtered_edge_gives_the_filter():
+    """Spec T12: an edge filtered by H_y (eq. 29), divided by the MTF of the edge itself."""
+    f = torch.fft.fftfreq(512, dtype=torch.float64)
+    rho = torch.hypot(f[:, None], f[None])
+    s = 0.42466090014400953
+
+    def transfer(radius):
+        narrow, wide = gaussian(radius, s), gaussian(radius, 3 * s)
+        return wide + 0.5 * (narrow - wide) + 0.1 * (1 - narrow)
+
+    image = torch.fft.ifft2(torch.fft.fft2(edge(s, shape=(512, 512))) * transfer(rho)).real
+    r = edge_mtf(image[128:384, 128:384], 1.0, half_width=32, window="hann", bootstrap=4)
+    ratio = r.value / gaussian(r.frequency, s)
+    assert float((ratio - transfer(r.frequency)).abs().max()) < 0.004
+
+
+def test_a_narrow_window_is_refused_or_replaced():
+    image = edge(2.0)
+    with pytest.raises(InputError, match="half width 16"):
+        edge_mtf(image, 1.0, half_width=16, window="hann")
+    r = edge_mtf(image, 1.0, half_width=16, bootstrap=4)
+    assert r.details["window"] == "tukey"
+    assert float((r.value - gaussian(r.frequency, 2.0)).abs().max()) < 0.02
+
+
+def disc(side, radius, sigma, contrast=200.0, noise=0.0, slices=1, seed=0, fine=8):
+    """Blurred disc, drawn on a fine grid and point-sampled."""
+    axis = (torch.arange(side * fine, dtype=torch.float64) + 0.5) / fine - 0.5
+    inside = ((axis[:, None] - side / 2 + 0.3) ** 2 + (axis[None] - side / 2 - 0.2) ** 2).sqrt() < radius
+    f = torch.fft.fftfreq(side * fine, 1 / fine, dtype=torch.float64)
+    blur = gaussian(torch.hypot(f[:, None], f[None]), sigma)
+    shift = torch.exp(2j * math.pi * f / (2 * fine))  # sample at pixel centres
+    spectrum = torch.fft.fft2(inside.double()) * blur * shift[:, None] * shift[None]
+    image = contrast * torch.fft.ifft2(spectrum).real[fine // 2 - 1 :: fine, fine // 2 - 1 :: fine]
+    draw = torch.Generator().manual_seed(seed)
+    return image + noise * torch.randn(slices, side, side, generator=draw, dtype=torch.float64)
+
+
+def test_circular_edge():
+    r = circular_edge_mtf(disc(128, 25, 1.2), 0.8, window="hann", bootstrap=4)
+    assert float((r.value - gaussian(r.frequency * 0.8, 1.2)).abs().max()) < 0.02
+    assert r.details["radius_mm"] == pytest.approx(20, abs=0.3)
+    assert r.details["centre_px"] == pytest.approx([63.7, 64.2], abs=0.02)
+    noisy = circular_edge_mtf(disc(128, 25, 1.2, noise=20, slices=12), 0.8)
+    assert noisy.mtf50[0] == pytest.approx(0.1873906251 / 1.2 / 0.8, rel=0.05)
+    assert noisy.mtf50[1] < noisy.mtf50[0] < noisy.mtf50[2]
+
+
+def bead(sigma, noise=0.0, slices=8, side=96):
+    y = torch.arange(side, dtype=torch.float64) - side / 2 + 0.3
+    x = torch.arange(side, dtype=torch.float64) - side / 2 - 0.2
+    psf = 1000 * torch.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * sigma**2))
+    draw = torch.Generator().manual_seed(0)
+    return psf + noise * torch.randn(slices, side, side, generator=draw, dtype=torch.float64)
+
+
+def test_point():
+    r = point_mtf(bead(0.9), 0.5, bootstrap=4)
+    assert float((r.value - gaussian(r.frequency * 0.5, 0.9)).abs().max()) < 0.002
+    noisy = point_mtf(bead(0.9, noise=2.0), 0.5)
+    assert noisy.mtf50[1] < 2 * 0.1873906251 / 0.9 < noisy.mtf50[2]
+    thick = point_mtf(bead(0.9), 0.5, diameter=0.4, bootstrap=4)
+    x = math.pi * 0.4 * r.frequency[-1]
+    assert float(thick.value[-1] / r.value[-1]) == pytest.approx(float(x / (2 * torch.special.bessel_j1(x))), rel=1e-9)
+
+
+def test_the_size_of_the_region_matters_and_is_checked():
+    with pytest.raises(InputError, match="half width"):
+        point_mtf(bead(2.0, side=48), 1.0)
+
+
+def bad(kind):
+    if kind == "nothing":
+        return torch.randn(128, 128, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if kind == "straight":
+        return edge(0.6, angle=0.0, noise=5)
+    if kind == "clipped":
+        return edge(0.6, noise=20).clamp(max=1000.0)
+    if kind == "two":
+        return edge(0.6, noise=5) + edge(0.6, angle=-20, noise=5).flip(1)
+    if kind == "narrow":
+        return edge(0.6)[:, 60:77]
+    raise ValueError(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("nothing", "agree on where the edge is"),
+        ("straight", "1 to 30 degrees"),
+        ("clipped", "saturated or clipped"),
+        ("two", "uniform material on both sides"),
+        ("narrow", "at least"),
+    ],
+)
+def test_what_is_no_edge_is_refused(kind, said):
+    with pytest.raises(InputError, match=said):
+        edge_mtf(bad(kind), 1.0)
+
+
+def test_other_objects_that_are_none():
+    with pytest.raises(InputError, match="square pixels"):
+        edge_mtf(edge(0.6), (1.0, 0.7))
+    with pytest.raises(InputError, match="stands out"):
+        circular_edge_mtf(disc(96, 20, 1.0, contrast=1.0, noise=20), 1.0)
+    with pytest.raises(InputError, match="not round"):
+        box = torch.zeros(128, 128, dtype=torch.float64)
+        box[50:78, 34:94] = 100
+        circular_edge_mtf(box, 1.0)
+    with pytest.raises(InputError, match="stands out"):
+        point_mtf(bad("nothing"), 1.0)
+    with pytest.raises(InputError, match="saturated"):
+        point_mtf(bead(1.5, noise=1.0, slices=1).clamp(max=400.0), 1.0)
+    sphere = torch.cat([disc(128, r, 1.0, noise=2) for r in (20, 24, 28)])
+    with pytest.raises(InputError, match="cylinder"):
+        circular_edge_mtf(sphere, 1.0)
+
+
+def test_crossing():
+    f = torch.tensor([0.0, 0.1, 0.2, 0.3])
+    assert crossing(f, torch.tensor([1.0, 0.8, 0.4, 0.6]), 0.5) == pytest.approx(0.175)
+    assert math.isnan(crossing(f, torch.ones(4), 0.5))
