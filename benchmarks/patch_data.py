@@ -131,8 +131,11 @@ def _crops(part: str, count: int) -> tuple[Tensor, list[int]]:
     if part == "val":
         return mednist_crops(grey[cut:], count or 512, 2), list(range(count or 512))
     body = ct_crops([*_volume("example_ct.nii.gz"), *_dcmqi() * 8], 14000, 3)[0]
-    chest = ct_crops([(x, s) for n in ("thorax_aorta_ct_cropped", "thorax_pulmonary_ct_cropped")
-                      for x, s in _volume(f"{n}.nii.gz")], 3000, 4)[0]
+    chest = ct_crops(
+        [(x, s) for n in ("thorax_aorta_ct_cropped", "thorax_pulmonary_ct_cropped") for x, s in _volume(f"{n}.nii.gz")],
+        3000,
+        4,
+    )[0]
     images = torch.cat([body, chest, mednist_crops(grey[:cut], 14000, 5)])
     return images, list(range(len(images)))
 

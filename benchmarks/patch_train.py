@@ -14,10 +14,10 @@ import math
 from pathlib import Path
 
 import torch
-from patch_data import load, turned
 from rich.console import Console
 from torch import Tensor
 
+from patch_data import load, turned
 from retrodict._random import key
 from retrodict.bases import Cosine
 from retrodict.checkpoint import Intensity, ModelSpec, save_model

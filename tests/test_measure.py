@@ -75,7 +75,7 @@ def test_repeats_and_half_dose(scans):
     compare(measure_nps(scans, repeats="scans").record)
     compare(measure_nps(scans[:2], repeats="scans").record)
     compare(measure_nps(scans[:2], repeats="half-dose").record, factor=0.5)
-    with pytest.raises(InputError, match="uniform|structure"):
+    with pytest.raises(InputError, match="structure"):
         measure_nps(scans[0], regions=[(0, 0), (40, 80)])
 
 
@@ -87,7 +87,7 @@ def test_what_is_wrong_with_repeats(scans, tmp_path):
     with pytest.raises(InputError, match="exactly 2 half-dose"):
         measure_nps(scans[:3], repeats="half-dose")
     moved = save(tmp_path / "moved.npz", np.roll(np.load(scans[1])["hu"], 12, 2))
-    with pytest.raises(InputError, match="moved|uniform squares|differ by noise"):
+    with pytest.raises(InputError, match="differ by noise"):
         measure_nps([scans[0], moved], repeats="scans", regions=[(40, 84), (80, 4)])
     other = save(tmp_path / "other.npz", noise(3, 1, side=64)[0])
     with pytest.raises(InputError, match="grid and unit"):
@@ -116,7 +116,8 @@ def test_edge_to_process_and_fit_config(tmp_path):
     s = m.record["summary"]
     assert s["mtf50"]["lower"] < 0.1873906251 / 0.8 / D < s["mtf50"]["upper"]
     files = m.save(tmp_path / "mtf.json")
-    assert [f.suffix for f in files] == [".json", ".png"] and files[1].read_bytes()[:4] == b"\x89PNG"
+    assert [f.suffix for f in files] == [".json", ".png"]
+    assert files[1].read_bytes()[:4] == b"\x89PNG"
     nps = measure_nps(save(tmp_path / "water.npz", noise(4, 0)[0]))
     nps.save(tmp_path / "nps.json", plot=False)
     process = FourierProcess.from_measurement(tmp_path / "mtf.json", tmp_path / "nps.json", (D, D))
@@ -125,12 +126,13 @@ def test_edge_to_process_and_fit_config(tmp_path):
         FourierProcess.from_measurement(tmp_path / "nps.json", tmp_path / "nps.json", (D, D))
     with pytest.raises(InputError, match="earlier run"):
         m.save(tmp_path / "mtf.json")
-    from retrodict.fitting import _instrument
     from retrodict.checkpoint import Intensity
+    from retrodict.fitting import _instrument
 
     record = {"name": "measured", "options": {"mtf": "mtf.json", "nps": "nps.json"}}
     filled = _instrument(record, Intensity("HU", 200.0, 0.0), tmp_path)
-    assert filled["options"]["nps"]["unit"] == "HU^2 mm^2" and filled["options"]["unit_scale"] == 200.0
+    assert filled["options"]["nps"]["unit"] == "HU^2 mm^2"
+    assert filled["options"]["unit_scale"] == 200.0
 
 
 def test_resampled_measurement_is_at_the_new_spacing(tmp_path):
@@ -148,7 +150,8 @@ def test_model_with_its_own_curves_is_the_model(tmp_path):
     model = make_model(tmp_path, zero=False)
     mtf, nps = own_curves(model.denoiser.process, 100.0)
     bound, agreement = model_with_instrument(model, mtf)
-    assert agreement.holds and agreement.noise_ratio == pytest.approx(1, abs=0.02)
+    assert agreement.holds
+    assert agreement.noise_ratio == pytest.approx(1, abs=0.02)
     x = torch.randn(1, 1, 32, 32)
     t = torch.tensor([0.7], dtype=torch.float64)
     assert torch.allclose(bound.denoiser(x, t), model.denoiser(x, t), atol=0.05)
@@ -174,7 +177,8 @@ def test_restore_with_measured_curves_is_exact_in_the_gaussian_part(tmp_path):
     with pytest.raises(NotCalibratedError, match="start_from"):
         restore(image, model=model, nps=far)
     point = restore(image, model=model, nps=far, uncertainty=False)
-    assert point.sd is None and not point.details["instrument"]["calibration_holds"]
+    assert point.sd is None
+    assert not point.details["instrument"]["calibration_holds"]
     with pytest.raises(InputError, match="unit of the model"):
         restore(image, model=model, nps=Curve.isotropic(f, torch.ones(60), "counts^2 mm^2"))
 
@@ -187,7 +191,8 @@ def test_command_line(tmp_path):
     water = save(tmp_path / "water.npz", noise(4, 0)[0])
     result = run.invoke(app, ["measure", "nps", str(water), "-o", str(tmp_path / "nps.json")])
     assert result.exit_code == 0, result.output
-    assert "noise" in result.output and (tmp_path / "nps.png").exists()
+    assert "noise" in result.output
+    assert (tmp_path / "nps.png").exists()
     edge = edge_file(tmp_path / "edge.npz")
     box = ["--region", "10:150,20:100"]
     result = run.invoke(app, ["measure", "mtf", str(edge), *box, "-o", str(tmp_path / "mtf.json")])
@@ -196,7 +201,8 @@ def test_command_line(tmp_path):
     record = json.loads((tmp_path / "mtf.json").read_text())
     assert record["provenance"]["region"] == [10, 150, 20, 100]
     bad = run.invoke(app, ["measure", "mtf", str(edge), "--region", "10:150", "-o", str(tmp_path / "x.json")])
-    assert isinstance(bad.exception, InputError) and not (tmp_path / "x.json").exists()
+    assert isinstance(bad.exception, InputError)
+    assert not (tmp_path / "x.json").exists()
 
 
 # ---- real scans ----

@@ -266,6 +266,7 @@ def measure_noise(
 ) -> None:
     """Noise power spectrum with 95 % bands, autocorrelation and a test of whiteness."""
     from retrodict.measuring import measure_nps
+    from retrodict.plots import chance
 
     result = measure_nps(
         sources,
@@ -286,7 +287,7 @@ def measure_noise(
     out.print(f"noise [bold]{summary['noise_sd']:.4g} {_plain(summary['unit'])}[/] in {summary['regions']} regions")
     out.print(f"average frequency {summary['average_frequency']:.3g}, peak {summary['peak_frequency']:.3g} cycles/mm")
     verdict = "white" if white["white"] else "not white"
-    out.print(f"{verdict} (p = {white['p_value']:.2g}), largest correlation {white['strongest_correlation']:.2f}")
+    out.print(f"{verdict} ({chance(white['p_value'])}), largest correlation {white['strongest_correlation']:.2f}")
     _files(files)
 
 
@@ -361,6 +362,81 @@ def _box(text: str | None) -> tuple[int, int, int, int] | None:
 def _files(paths: list[Path]) -> None:
     for path in paths:
         out.print(f"  {_plain(str(path))}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for table and report.")],
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="YAML evaluation, or use the options.")
+    ] = None,
+    truth: Annotated[list[str] | None, typer.Option(help="Image or folder of true images (repeatable).")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of results, as restore writes them (repeatable).")
+    ] = None,
+    measured: Annotated[str | None, typer.Option(help="Image or folder of measured images.")] = None,
+    data_range: Annotated[float | None, typer.Option(help="For PSNR and SSIM (2000 for HU).")] = None,
+    unit: Unit = None,
+    spacing: Spacing = None,
+    force: Force = False,
+) -> None:
+    """Compare restorations with the truth: table, calibration, paired differences, report."""
+    from retrodict.evaluating import EvaluationConfig, Method, load_evaluation
+    from retrodict.evaluating import evaluate as run
+
+    if config is not None:
+        if truth or method or measured:
+            raise InputError("evaluate", "a configuration and options", "one of the two")
+        settings, base = load_evaluation(config)
+    else:
+        if not truth or not method:
+            raise InputError("evaluate", "nothing to compare", "a CONFIG, or --truth and --method NAME=FOLDER")
+        settings, base = (
+            EvaluationConfig(
+                truth=truth,
+                measured=measured,
+                methods=[Method(name=n, path=p) for n, p in map(_pair, method)],
+                data_range=data_range,
+                unit=unit,
+                spacing=_numbers("--spacing", spacing),
+            ),
+            Path.cwd(),
+        )
+    with _bar() as bar:
+        task = bar.add_task("evaluating")
+
+        def watch(name: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, description=_plain(name))
+
+        result = run(settings, base, watch=watch)
+    files = result.save(output, force=force)
+    out.print(_table(result.record))
+    _files(files)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or not name:
+        raise InputError("--method", repr(text), "NAME=FOLDER")
+    return name, path
+
+
+def _table(record: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    from retrodict.evaluating import METRICS
+
+    table = Table(title=f"{record['images']} images, errors in {_plain(record['unit'])}")
+    table.add_column("method")
+    columns = [c for c in record["columns"] if c not in ("bias", "cover68")]  # a terminal is narrow; the files have all
+    for column in columns:
+        table.add_column(METRICS[column][0], justify="right")
+    for m in record["methods"]:
+        values = [m["summary"].get(c, {}).get("value") for c in columns]
+        table.add_row(
+            _plain(m["name"]), *("" if v is None else f"{v:.3g}" if abs(v) < 1000 else f"{v:.0f}" for v in values)
+        )
+    return table
 
 
 @app.command()

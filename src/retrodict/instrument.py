@@ -73,8 +73,8 @@ def model_with_instrument(model: Model, mtf: Any = None, nps: Any = None) -> tup
     """The model with its process bound to a measured MTF and NPS (`Curve`, record, or path; None keeps its own).
 
     The Wiener part of the denoiser and the sampler follow the measured curves exactly; the network, which sees a
-    standardised noise estimate, is the one that was trained.  Raises `InputError` for a model whose process does not end
-    at the measurement, and for curves that do not reach its Nyquist frequency or are in another unit.
+    standardized noise estimate, is the one that was trained.  Raises `InputError` for a model whose process does not
+    end at the measurement, and for curves that do not reach its Nyquist frequency or are in another unit.
     """
     process, scale = model.denoiser.process, model.intensity.scale
     if process.conditioning != "terminal":
@@ -84,7 +84,8 @@ def model_with_instrument(model: Model, mtf: Any = None, nps: Any = None) -> tup
     if given is not None and given.unit.split("^")[0] != model.intensity.unit:
         raise InputError("nps.unit", repr(given.unit), f"{model.intensity.unit}^2 mm^2, the unit of the model")
     bound = measured(process.basis, own_mtf if mtf is None else mtf, own_nps if given is None else given, scale)
-    assert process.measured is not None and bound.measured is not None
+    assert process.measured is not None
+    assert bound.measured is not None
     agreement = _agreement(process, process.measured, bound.measured)
     denoiser = model.denoiser.bound_to(bound)
     names = [str(c) for c in (mtf, nps) if isinstance(c, str | Path)]

@@ -271,15 +271,20 @@ def _nps_record(
             "frequency_resolution": df,
             "band": "95 %, bootstrap over regions",
         },
-        "plane": {"frequency": axes, "value": quadrant, "unit": f"{unit}^2 mm^2", "frequency_unit": "cycles/mm",
-                  "quantity": "nps"},  # fmt: skip
+        "plane": {
+            "frequency": axes,
+            "value": quadrant,
+            "unit": f"{unit}^2 mm^2",
+            "frequency_unit": "cycles/mm",
+            "quantity": "nps",
+        },
         "method": {"repeats": repeats, "detrend": how, "window": window},
         "provenance": _provenance(images, pixel, at) | {"regions": [str(r) for r in places]},
     }
 
 
 def _quadrant(plane: Tensor, pixel: tuple[float, float]) -> tuple[list[list[float]], list[list[float]]]:
-    """Non-negative frequency axes and the mean of the four quadrants, up to Nyquist; zero frequency as its neighbors."""
+    """Non-negative axes and the mean of the four quadrants, up to Nyquist; zero frequency like its neighbors."""
     axes, folded = [], plane.clone()
     folded[0, 0] = (folded[0, 1] + folded[1, 0] + folded[0, -1] + folded[-1, 0]) / 4
     for axis, d in ((0, pixel[0]), (1, pixel[1])):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,9 +12,22 @@ from matplotlib.patches import Rectangle
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from retrodict.measuring import Measured
 
-__all__ = ["PALETTE", "finish", "measured_figure", "style"]
+class Measured(Protocol):
+    """What a measurement shows: its JSON record, and the arrays behind it (see `retrodict.measuring.Measured`)."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The JSON record."""
+        ...
+
+    @property
+    def figure(self) -> dict[str, Any]:
+        """Arrays for the picture."""
+        ...
+
+
+__all__ = ["PALETTE", "measured_figure"]
 
 PALETTE = ("#1f5fa8", "#c8501e", "#2c8a57", "#7a4fa3", "#a8322d", "#5d6b78", "#b58900", "#008b94")
 INK, MUTED, LINE = "#1d252c", "#5d6b78", "#d8dee4"
@@ -96,7 +108,7 @@ def _nps(measured: Measured) -> bytes:
         far.plot(lags["lag_mm"][: len(lags[name])], lags[name], color=color, label=label, marker="o", markersize=2.5)
     white = record["whiteness"]
     verdict = "white" if white["white"] else "not white"
-    style(far, f"autocorrelation: {verdict} (p = {white['p_value']:.2g})", "mm", "")
+    style(far, f"autocorrelation: {verdict} ({chance(white['p_value'])})", "mm", "")
     far.axhline(0, color=MUTED, linewidth=0.8)
     far.legend(frameon=False, fontsize=8.5)
     return finish(figure)
@@ -120,7 +132,9 @@ def _mtf(measured: Measured) -> bytes:
     for name, level in (("mtf50", 0.5), ("mtf10", 0.1)):
         value = record["summary"][name]
         if value["value"] is not None:
-            right.plot([0, value["value"], value["value"]], [level, level, 0], color=MUTED, linewidth=0.8, dashes=(3, 2))
+            right.plot(
+                [0, value["value"], value["value"]], [level, level, 0], color=MUTED, linewidth=0.8, dashes=(3, 2)
+            )
             right.text(value["value"], level + 0.02, _three(level, value), fontsize=8.5, color=INK)
     style(right, "MTF with 95 % band", "cycles/mm", "")
     right.set_xlim(0, frequency[-1])
@@ -128,16 +142,11 @@ def _mtf(measured: Measured) -> bytes:
     return finish(figure)
 
 
+def chance(p: float) -> str:
+    """A p-value in words; one that underflows is not zero."""
+    return f"p = {p:.2g}" if p > 1e-6 else "p < 1e-6"
+
+
 def _three(level: float, value: dict[str, float | None]) -> str:
     text = f" {level:.0%}: {value['value']:.3g} /mm"
     return text if value["lower"] is None else f"{text} [{value['lower']:.3g}, {value['upper']:.3g}]"
-
-
-def bars(axes: Axes, names: Sequence[str], values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> None:
-    """Horizontal dots with bands, first name on top."""
-    y = np.arange(len(names))[::-1]
-    for i, k in enumerate(y):
-        color = PALETTE[i % len(PALETTE)]
-        axes.plot([low[i], high[i]], [k, k], color=color, linewidth=2.2, alpha=0.5, solid_capstyle="round")
-        axes.plot(values[i], k, "o", color=color, markersize=5)
-    axes.set_yticks(y, names, fontsize=8.5)

@@ -6,22 +6,17 @@ also forbids, so it can be mailed, archived and printed.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import matplotlib
 import numpy as np
 import torch
-from markupsafe import Markup
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from PIL import Image
 from torch import Tensor
@@ -29,6 +24,7 @@ from torch import Tensor
 from retrodict import metrics
 from retrodict._check import InputError
 from retrodict._version import __version__
+from retrodict.figures import INPUT, MEAN, MUTED, SAMPLE, TRUTH, legend, plot, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,44 +36,6 @@ REGION = 48
 PROFILE = 192
 LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 NBSP = "\u00a0"
-
-# Colors that no figure uses otherwise: they become CSS variables, so the plots follow the light or dark page.
-_INK, _MUTED, _GRID = "#0a0a01", "#0a0a02", "#0a0a03"
-_INPUT, _MEAN, _TRUTH, _SAMPLE = "#0a0a04", "#0a0a05", "#0a0a06", "#0a0a07"
-_VARIABLES = {
-    _INK: "var(--ink)",
-    _MUTED: "var(--muted)",
-    _GRID: "var(--line)",
-    _INPUT: "var(--series-input)",
-    _MEAN: "var(--series-mean)",
-    _TRUTH: "var(--series-truth)",
-    _SAMPLE: "var(--series-sample)",
-}
-_STYLE: Any = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 8.5,
-    "text.color": _INK,
-    "text.parse_math": False,  # a unit with a dollar sign is a unit, not a formula
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.xmargin": 0,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.6,
-    "xtick.color": _GRID,
-    "ytick.color": _GRID,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
-    "lines.linewidth": 1.3,
-    "lines.solid_joinstyle": "round",
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text: selectable, searchable, in the font of the page
-    "svg.hashsalt": "retrodict",
-}
 
 
 @dataclass(frozen=True)
@@ -407,22 +365,10 @@ def _window_words(case: _Case) -> str:
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
-def _png(image: np.ndarray, low: float, high: float, colors: str = "gray") -> str:
-    """Encode at native resolution with 256 colors; returns a data URI."""
-    index = np.clip((image - low) / (high - low) * 255 + 0.5, 0, 255).astype(np.uint8)
-    picture = Image.fromarray(index)
-    if colors != "gray":
-        table = matplotlib.colormaps[colors](np.arange(256), bytes=True)[:, :3]
-        picture.putpalette(table.tobytes())
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _bar(low: float, high: float, colors: str, unit: str) -> dict[str, Any]:
     marks = [m for m in MaxNLocator(4).tick_values(low, high) if low - 1e-9 <= m <= high + 1e-9]
     ticks = [{"at": 100 * (m - low) / (high - low), "label": _short(m)} for m in marks]
-    return {"src": _png(np.linspace(0, 1, 256, dtype=np.float32)[None], 0, 1, colors), "ticks": ticks, "unit": unit}
+    return {"src": png(np.linspace(0, 1, 256, dtype=np.float32)[None], 0, 1, colors), "ticks": ticks, "unit": unit}
 
 
 def _panel(case: _Case, title: str, image: np.ndarray, caption: str, scale: _Scale | None = None) -> dict[str, Any]:
@@ -431,7 +377,7 @@ def _panel(case: _Case, title: str, image: np.ndarray, caption: str, scale: _Sca
     dy, dx = case.pixel
     bar = _bar(low, high, colors, case.data.unit) if scale else None
     aspect = f"{width * dx:.6g} / {height * dy:.6g}"
-    return {"title": title, "src": _png(image, low, high, colors), "caption": caption, "bar": bar, "aspect": aspect}
+    return {"title": title, "src": png(image, low, high, colors), "caption": caption, "bar": bar, "aspect": aspect}
 
 
 @dataclass(frozen=True)
@@ -518,33 +464,6 @@ def _closeup(case: _Case) -> dict[str, Any] | None:
 # --- plots ----------------------------------------------------------------------------------------------------------
 
 
-def _plot(name: str, width: float, height: float, draw: Callable[[Axes], None]) -> Markup:
-    """Draw into a figure of its own and return SVG to place in the page; ids begin with `name` to stay unique."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        draw(figure.add_subplot())
-        buffer = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return _inline(name, buffer.getvalue())
-
-
-def _inline(name: str, svg: str) -> Markup:
-    """Take off what only a separate file needs, and tie colors and fonts to the page."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' (xmlns(:\w+)?|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = svg.replace('href="#', f'href="#{name}-').replace("url(#", f"url(#{name}-")
-    for sentinel, variable in _VARIABLES.items():
-        svg = svg.replace(sentinel, variable)
-    return Markup(svg)  # safe: drawn here, and matplotlib escapes the texts
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, borderaxespad=0.1, handlelength=1.6)
-
-
 def _profiles(case: _Case) -> dict[str, Any]:
     row, column = _informative(case, axis=1), _informative(case, axis=0)
     across, down = _Cut(case, "row", row), _Cut(case, "column", column)
@@ -598,18 +517,18 @@ def _line(case: _Case, line: _Cut) -> dict[str, Any]:
     band = None if case.sd is None else 2 * case.sd[line.where]
 
     def draw(axes: Axes) -> None:
-        axes.plot(x, noisy, color=_INPUT, linewidth=0.8, label="input")
+        axes.plot(x, noisy, color=INPUT, linewidth=0.8, label="input")
         if case.truth is not None:
-            axes.plot(x, case.truth[line.where], color=_TRUTH, linewidth=1, label="truth")
+            axes.plot(x, case.truth[line.where], color=TRUTH, linewidth=1, label="truth")
         if band is not None:
-            axes.fill_between(x, mean - band, mean + band, color=_MEAN, alpha=0.28, linewidth=0, label="± 2 sd")
-        axes.plot(x, mean, color=_MEAN, label=case.estimate)
+            axes.fill_between(x, mean - band, mean + band, color=MEAN, alpha=0.28, linewidth=0, label="± 2 sd")
+        axes.plot(x, mean, color=MEAN, label=case.estimate)
         axes.set(xlabel=f"{'across' if line.kind == 'row' else 'down'} / {case.length}", ylabel=case.data.unit)
         axes.set_ylim(*_profile_limits(case, [mean, noisy]))
-        _legend(axes)
+        legend(axes)
 
     title = f"Horizontal profile, row {line.index}" if line.kind == "row" else f"Vertical profile, column {line.index}"
-    return {"title": title, "svg": _plot(f"profile-{line.kind}", 8.2, 2.6, draw)}
+    return {"title": title, "svg": plot(f"profile-{line.kind}", 8.2, 2.6, draw)}
 
 
 def _profile_limits(case: _Case, lines: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -634,9 +553,9 @@ def _noise(case: _Case) -> dict[str, Any] | None:
     if case.region is None:
         return None
     z = case.middle
-    lines = [("input", case.input[z], _INPUT, "-"), (case.estimate, case.mean[z], _MEAN, "-")]
+    lines = [("input", case.input[z], INPUT, "-"), (case.estimate, case.mean[z], MEAN, "-")]
     if case.samples:
-        lines.append(("one sample", case.sample(0), _SAMPLE, "--"))
+        lines.append(("one sample", case.sample(0), SAMPLE, "--"))
     bins = max(4, min(case.region[2:]) // 3)
     unit = f"{_square(case.data.unit)} {_square(case.length)}"
 
@@ -650,9 +569,9 @@ def _noise(case: _Case) -> dict[str, Any] | None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # no formula: it would need TeX
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0, 0.5 / max(case.pixel))
-        _legend(axes)
+        legend(axes)
 
-    return {"svg": _plot("noise", 11.0, 3.4, draw), "caption": _region_words(case)}
+    return {"svg": plot("noise", 11.0, 3.4, draw), "caption": _region_words(case)}
 
 
 def _region_words(case: _Case) -> str:
@@ -674,13 +593,13 @@ def _instrument(case: _Case) -> list[dict[str, Any]]:
     for key, name, curve in given:
         if curve is None:
             continue
-        svg = _plot(f"instrument-{key}", 5.3, 3.0, lambda axes, c=curve, n=name: _draw_curve(axes, n, c))
+        svg = plot(f"instrument-{key}", 5.3, 3.0, lambda axes, c=curve, n=name: _draw_curve(axes, n, c))
         plots.append({"title": f"{name}{f': {curve.label}' if curve.label else ''}", "svg": svg})
     return plots
 
 
 def _draw_curve(axes: Axes, name: str, curve: Curve) -> None:
-    axes.plot(np.asarray(curve.x), np.asarray(curve.y), color=_MEAN)
+    axes.plot(np.asarray(curve.x), np.asarray(curve.y), color=MEAN)
     axes.set(
         xlabel=f"spatial frequency / ({curve.x_unit})", ylabel=f"{name} / ({curve.y_unit})" if curve.y_unit else name
     )
@@ -724,13 +643,13 @@ def _calibration(case: _Case, truth: Tensor) -> dict[str, Any] | None:
         f"Central intervals of a normal distribution around the mean, widened for {samples}, over all pixels. "
         "On the diagonal the stated probability holds; below it the standard deviation is too small."
     )
-    svg = _plot("reliability", 4.3, 4.0, lambda axes: _draw_reliability(axes, found))
+    svg = plot("reliability", 4.3, 4.0, lambda axes: _draw_reliability(axes, found))
     return {"rows": rows, "svg": svg, "caption": caption}
 
 
 def _draw_reliability(axes: Axes, found: np.ndarray) -> None:
-    axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="calibrated")
-    axes.plot(LEVELS, found, color=_MEAN, marker="o", markersize=3.2, label="found")
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)), label="calibrated")
+    axes.plot(LEVELS, found, color=MEAN, marker="o", markersize=3.2, label="found")
     axes.set(
         xlabel="stated probability of the interval", ylabel="truth inside", xlim=(0, 1), ylim=(0, 1), aspect="equal"
     )

@@ -107,8 +107,8 @@ def restore(
     is written.  resampling: bring an image of another pixel spacing to that of the model and back.  truth: a reference
     image, for the report.  mtf, nps: measured curves of the instrument (`retrodict measure`; a path, record or `Curve`)
     to use instead of those of the training; where they are far from those, the spread of the model is not calibrated
-    for them and only a point estimate is given.  Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME.json and
-    NAME_report.html; nothing is overwritten without `force`.
+    for them and only a point estimate is given.  Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of
+    the input, NAME.json and NAME_report.html; nothing is overwritten without `force`.
 
     Raises `InputError` for bad input, before anything is written.
     """

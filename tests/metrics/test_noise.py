@@ -72,7 +72,8 @@ def test_repeats_remove_structure():
         value = noise_spectrum(x, D, how=how).value
         assert abs(float((value / truth)[3:].mean()) - 1) < 0.12
     fields, factor = noise_fields(scans, "ensemble")
-    assert factor == 6 / 5 and fields.shape == (30, 32, 32)
+    assert factor == 6 / 5
+    assert fields.shape == (30, 32, 32)
     expected = float(noise.var())
     assert abs(float(fields.square().mean()) * factor / expected - 1) < 0.05
 
@@ -82,8 +83,10 @@ def test_autocorrelation_is_that_of_the_filter():
     z = torch.randn(200, 40, 41, generator=draw, dtype=torch.float64)
     x = z[:, :, 1:] + 0.5 * z[:, :, :-1]  # rho(1 column) = 0.5 / 1.25
     rho = autocorrelation(x, 1.0, how="mean", reach=3)
-    assert abs(float(rho[3, 4]) - 0.4) < 0.01 and float(rho[3, 3]) == 1
-    assert abs(float(rho[4, 3])) < 0.01 and torch.allclose(rho, rho.flip(0, 1), atol=1e-12)
+    assert abs(float(rho[3, 4]) - 0.4) < 0.01
+    assert float(rho[3, 3]) == 1
+    assert abs(float(rho[4, 3])) < 0.01
+    assert torch.allclose(rho, rho.flip(0, 1), atol=1e-12)
 
 
 @pytest.mark.parametrize("how", ["mean", "poly2", "ensemble"])
@@ -94,9 +97,11 @@ def test_whiteness_has_its_level_and_sees_correlation(how):
         return x.reshape(4, 15, 32, 32) if how == "ensemble" else x
 
     p = torch.tensor([whiteness(draw(s), how=how).p_value for s in range(60)])
-    assert float((p < 0.05).double().mean()) < 0.15 and abs(float(p.mean()) - 0.5) < 0.13
+    assert float((p < 0.05).double().mean()) < 0.15
+    assert abs(float(p.mean()) - 0.5) < 0.13
     result = whiteness(draw(0, 0.05), how=how)
-    assert not result.white and result.lag in ((0, 1), (0, -1))
+    assert not result.white
+    assert result.lag in ((0, 1), (0, -1))
 
 
 def test_uniform_regions_are_found_beside_structure():

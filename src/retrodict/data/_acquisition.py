@@ -56,7 +56,11 @@ def _plain(value: Any) -> Any:
     try:
         return float(value)
     except (TypeError, ValueError):
-        return " ".join(str(v) for v in value) if isinstance(value, list | tuple) or hasattr(value, "__iter__") else str(value)
+        return (
+            " ".join(str(v) for v in value)
+            if isinstance(value, list | tuple) or hasattr(value, "__iter__")
+            else str(value)
+        )
 
 
 def _merged(values: list[Any]) -> Any:

@@ -14,7 +14,15 @@ from retrodict._random import key
 from retrodict.metrics._arrays import double
 from retrodict.metrics.frequency import Spacing, _pair, detrend
 
-__all__ = ["NoiseSpectrum", "Whiteness", "autocorrelation", "noise_fields", "noise_spectrum", "ring_average", "whiteness"]
+__all__ = [
+    "NoiseSpectrum",
+    "Whiteness",
+    "autocorrelation",
+    "noise_fields",
+    "noise_spectrum",
+    "ring_average",
+    "whiteness",
+]
 
 Detrend = Literal["mean", "poly2", "ensemble", "pair"]
 SURFACE = {"mean": 1, "poly2": 6}  # parameters that a detrending takes from every region
@@ -95,8 +103,8 @@ def noise_spectrum(
     """NPS of uniform regions (R, H, W), or of repeats of them (K, R, H, W), with 95 % bands.
 
     NPS(u, v) = dy dx / (H W) < |FFT(field)|^2 >, two-sided, in unit^2 mm^2 (ICRU Report 87, 2012; AAPM TG-233, 2019),
-    over the fields of `noise_fields`; a Hann window is normalised by the mean of its square.  The radial curve has rings
-    of width df = 1 / (N d) centred on k df, k = 1 ... up to Nyquist; H and W must be even so that it gets there.
+    over the fields of `noise_fields`; a Hann window is divided by the mean of its square.  The radial curve has rings
+    of width df = 1 / (N d) centered on k df, k = 1 ... up to Nyquist; H and W must be even so that it gets there.
     Bands: percentile bootstrap over regions (over repeats where there are fewer than 4 regions).
     """
     choice("window", window, ("none", "hann"))
@@ -132,7 +140,7 @@ def _taper(height: int, width: int, window: str) -> tuple[Tensor, float]:
 
 
 def _units(spectra: Tensor, how: str, x: Tensor) -> Tensor:
-    """Spectra (B, H, W) of the independent units that the bootstrap draws: positions, or repeats where those are few."""
+    """Spectra (B, H, W) of the units that the bootstrap draws: positions, or repeats where those are few."""
     if how != "ensemble":
         return spectra
     by = spectra.reshape(x.shape[0], x.shape[1], *spectra.shape[-2:])

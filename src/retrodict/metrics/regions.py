@@ -81,9 +81,9 @@ def find_uniform(
     Candidates lie on a grid of half a side; `lowest` (image unit) excludes air, looked up in `level` (Z, H, W) where
     `stack` is a difference of repeats.  Structure can only add to the standard deviation of the quadratic residual, so
     the level of noise is found from the floor of all candidates (the median of those within 30 % of the 4th smallest);
-    squares within 25 % of it, whose surface varies by less than 4 standard deviations, with excess kurtosis in [-0.5, 1] and no
-    pixel beyond 6 standard deviations, are uniform.  Where the noise differs from place to place this finds the quiet
-    places: give regions to measure others.
+    squares within 25 % of it, whose surface varies by less than 4 standard deviations, with excess kurtosis in
+    [-0.5, 1] and no pixel beyond 6 standard deviations, are uniform.  Where the noise differs from place to
+    place this finds the quiet places: give regions to measure others.
     """
     x = double("image", stack)
     if size % 2 or size < 8 or size + 2 * margin > min(x.shape[-2:]):

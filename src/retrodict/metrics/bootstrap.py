@@ -1,0 +1,72 @@
+"""Error bars without a model: percentile bootstrap of a statistic, and of paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from retrodict._check import InputError
+from retrodict._random import key
+from retrodict.metrics._arrays import double, same_shape
+
+__all__ = ["Band", "Difference", "bootstrap", "paired_bootstrap"]
+
+
+class Band(NamedTuple):
+    """A statistic and its 95 % band; tensors of the shape of the statistic, in its unit."""
+
+    value: Tensor
+    lower: Tensor
+    upper: Tensor
+
+
+class Difference(NamedTuple):
+    """Mean of a - b, its 95 % band, and the two-sided p-value of no difference."""
+
+    value: float
+    lower: float
+    upper: float
+    p_value: float
+
+
+def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor], *, seed: int = 0, count: int = 2000) -> Band:
+    """Percentile bootstrap over the first axis of `values` (n, ...), the independent items.
+
+    `statistic` maps (n, ...) to its value.  Quantiles are those of resamples of n items, stretched about the value by
+    sqrt(n / (n - 1)), because resampling n items varies too little (Efron and Tibshirani 1993, section 13.3).  Fewer
+    than 2 items are an error; fewer than about 10 give a rough band.
+    """
+    x = double("values", values)
+    n = x.shape[0] if x.ndim else 0
+    if n < 2:
+        raise InputError("values", f"{n} items", "at least 2 to draw from")
+    draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
+    pick = torch.randint(n, (count, n), generator=draw)
+    value = statistic(x)
+    found = torch.stack([statistic(x[p]) for p in pick])
+    spread = value + (found - value) * (n / (n - 1)) ** 0.5
+    low, high = torch.quantile(spread, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    return Band(value, low, high)
+
+
+def paired_bootstrap(a: Tensor, b: Tensor, *, seed: int = 0, count: int = 2000) -> Difference:
+    """Difference of two methods on the same items: mean of a - b (n,), with band and p-value.
+
+    Items are resampled as pairs, so that what is common to both (an image that is hard for every method) drops out.
+    p = 2 min(share of resampled means above zero, below zero), at least 2 / (count + 1).
+    """
+    x, y = same_shape("a", a, "b", b)
+    if x.ndim != 1 or len(x) < 2:
+        raise InputError("a", f"shape {tuple(x.shape)}", "one number for each of at least 2 items")
+    difference = x - y
+    n = len(difference)
+    draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
+    means = difference[torch.randint(n, (count, n), generator=draw)].mean(1)
+    center = difference.mean()
+    means = center + (means - center) * (n / (n - 1)) ** 0.5
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    side = min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return Difference(float(center), low, high, min(1.0, 2 * (side + 1) / (count + 1)))

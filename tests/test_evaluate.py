@@ -1,0 +1,196 @@
+"""Evaluation of folders and of models against the truth, with figures that are known."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from models import make_model
+from retrodict import InputError
+from retrodict.cli import app
+from retrodict.evaluating import EvaluationConfig, Method, evaluate, load_evaluation
+from retrodict.metrics.bootstrap import bootstrap, paired_bootstrap
+from retrodict.metrics.similarity import ssim, ssim_map
+
+SIDE, COUNT, K = 48, 6, 12
+
+
+def save(path, values):
+    np.savez(path, hu=np.asarray(values, np.float32), pixel_spacing_mm=np.array([1.0, 1.0]))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Six images, y = x + noise with x, noise ~ N(0, 100^2): the exact posterior, one of a fifth too little variance,
+    and a point estimate."""
+    base = tmp_path_factory.mktemp("evaluate")
+    for name in ("truth", "measured", "exact", "narrow", "point"):
+        (base / name).mkdir()
+    g = torch.Generator().manual_seed(0)
+    for i in range(COUNT):
+        x, n = (100 * torch.randn(SIDE, SIDE, generator=g, dtype=torch.float64) for _ in range(2))
+        save(base / "truth" / f"image{i}.npz", x)
+        save(base / "measured" / f"image{i}-measured.npz", x + n)
+        mean = (x + n) / 2
+        save(base / "point" / f"image{i}.npz", mean)
+        for method, factor in (("exact", 1.0), ("narrow", math.sqrt(0.8))):
+            z = torch.randn(K, SIDE, SIDE, generator=g, dtype=torch.float64)
+            samples = mean + factor * math.sqrt(5000) * z
+            save(base / method / f"image{i}_mean.npz", samples.mean(0))
+            save(base / method / f"image{i}_sd.npz", samples.std(0))
+            for k, s in enumerate(samples):
+                save(base / method / f"image{i}_sample-{k:03d}.npz", s)
+            record = {"kind": "posterior", "sampling": {"members": K}, "seconds": 1.5}
+            (base / method / f"image{i}_restore.json").write_text(json.dumps(record))
+    return base
+
+
+def config(**changes):
+    methods = [Method(name=n, path=n) for n in ("exact", "narrow", "point")]
+    fields = {"truth": ["truth"], "measured": "measured", "methods": methods, "bands": 4, "bootstrap": 500}
+    return EvaluationConfig(**{**fields, **changes})
+
+
+@pytest.fixture(scope="module")
+def result(folders):
+    return evaluate(config(uniform=[(4, 4, 16)]), folders)
+
+
+def summary(result, name):
+    return next(m for m in result.record["methods"] if m["name"] == name)
+
+
+def test_the_figures_are_those_of_the_closed_form(result):
+    exact, narrow, point = (summary(result, n) for n in ("exact", "narrow", "point"))
+    assert summary(result, "measured")["summary"]["rmse"]["value"] == pytest.approx(100, rel=0.02)
+    assert point["summary"]["rmse"]["value"] == pytest.approx(math.sqrt(5000), rel=0.02)
+    assert exact["summary"]["rmse"]["value"] == pytest.approx(math.sqrt(5000 * (1 + 1 / K)), rel=0.02)
+    assert exact["summary"]["bias"]["value"] == pytest.approx(math.sqrt(5000), rel=0.02)
+    assert exact["summary"]["spread"]["value"] == pytest.approx(math.sqrt(5000), rel=0.02)
+    assert exact["summary"]["ssr"]["lower"] < 1 < exact["summary"]["ssr"]["upper"]
+    assert exact["summary"]["cover95"]["value"] == pytest.approx(0.95, abs=0.01)
+    assert narrow["summary"]["ssr"]["lower"] > 1.05
+    assert narrow["summary"]["ssr"]["value"] == pytest.approx(
+        math.sqrt((5000 + 4000 / K) / (4000 * (1 + 1 / K))), rel=0.02
+    )
+    assert max(abs(np.array(exact["bands"]["ssr"]) - 1)) < 0.1
+    assert np.mean(narrow["bands"]["ssr"]) > 1.05
+    assert exact["ranks"]["p_value"] > 0.01
+    assert sum(exact["ranks"]["counts"]) == COUNT * 36
+    assert summary(result, "measured")["summary"]["noise_ratio"]["value"] == 1
+
+
+def test_a_point_estimate_has_no_spread_columns(result):
+    point = summary(result, "point")
+    assert point["kind"] == "point"
+    assert not {"ssr", "cover95", "spread"} & set(point["summary"])
+    assert "coverage" not in point
+
+
+def test_differences_are_paired(result):
+    found = {(d["method"], d["metric"]): d for d in result.record["differences"]}
+    gap = found["point", "rmse"]
+    assert gap["upper"] < 0  # without the share of the members
+    assert found["narrow", "ssr"]["lower"] > 0
+    assert result.record["reference"] == "exact"
+
+
+def test_files(result, tmp_path):
+    files = result.save(tmp_path / "out")
+    assert [f.name for f in files] == ["evaluation.json", "table.csv", "table.md", "report.html"]
+    rows = list(csv.DictReader(files[1].read_text().splitlines()))
+    assert len(rows) == 4 * COUNT
+    assert rows[1]["method"] == "exact"
+    assert float(rows[1]["seconds"]) == 1.5
+    assert "| exact |" in files[2].read_text()
+    page = files[3].read_text()
+    assert "Rank histograms" in page
+    assert "<script" not in page
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+    with pytest.raises(InputError, match="earlier run"):
+        result.save(tmp_path / "out")
+    result.save(tmp_path / "out", force=True)
+
+
+def test_a_model_is_run_where_no_folder_is_given(folders, tmp_path):
+    make_model(tmp_path, bands=0)
+    methods = [{"name": "model", "model": str(tmp_path / "model"), "samples": 4, "steps": 1}]
+    found = evaluate(config(methods=methods, measured=None, simulate=True, truth=["truth/image0.npz"]), folders)
+    assert summary(found, "model")["summary"]["ssr"]["value"] > 0
+    assert summary(found, "model")["summary"]["rmse"]["lower"] is None  # one image gives no band
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"truth": ["nothing"]}, "found nothing"),
+        ({"measured": "exact"}, "no image named"),
+        ({"reference": "other"}, "reference"),
+        ({"simulate": True}, "one of the two"),
+        ({"methods": [Method(name="a", path="measured"), Method(name="a", path="exact")]}, "different names"),
+        ({"methods": [Method(name="a", path="absent")]}, "no such folder"),
+        ({"methods": [Method(name="a")], "measured": None}, "measured images, or simulate"),
+        ({"uniform": [(40, 40, 32)]}, "uniform"),
+    ],
+)
+def test_what_is_wrong_is_said(folders, changes, said):
+    with pytest.raises(InputError, match=said):
+        evaluate(config(**changes), folders)
+
+
+def test_configuration_file_and_command_line(folders, tmp_path):
+    path = tmp_path / "e.yaml"
+    path.write_text(f"truth: [{folders}/truth]\nmethods:\n  - {{name: exact, path: {folders}/exact}}\nbootstrap: 200\n")
+    run = CliRunner()
+    done = run.invoke(app, ["evaluate", str(path), "-o", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "report.html").exists()
+    options = ["--truth", f"{folders}/truth", "--method", f"a={folders}/point", "-o", str(tmp_path / "two")]
+    assert run.invoke(app, ["evaluate", *options]).exit_code == 0
+    path.write_text("truth: [x]\nmethod: []\n")
+    with pytest.raises(InputError, match=r"methods|method"):
+        load_evaluation(path)
+    assert isinstance(run.invoke(app, ["evaluate", "-o", str(tmp_path / "three")]).exception, InputError)
+
+
+# ---- the metrics behind it ----
+
+
+def test_ssim_is_that_of_scikit_image():
+    reference = pytest.importorskip("skimage.metrics").structural_similarity
+    g = torch.Generator().manual_seed(0)
+    a = 100 * torch.rand(40, 37, generator=g, dtype=torch.float64)
+    b = a + 20 * torch.randn(40, 37, generator=g, dtype=torch.float64)
+    for window in (7, 5):
+        wanted = reference(a.numpy(), b.numpy(), data_range=100, win_size=window)
+        assert abs(ssim(a, b, data_range=100, window=window) - wanted) < 1e-10
+    assert ssim(torch.stack([a, b]), torch.stack([a, a]), data_range=100) == pytest.approx(
+        (1 + ssim(b, a, data_range=100)) / 2
+    )
+    assert ssim_map(a, a, data_range=1).shape == (34, 31)
+    with pytest.raises(InputError, match="odd number"):
+        ssim(a, b, data_range=1, window=6)
+
+
+def test_bootstrap_covers_and_pairs():
+    hits = 0
+    for seed in range(200):
+        x = torch.randn(15, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        band = bootstrap(x, lambda v: v.mean(0), seed=seed, count=400)
+        hits += bool(band.lower <= 0 <= band.upper)
+    assert 0.89 < hits / 200 < 0.98
+    g = torch.Generator().manual_seed(1)
+    common = 10 * torch.randn(20, generator=g, dtype=torch.float64)
+    a = common + 0.5 + 0.3 * torch.randn(20, generator=g, dtype=torch.float64)
+    found = paired_bootstrap(a, common)
+    assert found.lower > 0
+    assert found.p_value < 0.01
+    unpaired = bootstrap(a, lambda v: v.mean(0))
+    assert float(unpaired.lower) < float(common.mean())  # the same shift is lost without pairs
+    assert paired_bootstrap(common, common + 1e-12).p_value <= 1
