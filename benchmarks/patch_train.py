@@ -29,7 +29,7 @@ from retrodict.train import TrainingOptions, train
 
 RUNS = Path(__file__).resolve().parents[1] / "runs"
 ABLATION = ("plain", "deck", "repaired")
-STEPS = {"crops": 6000, "pneumonia": 2500, "organ": 6000, **dict.fromkeys(ABLATION, 1200)}
+STEPS = {"crops": 6000, "pneumonia": 2500, "organ": 6000, **dict.fromkeys(ABLATION, 800)}
 
 
 def frequency_loss(kind: str):

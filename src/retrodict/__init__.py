@@ -69,6 +69,15 @@ _PUBLIC = {
     "prepare_fit": "fitting",
     "fit": "fitting",
     "denoising_loss": "losses",
+    # the instrument, and judging images
+    "measure_nps": "measuring",
+    "measure_mtf": "measuring",
+    "Measured": "measuring",
+    "model_with_instrument": "instrument",
+    "evaluate": "evaluating",
+    "EvaluationConfig": "evaluating",
+    "load_evaluation": "evaluating",
+    "Evaluation": "evaluating",
     # errors
     "InputError": "_check",
     "NotCalibratedError": "_check",

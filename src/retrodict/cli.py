@@ -381,7 +381,7 @@ def evaluate(
     force: Force = False,
 ) -> None:
     """Compare restorations with the truth: table, calibration, paired differences, report."""
-    from retrodict.evaluating import EvaluationConfig, Method, load_evaluation
+    from retrodict.evaluating import EvaluationConfig, load_evaluation
     from retrodict.evaluating import evaluate as run
 
     if config is not None:
@@ -392,13 +392,15 @@ def evaluate(
         if not truth or not method:
             raise InputError("evaluate", "nothing to compare", "a CONFIG, or --truth and --method NAME=FOLDER")
         settings, base = (
-            EvaluationConfig(
-                truth=truth,
-                measured=measured,
-                methods=[Method(name=n, path=p) for n, p in map(_pair, method)],
-                data_range=data_range,
-                unit=unit,
-                spacing=_numbers("--spacing", spacing),
+            EvaluationConfig.model_validate(
+                {
+                    "truth": truth,
+                    "measured": measured,
+                    "methods": [{"name": n, "path": p} for n, p in map(_pair, method)],
+                    "data_range": data_range,
+                    "unit": unit,
+                    "spacing": _numbers("--spacing", spacing),
+                }
             ),
             Path.cwd(),
         )

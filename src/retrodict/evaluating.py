@@ -31,7 +31,10 @@ from retrodict.metrics.bootstrap import bootstrap, paired_bootstrap
 from retrodict.metrics.frequency import nps, radial
 from retrodict.metrics.ranks import rank_histogram, ranks
 from retrodict.metrics.reliability import reliability_curve
+from retrodict.metrics.response import perturbation_mtf
 from retrodict.metrics.similarity import ssim
+from retrodict.metrics.task import detectability, disc_spectrum
+from retrodict.process import Process
 from retrodict.restoring import open_model, restore
 
 __all__ = ["METRICS", "Evaluation", "EvaluationConfig", "Method", "evaluate", "load_evaluation"]
@@ -83,6 +86,18 @@ class Disc(_Strict):
     slice: int = 0
 
 
+class Task(_Strict):
+    """A low-contrast disc to detect: contrast in the unit of the image, radius in mm, positions (row, column) in px.
+
+    For methods that are run here, the disc's image is added to the first measured image and restored with the same
+    seeds: this gives the MTF of instrument and restoration, and with the NPS of the uniform regions d'.
+    """
+
+    contrast: float
+    radius: float = Field(gt=0, description="mm")
+    positions: list[tuple[float, float]] = Field(min_length=1)
+
+
 class EvaluationConfig(_Strict):
     """What to compare: truth, measured images and methods; paths are relative to the file."""
 
@@ -95,6 +110,7 @@ class EvaluationConfig(_Strict):
     data_range: float | None = Field(None, gt=0, description="for PSNR and SSIM; 2000 for HU")
     uniform: list[tuple[int, int, int]] = Field(default_factory=list, description="row, column, size of regions")
     disc: Disc | None = None
+    task: Task | None = Field(None, description="needs `uniform`, and methods that are run here")
     bands: int = Field(6, ge=2, le=32)
     bootstrap: int = Field(2000, ge=100)
     spacing: list[float] | None = None
@@ -218,6 +234,8 @@ def evaluate(config: EvaluationConfig, base: Path | str = ".", *, watch: Watch |
             if watch is not None:
                 watch(method.name, i * len(config.methods) + k + 1, jobs)
     record = _record(config, rows, truths, reference, bool(measured))
+    if config.task is not None:
+        _detect(config, config.task, record, next(iter(measured.values()), None), base)
     return Evaluation(record, rows, _pictures(truths, measured, kept))
 
 
@@ -401,7 +419,8 @@ def _spread(result: _Result, t: Tensor, truth: Image, config: EvaluationConfig) 
         return row
     samples = result.samples.double()
     stack = samples if samples.ndim == 4 else samples[:, None]
-    bands = band_spread_skill(stack, _slices(t), truth.spacing[-2:], config.bands, bootstrap=100)
+    pixel = (float(truth.spacing[-2]), float(truth.spacing[-1]))
+    bands = band_spread_skill(stack, _slices(t), pixel, config.bands, bootstrap=100)
     row["_bands"] = {"low": bands.frequency_low.tolist(), "high": bands.frequency_high.tolist(),
                      "skill": bands.skill.tolist(), "spread": bands.spread.tolist()}  # fmt: skip
     row["_ranks"] = _rank_counts(stack, _slices(t))
@@ -445,6 +464,37 @@ def _contrast(mean: Tensor, disc: Disc) -> float:
     if int(inside.sum()) < 5 or int(ring.sum()) < 10:
         raise InputError("disc", disc.model_dump(), "a disc and a ring around it inside the image")
     return float((plane[inside].mean() - plane[ring].mean()).abs() / plane[ring].std())
+
+
+def _detect(config: EvaluationConfig, task: Task, record: dict[str, Any], measured: Image | None, base: Path) -> None:
+    """Add MTF by perturbation and d' to the record of every method that is run here."""
+    if measured is None or measured.values.ndim != 3 or not config.uniform:
+        found = "no 2-D measured image" if measured is None or measured.values.ndim != 3 else "no uniform regions"
+        raise InputError("task", found, "measured 2-D images and `uniform` regions for the noise")
+    pixel = (float(measured.spacing[-2]), float(measured.spacing[-1]))
+    for method in (m for m in config.methods if m.path is None):
+        entry = next(m for m in record["methods"] if m["name"] == method.name)
+        process = open_model(_model(method, base)).denoiser.process.on(measured.values.shape[1:])
+        assert process.measured is not None
+
+        def restored(values: Tensor, method: Method = method) -> Tensor:
+            image = measured.with_values(values[None].float())
+            return _run(method, "task", image, base).mean
+
+        def blurred(values: Tensor, process: Process = process) -> Tensor:
+            assert process.measured is not None
+            return process.basis.inverse(process.measured.gain * process.basis.forward(values))
+
+        found = perturbation_mtf(restored, measured.values[0], pixel, blur=blurred, contrast=task.contrast,
+                                 radius=task.radius, positions=task.positions)  # fmt: skip
+        noise = entry["nps"]
+        level = np.interp(found.frequency.numpy(), noise["frequency"], noise["value"])
+        spectrum = disc_spectrum(found.frequency, task.contrast, task.radius)
+        mtf = found.value.clamp_min(0.0)
+        seen = detectability(found.frequency, spectrum, mtf, torch.from_numpy(level))
+        entry["task"] = {"contrast": task.contrast, "radius_mm": task.radius, "frequency": found.frequency.tolist(),
+                         "mtf": found.value.tolist(), "lower": found.lower.tolist(), "upper": found.upper.tolist(),
+                         "d_npw": seen.npw, "d_hotelling": seen.hotelling}  # fmt: skip
 
 
 # ---- over all images ---------------------------------------------------------------------------------------------

@@ -68,8 +68,8 @@ def _row(method: Record, record: Record) -> dict[str, Any]:
     cells = []
     for column in record["columns"]:
         found = method["summary"].get(column)
-        band = found is not None and found["lower"] is not None
-        cells.append({"value": _number(found["value"]) if found else "", "band": _band(found) if band else ""})
+        value = _number(found["value"]) if found else ""
+        cells.append({"value": value, "band": _band(found) if found and found["lower"] is not None else ""})
     return {"name": method["name"], "kind": method["kind"], "cells": cells}
 
 
@@ -162,6 +162,8 @@ def _curves(record: Record, colors: Mapping[str, str]) -> list[dict[str, Any]]:
         ("reliability", "Reliability", "Pixels sorted by their stated deviation: on the diagonal the error is as "
          "stated.", _draw_reliability),
         ("nps", "Noise in the uniform regions", "Radial noise power spectrum of each result.", _draw_nps),
+        ("task", "MTF by perturbation", "Instrument and restoration, for the stated disc. " + _observer(record),
+         _draw_mtf),
     ):  # fmt: skip
         shown = [(m["name"], m[key]) for m in record["methods"] if key in m]
         if shown:
@@ -205,6 +207,25 @@ def _draw_nps(axes: Axes, shown: list[tuple[str, Record]], colors: Mapping[str, 
     axes.set(xlabel="cycles/mm", ylabel=f"{unit}\u00b2 mm\u00b2")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.legend(loc="lower left", ncols=2)
+
+
+def _observer(record: Record) -> str:
+    """D' of every method that has one."""
+    parts = [
+        f"{m['name']}: d\u2032 {_number(m['task']['d_npw'])} (NPW), {_number(m['task']['d_hotelling'])} (Hotelling)"
+        for m in record["methods"]
+        if "task" in m
+    ]
+    return "; ".join(parts) + "." if parts else ""
+
+
+def _draw_mtf(axes: Axes, shown: list[tuple[str, Record]], colors: Mapping[str, str], unit: str) -> None:
+    for name, t in shown:
+        axes.fill_between(t["frequency"], t["lower"], t["upper"], color=colors[name], alpha=0.2, linewidth=0)
+        axes.plot(t["frequency"], t["mtf"], color=colors[name], label=name)
+    axes.axhline(1, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+    axes.set(xlabel="cycles/mm", ylabel="", ylim=(0, None))
+    axes.legend(loc="upper right")
 
 
 def _histograms(record: Record, colors: Mapping[str, str]) -> list[dict[str, Any]]:

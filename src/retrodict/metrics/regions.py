@@ -92,8 +92,8 @@ def find_uniform(
     if int(usable.sum()) < 4:
         raise InputError("image", f"{int(usable.sum())} candidate squares of {size} pixels that are not air or clipped",
                          "at least 4", "Give the regions, or use a smaller size.")  # fmt: skip
-    level = _noise_level(sd[usable])
-    uniform = usable & (sd > level / 1.25) & (sd < level * 1.25)
+    usual = _noise_level(sd[usable])
+    uniform = usable & (sd > usual / 1.25) & (sd < usual * 1.25)
     chosen: list[Region] = []
     order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0)).tolist()
     for i in order:  # a fixed random order: neither position nor noise decides
