@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import NamedTuple
 
 import torch
@@ -11,8 +13,19 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict._random import key
 from retrodict.metrics._arrays import double, same_shape
+from retrodict.metrics.calibration import _student
 
-__all__ = ["Band", "Difference", "bootstrap", "paired_bootstrap"]
+__all__ = ["Band", "Difference", "bootstrap", "paired_bootstrap", "stretch"]
+
+
+def stretch(units: int) -> float:
+    """Factor that widens a percentile-bootstrap band of few units to its nominal coverage.
+
+    Resamples of n units vary by (n - 1)/n too little, and their quantiles are normal where Student's with n - 1
+    degrees of freedom belong: sqrt(n / (n - 1)) t_{0.975, n - 1} / 1.96 (Efron and Tibshirani 1993, sections 12.2 and
+    13.3); 1.29 for 8 units.
+    """
+    return math.sqrt(units / (units - 1)) * _student(0.95, units - 1) / NormalDist().inv_cdf(0.975)
 
 
 class Band(NamedTuple):
@@ -35,9 +48,8 @@ class Difference(NamedTuple):
 def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor], *, seed: int = 0, count: int = 2000) -> Band:
     """Percentile bootstrap over the first axis of `values` (n, ...), the independent items.
 
-    `statistic` maps (n, ...) to its value.  Quantiles are those of resamples of n items, stretched about the value by
-    sqrt(n / (n - 1)), because resampling n items varies too little (Efron and Tibshirani 1993, section 13.3).  Fewer
-    than 2 items are an error; fewer than about 10 give a rough band.
+    `statistic` maps (n, ...) to its value.  Quantiles are those of resamples of n items, widened about the value by
+    `stretch(n)`.  Fewer than 2 items are an error; fewer than about 10 give a rough band.
     """
     x = double("values", values)
     n = x.shape[0] if x.ndim else 0
@@ -47,7 +59,7 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor], *, seed: in
     pick = torch.randint(n, (count, n), generator=draw)
     value = statistic(x)
     found = torch.stack([statistic(x[p]) for p in pick])
-    spread = value + (found - value) * (n / (n - 1)) ** 0.5
+    spread = value + (found - value) * stretch(n)
     low, high = torch.quantile(spread, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     return Band(value, low, high)
 
@@ -66,7 +78,7 @@ def paired_bootstrap(a: Tensor, b: Tensor, *, seed: int = 0, count: int = 2000) 
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
     means = difference[torch.randint(n, (count, n), generator=draw)].mean(1)
     center = difference.mean()
-    means = center + (means - center) * (n / (n - 1)) ** 0.5
+    means = center + (means - center) * stretch(n)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     side = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Difference(float(center), low, high, min(1.0, 2 * (side + 1) / (count + 1)))

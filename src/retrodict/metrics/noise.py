@@ -12,6 +12,7 @@ from torch import Tensor
 from retrodict._check import InputError, choice
 from retrodict._random import key
 from retrodict.metrics._arrays import double
+from retrodict.metrics.bootstrap import stretch
 from retrodict.metrics.frequency import Spacing, _pair, detrend
 
 __all__ = [
@@ -154,9 +155,8 @@ def _band(units: Tensor, spacing: tuple[float, float], count: int, seed: int) ->
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
     pick = torch.randint(len(units), (count, len(units)), generator=draw)
     means = curves[pick].mean(1)
-    # a resample of n units varies by (n - 1) / n too little
     center = curves.mean(0)
-    means = center + (means - center) * math.sqrt(len(units) / (len(units) - 1))
+    means = center + (means - center) * stretch(len(units))
     quantiles = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     return quantiles[0].clamp_min(0.0), quantiles[1]
 

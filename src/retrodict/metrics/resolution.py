@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from retrodict._check import InputError, choice
 from retrodict._random import key
 from retrodict.metrics._arrays import double
+from retrodict.metrics.bootstrap import stretch
 from retrodict.metrics.frequency import Spacing, _pair
 
 __all__ = ["Resolution", "circular_edge_mtf", "crossing", "edge_mtf", "point_mtf"]
@@ -325,7 +326,7 @@ def _resolve(edge: _Edge, pixel: float, bootstrap: int, seed: int, details: dict
     pick = torch.randint(len(tables), (bootstrap, len(tables)), generator=draw)
     curves = torch.stack([_transform(_profile(tables[p].sum(0)), edge, pixel)[1] for p in pick])
     details |= {"half_width_px": edge.half, "window": edge.window, "sigma_lsf_px": sigma}
-    return _summarize(frequency, value, curves, contrast, noise, details)
+    return _summarize(frequency, value, curves, len(tables), contrast, noise, details)
 
 
 def _profile(table: Tensor) -> Tensor:
@@ -421,8 +422,15 @@ def _with_window(edge: _Edge, esf: Tensor, pixel: float) -> _Edge:
 
 
 def _summarize(
-    frequency: Tensor, value: Tensor, curves: Tensor, contrast: float, noise: float, details: dict[str, Any]
+    frequency: Tensor,
+    value: Tensor,
+    curves: Tensor,
+    units: int,
+    contrast: float,
+    noise: float,
+    details: dict[str, Any],
 ) -> Resolution:
+    curves = value + (curves - value) * stretch(units)
     quantiles = torch.quantile(curves, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     summary = []
     for level in (0.5, 0.1):
@@ -493,7 +501,7 @@ def point_mtf(
         raise InputError("wire or bead", found, f"at least {22 * sigma / math.sqrt(2):.0f} px", "Use a larger region.")
     details = {"kind": "point", "centre_px": list(center), "half_width_px": half, "diameter_mm": diameter}
     details |= {"slices": len(x), "window": "hann", "sigma_lsf_px": sigma}
-    return _summarize(nodes / pixel, value, curves, contrast, noise, details)
+    return _summarize(nodes / pixel, value, curves, len(units), contrast, noise, details)
 
 
 def _spot(mean: Tensor) -> tuple[tuple[float, float], float, float, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict._random import key
 from retrodict.metrics._arrays import double, same_shape
+from retrodict.metrics.bootstrap import stretch
 from retrodict.metrics.frequency import Spacing, _pair, nps
 from retrodict.metrics.noise import ring_average
 
@@ -127,6 +128,8 @@ def perturbation_mtf(
     stack, frequency = stack[:, kept], frequency[kept]
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
     means = stack[torch.randint(len(stack), (bootstrap, len(stack)), generator=draw)].mean(1)
+    if len(stack) > 1:
+        means = stack.mean(0) + (means - stack.mean(0)) * stretch(len(stack))
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     return Perturbation(frequency, stack.mean(0), low, high, contrast, len(stack))
 
@@ -141,6 +144,7 @@ def nps_ratio(after: Tensor, before: Tensor, spacing: Spacing, *, bootstrap: int
     frequency = ring_average(nps(a, spacing), spacing)[0]
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
     pick = torch.randint(len(a), (bootstrap, len(a)), generator=draw)
-    found = over[pick].mean(1) / under[pick].mean(1)
+    value = over.mean(0) / under.mean(0)
+    found = value + (over[pick].mean(1) / under[pick].mean(1) - value) * stretch(len(a))
     low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
-    return NpsRatio(frequency, over.mean(0) / under.mean(0), low, high)
+    return NpsRatio(frequency, value, low, high)
