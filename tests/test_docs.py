@@ -32,11 +32,11 @@ def test_every_public_name_resolves_and_is_documented():
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
 def test_commands_in_documents_exist(page):
     text = page.read_text()
-    for command, arguments in re.findall(r"retrodict (restore|fit|bench|info|demo|schema)\b([^\n`]*)", text):
+    for command, arguments in re.findall(r"retrodict (restore|fit|bench|info|demo|schema|evaluate|measure nps|measure mtf)\b([^\n`]*)", text):
         options = set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", arguments))
         if not options:
             continue
-        words = ["bench", "gaussian-card"] if command == "bench" else [command]
+        words = ["bench", "gaussian-card"] if command == "bench" else command.split()
         environment = {**os.environ, "COLUMNS": "160"}
         done = subprocess.run(
             [sys.executable, "-m", "retrodict", *words, "--help"],

@@ -103,7 +103,7 @@ def test_circular_edge():
     r = circular_edge_mtf(disc(128, 25, 1.2), 0.8, window="hann", bootstrap=4)
     assert float((r.value - gaussian(r.frequency * 0.8, 1.2)).abs().max()) < 0.02
     assert r.details["radius_mm"] == pytest.approx(20, abs=0.3)
-    assert r.details["centre_px"] == pytest.approx([63.7, 64.2], abs=0.02)
+    assert r.details["center_px"] == pytest.approx([63.7, 64.2], abs=0.02)
     noisy = circular_edge_mtf(disc(128, 25, 1.2, noise=20, slices=12), 0.8)
     assert noisy.mtf50[0] == pytest.approx(0.1873906251 / 1.2 / 0.8, rel=0.05)
     assert noisy.mtf50[1] < noisy.mtf50[0] < noisy.mtf50[2]

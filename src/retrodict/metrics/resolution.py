@@ -31,7 +31,7 @@ class Resolution:
 
     `lower`, `upper`: 95 % bootstrap band.  `mtf50`, `mtf10`: (value, lower, upper) of the frequencies where the curve
     first falls below 50 % and 10 %, cycles/mm (NaN: not within Nyquist).  `contrast` and `noise` of what was imaged, in
-    image units; for a non-linear method the curve holds for these only.  `details`: angle, centre, window, ...
+    image units; for a non-linear method the curve holds for these only.  `details`: angle, center, window, ...
     """
 
     frequency: Tensor
@@ -202,7 +202,7 @@ def circular_edge_mtf(
 ) -> Resolution:
     """Task transfer function at the rim of a disc insert in an image (H, W) or in slices (S, H, W) of it.
 
-    Edge spread from distances to the centre (Richard et al., Med. Phys. 39, 2012), binned as in `edge_mtf`.  The centre
+    Edge spread from distances to the center (Richard et al., Med. Phys. 39, 2012), binned as in `edge_mtf`.  The center
     is the centroid of the insert over its background, refined on the mean slice; `radius` (mm) None is estimated.
     Bands: bootstrap over angular sectors of 10 degrees (and slices).  Many slices are needed at low contrast.
     """
@@ -224,7 +224,7 @@ def circular_edge_mtf(
     inside = (distance.abs() <= half + 2).expand_as(x)
     spread = distance.expand_as(x)[inside]
     esf = _Edge(spread, x[inside], unit.expand_as(x)[inside], half, oversampling, window)
-    details = {"kind": "circular edge", "centre_px": list(center), "radius_mm": r0 * pixel, "slices": len(x)}
+    details = {"kind": "circular edge", "center_px": list(center), "radius_mm": r0 * pixel, "slices": len(x)}
     return _resolve(esf, pixel, bootstrap, seed, details)
 
 
@@ -233,14 +233,14 @@ def _disc(mean: Tensor, radius: float | None) -> tuple[tuple[float, float], floa
     height, width = mean.shape
     border = torch.cat([mean[:3].flatten(), mean[-3:].flatten(), mean[:, :3].flatten(), mean[:, -3:].flatten()])
     background, noise = float(border.median()), float(border.std())
-    # the level of the insert from its middle: the centre of a region holds the insert
+    # the level of the insert from its middle: the center of a region holds the insert
     core = mean[height // 2 - height // 10 : height // 2 + height // 10 + 1,
                 width // 2 - width // 10 : width // 2 + width // 10 + 1]  # fmt: skip
     contrast = float(core.median()) - background
     if abs(contrast) < 4 * max(noise, 1e-300) / math.sqrt(core.numel()) + 1e-12 or abs(contrast) < noise:
         found = f"a contrast of {contrast:.3g} in noise of {noise:.3g}"
         raise InputError("insert", found, "a disc that stands out from its background in the mean of all slices",
-                         "Average more slices, or centre the region on the insert.")  # fmt: skip
+                         "Average more slices, or center the region on the insert.")  # fmt: skip
     rows = torch.arange(height, dtype=torch.float64)[:, None]
     columns = torch.arange(width, dtype=torch.float64)[None]
     smooth = F.avg_pool2d(F.pad(mean[None, None], (2, 2, 2, 2), mode="replicate"), 5, 1)[0, 0]
@@ -499,7 +499,7 @@ def point_mtf(
     if half < 22 * sigma / math.sqrt(2):
         found = f"a window of half width {half:g} px for a spread of standard deviation {sigma:.2f} px"
         raise InputError("wire or bead", found, f"at least {22 * sigma / math.sqrt(2):.0f} px", "Use a larger region.")
-    details = {"kind": "point", "centre_px": list(center), "half_width_px": half, "diameter_mm": diameter}
+    details = {"kind": "point", "center_px": list(center), "half_width_px": half, "diameter_mm": diameter}
     details |= {"slices": len(x), "window": "hann", "sigma_lsf_px": sigma}
     return _summarize(nodes / pixel, value, curves, len(units), contrast, noise, details)
 
@@ -531,7 +531,7 @@ def _spot(mean: Tensor) -> tuple[tuple[float, float], float, float, float]:
 
 
 def _radial_transform(psf: Tensor, rows: Tensor, columns: Tensor, nodes: Tensor, angles: Tensor) -> Tensor:
-    """Real part of the 2-D transform about the centre at polar frequencies: (angles, nodes)."""
+    """Real part of the 2-D transform about the center at polar frequencies: (angles, nodes)."""
     fy = (nodes[None] * torch.sin(angles)[:, None]).flatten()
     fx = (nodes[None] * torch.cos(angles)[:, None]).flatten()
     left = torch.exp(-2j * math.pi * fy[:, None] * rows[None])

@@ -118,7 +118,7 @@ def _observers(power: Tensor, nps: Tensor, integral) -> Detectability:  # type: 
 def contrast_to_noise(image: Tensor, region: Tensor, background: Tensor) -> Contrast:
     """CNR = |mean in `region` - mean in `background`| / standard deviation in `background`.
 
-    `image` (H, W) in its unit; masks (H, W) bool.  The standard error assumes independent pixels: with coloured noise
+    `image` (H, W) in its unit; masks (H, W) bool.  The standard error assumes independent pixels: with colored noise
     it is too small.
     """
     x = double("image", image)
