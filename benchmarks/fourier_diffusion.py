@@ -3,7 +3,7 @@
     retrodict fit configs/ct-fourier.yaml            (terminal: started at the measurement, option 2 of the paper)
     retrodict fit configs/ct-fourier-external.yaml   (external: sees a measurement with noise of its own, option 1)
     retrodict fit configs/ct-scalar.yaml             (external)
-    python benchmarks/fourier_diffusion.py [--patches 6] [--members 32] [--resume]
+    python benchmarks/fourier_diffusion.py [--resume] [--calls 8 1024] [--rows scalar]
 
 Same data, network, losses and 6000 steps for the three.  Truth: 64 x 64 patches (1 mm) of a patient that was not in
 training; measurement: MTF and NPS of Tivnan et al. 2023, eqs. 29-30.  For each patch and one measurement, K samples:
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import time
 from importlib import resources
 from pathlib import Path
@@ -128,21 +129,37 @@ def references(model, data: list[Tensor]) -> list[dict]:
     return [{"method": k, "calls": 0, "bias2_corrected": sum(v) / len(v)} for k, v in errors.items()]
 
 
+def identity(r: dict) -> tuple:
+    """What makes a row the same row."""
+    return r["method"], r["calls"], r.get("members"), r.get("patches")
+
+
+def store(path: Path, record: dict) -> None:
+    """Add a row to the file, or replace it; another run may be writing other rows."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps([*(r for r in rows if identity(r) != identity(record)), record], indent=1))
+    temporary.replace(path)
+
+
 def run(arguments: argparse.Namespace) -> list[dict]:
     """All rows, fewest evaluations first; what an earlier run has stored is kept with --resume."""
     path, data = arguments.json, patches(arguments.patches)
-    done = json.loads(path.read_text()) if arguments.resume and path.exists() else []
+    if not arguments.resume:
+        path.unlink(missing_ok=True)
     models = {n: open_model(ROOT / "runs" / n / n) for n in sorted({m for m, _, _ in ROWS.values()})}
-    records = references(models["ct-fourier"], data)
-    jobs = [(label, *ROWS[label][:2], n) for n in FULL for label in ROWS if n in ROWS[label][2] and n <= arguments.most]
+    for record in references(models["ct-fourier"], data):
+        store(path, record)
+    counts = arguments.calls or FULL
+    jobs = [(label, *ROWS[label][:2], n) for n in counts for label in ROWS if n in ROWS[label][2]]
     for label, name, rule, steps in jobs:
         wanted = (label, steps, arguments.members, len(data))
-        known = [r for r in done if (r["method"], r["calls"], r.get("members"), r.get("patches")) == wanted]
-        records.append(known[0] if known else row(models[name], data, label, rule, steps, arguments.members))
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(records, indent=1))
-        print(json.dumps(records[-1]), flush=True)
-    return records
+        if wanted in map(identity, json.loads(path.read_text())) or arguments.rows not in label:
+            continue
+        store(path, row(models[name], data, label, rule, steps, arguments.members))
+        print(label, steps, flush=True)
+    return json.loads(path.read_text())
 
 
 def render(records: list[dict]) -> Table:
@@ -165,7 +182,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patches", type=int, default=6)
     parser.add_argument("--members", type=int, default=32)
-    parser.add_argument("--most", type=int, default=1024, help="largest number of evaluations")
+    parser.add_argument("--calls", type=int, nargs="*", help="only these numbers of evaluations")
+    parser.add_argument("--rows", default="", help="only rows whose name contains this")
     parser.add_argument("--resume", action="store_true", help="keep the rows of a run that was cut short")
     parser.add_argument("--json", type=Path, default=RESULTS / "fourier-diffusion.json")
     Console(width=140).print(render(run(parser.parse_args())))

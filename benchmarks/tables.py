@@ -213,8 +213,8 @@ def fourier_reading(records):
         f"{f[em_peer, most]['ssr']:.2f}; MSE {pair((own, 8), (em_peer, most), 'mse')}; "
         f"{f[em_peer, most]['seconds_per_sample'] / f[own, 8]['seconds_per_sample']:.0f} times less work.",
         "- **Why.** With the exact score the closed forms give the discretization a factor of about 2 in MSE at 4 steps "
-        "and at most 6 % from 16 on. The rest of the gap between Euler-Maruyama rows: a scalar chain starts from pure "
-        "noise, where its steps are longest, and that Euler-Maruyama is over-dispersed; a sampler that integrates "
+        "and at most 6 % from 16 on. The rest of the gap between Euler-Maruyama rows: a scalar chain starts from "
+        "pure noise, where its steps are longest, and Euler-Maruyama overdisperses; a sampler that integrates "
         "the Gaussian part exactly removes most of it for either process.",
     ]  # fmt: skip
     return "\n".join(lines)
