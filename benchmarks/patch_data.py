@@ -3,7 +3,8 @@
 organ      the official organamnist.npz, where the user has it (RETRODICT_MEDMNIST names its folder)
 crops      abdominal CT crops that mimic it: square crops of 84-200 mm, window [-160, 240] HU -> [-1, 1], averaged over
            areas to 28 x 28, kept where 10-50 % of the pixels are saturated.  Test: one patient (15 slices); training:
-           other patients, and MedNIST abdomen slices (8-bit grey) with a random window.
+           other patients, and MedNIST abdomen slices (8-bit grey) with a random window; validation and calibration
+           of the spread: two more patients (chest, head).
 pneumonia  PneumoniaMNIST, its own splits
 """
 
@@ -52,15 +53,18 @@ def saturated(image: Tensor) -> float:
     return float((image.abs() >= 1 - 1e-6).float().mean())
 
 
-def ct_crops(slices: list[tuple[Tensor, float]], count: int, seed: int) -> tuple[Tensor, list[int]]:
-    """`count` crops `(count, 1, 28, 28)` of (image in HU, pixel size in mm), and the slice that each comes from."""
+def ct_crops(slices: list[tuple[Tensor, float]], count: int, seed: int, finer: float = 0.0) -> tuple[Tensor, list[int]]:
+    """`count` crops `(count, 1, 28, 28)` of (image in HU, pixel size in mm), and the slice that each comes from.
+
+    `finer`: only crops whose pixels are at least this many pixels of the slice wide (coarse slices give soft crops).
+    """
     out, source, draw = [], [], torch.Generator().manual_seed(key(seed, "crops"))
     while len(out) < count:
         u = torch.rand(4, generator=draw, dtype=torch.float64)
         index = int(u[0] * len(slices))
         image, pixel = slices[index]
         width = (84 + 116 * float(u[1])) / pixel
-        if width > min(image.shape):
+        if width > min(image.shape) or width < finer * SIDE:
             continue
         patch = crop(window(image, *WINDOW), width, u[2:])
         if SATURATED[0] <= saturated(patch) <= SATURATED[1]:
@@ -91,6 +95,20 @@ def _volume(name: str) -> list[tuple[Tensor, float]]:
 def _test_patient() -> list[tuple[Tensor, float]]:
     archive = np.load(DATA / "ct_body_totalsegmentator" / "example_ct_dicom_hu.npz")
     return [(torch.from_numpy(x.astype(np.float32)), float(archive["pixel_spacing_mm"][0])) for x in archive["hu"]]
+
+
+def _head() -> list[tuple[Tensor, float]]:
+    from retrodict.data import read
+
+    image = read(DATA / "ct_head_ge", slices="independent", allow_gaps=True)
+    return [(x, image.spacing[-1]) for x in image.values[0]]
+
+
+def _chest() -> list[tuple[Tensor, float]]:
+    from retrodict.data import read
+
+    image = read(DATA / "ct_lung3d_elastix" / "3DCT_lung_registered.mha", unit="HU")
+    return [(x, image.spacing[-1]) for x in image.values[0][10:-10]]
 
 
 def _dcmqi() -> list[tuple[Tensor, float]]:
@@ -128,8 +146,12 @@ def _crops(part: str, count: int) -> tuple[Tensor, list[int]]:
     mednist = np.load(DATA / "mednist_ct64" / "abdomenct.npz")
     grey = torch.from_numpy(mednist["images"][mednist["first_occurrence"]])
     cut = int(0.9 * len(grey))  # contiguous: neighbours are the same patient
-    if part == "val":
-        return mednist_crops(grey[cut:], count or 512, 2), list(range(count or 512))
+    if part == "val":  # CT of neither training nor test
+        return ct_crops([*_chest(), *_head() * 2], count or 512, 2)
+    if part == "sharp":  # the test crops are sharp; those of a 3 mm volume are so only where they are large
+        ct = ct_crops([*_volume("example_ct.nii.gz"), *_dcmqi() * 16], 9000, 6, finer=1.9)[0]
+        images = torch.cat([ct, mednist_crops(grey[:cut], 9000, 7)])
+        return images, list(range(len(images)))
     body = ct_crops([*_volume("example_ct.nii.gz"), *_dcmqi() * 8], 14000, 3)[0]
     chest = ct_crops(
         [(x, s) for n in ("thorax_aorta_ct_cropped", "thorax_pulmonary_ct_cropped") for x, s in _volume(f"{n}.nii.gz")],

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from patch_data import load, turned
 from retrodict._random import key
 from retrodict.bases import Cosine
-from retrodict.checkpoint import Intensity, ModelSpec, save_model
+from retrodict.checkpoint import Intensity, ModelSpec, load_model, load_weights, read_tensors, save_model
 from retrodict.denoiser import NetDenoiser
 from retrodict.losses import Losses, calibrate_spread, denoising_loss, draw_times, simulate
 from retrodict.processes import cosine, process_to_recipe, ve
@@ -29,7 +30,8 @@ from retrodict.train import TrainingOptions, train
 
 RUNS = Path(__file__).resolve().parents[1] / "runs"
 ABLATION = ("plain", "deck", "repaired")
-STEPS = {"crops": 6000, "pneumonia": 2500, "organ": 6000, **dict.fromkeys(ABLATION, 800)}
+SHARP = 1500
+STEPS = {"crops": 6000, "pneumonia": 2500, "organ": 6000, **dict.fromkeys(ABLATION, 500)}
 
 
 def frequency_loss(kind: str):
@@ -75,18 +77,26 @@ def specification(name: str, images: Tensor) -> ModelSpec:
 
 
 def fit(name: str, steps: int, threads: int) -> Path:
-    """Train network `name` under runs/ and return the path of the model."""
+    """Train network `name` under runs/ and return the path of the model; that of the crops in two stages."""
     torch.set_num_threads(threads)
+    first = fit_stage(name, steps, RUNS / f"patch-{name}", "train", None)
+    return fit_stage(name, SHARP, RUNS / f"patch-{name}" / "sharp", "sharp", first) if name == "crops" else first
+
+
+def fit_stage(name: str, steps: int, folder: Path, part: str, start: Path | None) -> Path:
+    """One stage: on a part of the data, from fresh weights or those of `start`."""
     data = "crops" if name in ABLATION else name
-    images, _ = load(data, "train")
+    images, _ = load(data, part)
     held, _ = load(data, "val", 512)
     flips = data != "pneumonia"
     spec = specification(name, images)
     torch.manual_seed(key(0, "weights") % 2**31)
     denoiser = spec.build(name, "bf16")
-    folder = RUNS / f"patch-{name}"
+    if start is not None:
+        load_weights(denoiser.net, read_tensors(start), start)
     print(f"{name}: {sum(p.numel() for p in denoiser.net.parameters()):,} parameters, {len(images)} images")
-    options = TrainingOptions(steps=steps, batch=64, learning_rate=1e-3, decay=0.3, checkpoint_every=250)
+    rate = 1e-3 if start is None else 5e-4
+    options = TrainingOptions(steps=steps, batch=64, learning_rate=rate, decay=0.3, checkpoint_every=250)
 
     def watch(p):
         if p.step % 100 == 0 or p.validation is not None:
@@ -102,14 +112,26 @@ def fit(name: str, steps: int, threads: int) -> Path:
         watch=watch,
         objective=frequency_loss(name) if name in ABLATION else denoising_loss,
     )
-    if spec.bands:
-        denoiser = spec.build(name)
-        denoiser.net.load_state_dict(average)
-        scale = calibrate_spread(denoiser, lambda keys: turned(held, keys, flips), items=256)
-        from dataclasses import asdict, replace
+    return save_model(calibrated(spec, name, average), average, RUNS / f"patch-{name}" / f"patch-{name}")[0]
 
-        spec = replace(spec, spread_scale=None if scale is None else asdict(scale))
-    return save_model(spec, average, folder / f"patch-{name}")[0]
+
+def calibrated(spec: ModelSpec, name: str, weights: dict[str, Tensor]) -> ModelSpec:
+    """The specification with the spread calibrated on the held-out images of the set."""
+    if not spec.bands:
+        return spec
+    held, _ = load(name, "val", 512)
+    denoiser = replace(spec, spread_scale=None).build(name)
+    denoiser.net.load_state_dict(weights)
+    scale = calibrate_spread(denoiser, lambda keys: turned(held, keys, name != "pneumonia"), items=256)
+    return replace(spec, spread_scale=None if scale is None else asdict(scale))
+
+
+def recalibrate(name: str) -> Path:
+    """Calibrate the spread of a trained model anew."""
+    path = RUNS / f"patch-{name}" / f"patch-{name}"
+    model = load_model(path)
+    weights = model.denoiser.net.state_dict()
+    return save_model(calibrated(model.spec, name, weights), weights, path)[0]
 
 
 def main() -> None:
@@ -118,7 +140,11 @@ def main() -> None:
     parser.add_argument("name", choices=list(STEPS))
     parser.add_argument("--steps", type=int)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--calibrate-only", action="store_true", help="only calibrate the spread of a trained model")
     arguments = parser.parse_args()
+    if arguments.calibrate_only:
+        Console().print(f"model {recalibrate(arguments.name)}")
+        return
     Console().print(f"model {fit(arguments.name, arguments.steps or STEPS[arguments.name], arguments.threads)}")
 
 

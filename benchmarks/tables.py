@@ -212,8 +212,8 @@ def fourier_reading(records):
         f"{f[own, 8]['bias2_corrected'] / f[em_peer, most]['bias2_corrected']:.3f}; SSR {f[own, 8]['ssr']:.2f} against "
         f"{f[em_peer, most]['ssr']:.2f}; MSE {pair((own, 8), (em_peer, most), 'mse')}; "
         f"{f[em_peer, most]['seconds_per_sample'] / f[own, 8]['seconds_per_sample']:.0f} times less work.",
-        "- **Why.** With the exact score the closed forms give the discretization a factor of about 2 in MSE at 4 steps "
-        "and at most 6 % from 16 on. The rest of the gap between Euler-Maruyama rows: a scalar chain starts from "
+        "- **Why.** With the exact score the closed forms give the discretization a factor of about 2 in MSE at 4 "
+        "steps and at most 6 % from 16 on. The rest of the gap of Euler-Maruyama: a scalar chain starts from "
         "pure noise, where its steps are longest, and Euler-Maruyama overdisperses; a sampler that integrates "
         "the Gaussian part exactly removes most of it for either process.",
     ]  # fmt: skip

@@ -44,6 +44,32 @@ def picture(size=(24, 20), spacing=(1.0, 1.0)):
     return Image(values, "HU", spacing, "npz", ())
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"samples": 0}, "samples"), ({"steps": 0}, "steps"), ({"chunk": 0}, "chunk"), ({"margin": -1}, "margin")],
+)
+def test_numbers_that_cannot_be_meant(changes, said):
+    with pytest.raises(InputError, match=said):
+        SamplingOptions(**changes)
+
+
+def test_shapes_are_checked(model):
+    with pytest.raises(InputError, match=r"\(B, 1, \*N\)"):
+        restore_batch(model.denoiser, torch.zeros(32, 32), SamplingOptions())
+    with pytest.raises(InputError, match="one for each"):
+        restore_batch(model.denoiser, measured(2), SamplingOptions(), items=[0])
+
+
+def test_the_deviation_is_that_of_the_resampled_members(rough):
+    """Between pixels the members are averages: their deviation is smaller than the interpolated deviation."""
+    image = picture((40, 40), (0.5, 0.5))
+    options = {"model": rough, "samples": 6, "steps": 1, "resampling": True, "keep_samples": True}
+    result = restore(image, **options)
+    members = torch.stack([s.values for s in result.samples])
+    assert torch.allclose(result.sd.values, members.std(0), atol=1e-4 * float(members.std()))
+    assert torch.allclose(result.mean.values, members.mean(0), atol=1e-4 * float(members.std()))
+
+
 # ---- closed forms ----
 
 

@@ -45,6 +45,13 @@ class SamplingOptions:
     margin: int = 16
     tile: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        for name, least in (("samples", 1), ("steps", 1), ("chunk", 1), ("margin", 0), ("tile", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(name, value, f"at least {least}")
+
 
 @dataclass(frozen=True)
 class Restoration:
@@ -121,14 +128,18 @@ def restore_batch(
     options: SamplingOptions,
     *,
     items: list[int] | None = None,
+    finish: Callable[[Tensor], Tensor] | None = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> Restoration:
     """Restore measured images `(B, 1, *N)` in model units; item i uses the seed stream `items[i]` (default i).
 
-    `watch(done, total)` counts network calls.  Raises `NotCalibratedError` where an uncertainty is asked of a plan
-    that is not a posterior sampler.
+    `finish` maps members `(k, 1, *N)` to what mean and deviation are wanted of, such as another grid or unit: the
+    deviation of resampled members is not the resampled deviation.  `watch(done, total)` counts network calls.
+
+    Raises `NotCalibratedError` where an uncertainty is asked of a plan that is not a posterior sampler.
     """
     started = time.perf_counter()
+    _check_batch(denoiser, measured, items)
     kind, reason = _kind(denoiser, options)
     members = options.samples if kind == "posterior" or not RULES[options.rule].deterministic else 1
     if kind == "posterior" and members < 2:
@@ -147,6 +158,7 @@ def restore_batch(
         for first in range(0, members, options.chunk):
             part = stream[first : first + options.chunk]
             x = _draw(bound, plan, padded[b : b + 1], part)[crop]
+            x = x if finish is None else finish(x)
             for image in x:
                 moments.add(image)
                 if options.keep_samples:
@@ -163,6 +175,14 @@ def restore_batch(
     seconds = time.perf_counter() - started
     details = {"rule": options.rule, "steps": plan.nfe, "members": members, "grid": [float(t) for t in plan.times]}
     return Restoration(torch.stack(means), sd, kind, reason, samples, plan.nfe, seeds, seconds, details)
+
+
+def _check_batch(denoiser: NetDenoiser, measured: Tensor, items: list[int] | None) -> None:
+    ndim = denoiser.process.ndim
+    if measured.ndim != ndim + 2 or measured.shape[1] != 1 or not len(measured):
+        raise InputError("measured", f"shape {tuple(measured.shape)}", f"(B, 1, *N) with {ndim} axes N")
+    if items is not None and len(items) != len(measured):
+        raise InputError("items", f"{len(items)} numbers", f"one for each of {len(measured)} images")
 
 
 def _kind(denoiser: NetDenoiser, options: SamplingOptions) -> tuple[str, str]:

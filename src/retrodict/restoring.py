@@ -246,19 +246,20 @@ def _restore_values(
     size = image.values.shape[-ndim:]
     stack = work.values.reshape(-1, 1, *work.values.shape[-ndim:])  # slices of a volume are items of a 2-D model
     told = None if watch is None else (lambda done, total: watch(name, done, total))
-    result = restore_batch(model.denoiser, model.intensity.encode(stack), options, watch=told)
-    scale = model.intensity.scale
 
-    def back(values: Tensor) -> Tensor:
-        if values.shape[-ndim:] != size:
-            mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[ndim]
-            values = F.interpolate(values, size=tuple(size), mode=mode, align_corners=False)
-        return values.reshape(image.values.shape)
+    def finish(members: Tensor) -> Tensor:
+        """Members in the unit and on the grid of the image, before mean and deviation are taken."""
+        values = model.intensity.decode(members)
+        if values.shape[-ndim:] == size:
+            return values
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[ndim]
+        return F.interpolate(values, size=tuple(size), mode=mode, align_corners=False)
 
-    mean = back(model.intensity.decode(result.mean))
-    sd = None if result.sd is None else back(result.sd * scale)
-    members = [] if result.samples is None else [back(model.intensity.decode(s)) for s in result.samples]
-    return result, mean, sd, members
+    result = restore_batch(model.denoiser, model.intensity.encode(stack), options, finish=finish, watch=told)
+    shape = image.values.shape
+    sd = None if result.sd is None else result.sd.reshape(shape)
+    members = [] if result.samples is None else [s.reshape(shape) for s in result.samples]
+    return result, result.mean.reshape(shape), sd, members
 
 
 def _record(result: Restoration, model: Model, options: SamplingOptions, image: Image) -> dict[str, Any]:
