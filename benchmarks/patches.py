@@ -12,7 +12,7 @@ samples          from there by the rule "matched" in 8 calls, or ancestrally in 
                  lie below y; a calibrated sample lies 3.01 dB under the mean, the mean of K of them 10 log10(1 + 1/K)
 deck             the loop of the deck, x_t mixed with y and called with t, as its text and as its code have it
 fused            its repair: x_t and y combined by their precisions, and called at the noise level of the combination
-validation       images that are not in training either, but of its sources; the network's spread was scaled on them
+validation       the images on which the spread of the network was scaled: sampler and spread where they should agree
 SSR              sqrt(squared error of the mean of K samples / ((1 + 1/K) their variance)): 1 is calibrated
 clipped          the same estimate clipped to [-1, 1], which every pixel is known to lie in
 """

@@ -170,6 +170,27 @@ def phantom(found):
     return table(head, known) + "\n\n" + table(wide, rows)
 
 
+def patches(records):
+    """Tables of the patch-denoising experiment, one a set."""
+    if records is None:
+        return missing("python benchmarks/patches.py")
+    parts = []
+    for name in dict.fromkeys(r["set"] for r in records):
+        rows = []
+        for r in records:
+            if r["set"] != name:
+                continue
+            error = f"{r['psnr']:.2f} +- {r['psnr_se']:.2f}"
+            law = f"{r['law_dB']:.2f}" if r.get("law_dB") else ""
+            ratio = f"{r['ssr']:.2f}" if "ssr" in r else ""
+            pace = f"{1000 * r['seconds']:.1f}"
+            rows.append([r["method"], r["images"], r["calls"] or "", error, f"{r['clipped']:.2f}", law,
+                         f"{r['ssim']:.3f} +- {r['ssim_se']:.3f}", ratio, pace])  # fmt: skip
+        head = ["method", "images", "calls", "PSNR, dB", "clipped", "law, dB", "SSIM", "SSR", "ms an image"]
+        parts.append(f"**{name}**\n\n{table(head, rows)}")
+    return "\n\n".join(parts)
+
+
 def fourier(records):
     """Table of the Fourier-diffusion experiment."""
     if records is None:
@@ -240,6 +261,7 @@ def main():
     experiment = load("fourier-diffusion.json")
     replace_block(docs / "experiment-fourier-diffusion.md", "fourier", fourier(experiment))
     replace_block(docs / "experiment-fourier-diffusion.md", "fourier-reading", fourier_reading(experiment))
+    replace_block(docs / "experiment-patch-denoising.md", "patches", patches(load("patches.json")))
     print("docs")
 
 
