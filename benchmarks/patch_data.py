@@ -53,18 +53,15 @@ def saturated(image: Tensor) -> float:
     return float((image.abs() >= 1 - 1e-6).float().mean())
 
 
-def ct_crops(slices: list[tuple[Tensor, float]], count: int, seed: int, finer: float = 0.0) -> tuple[Tensor, list[int]]:
-    """`count` crops `(count, 1, 28, 28)` of (image in HU, pixel size in mm), and the slice that each comes from.
-
-    `finer`: only crops whose pixels are at least this many pixels of the slice wide (coarse slices give soft crops).
-    """
+def ct_crops(slices: list[tuple[Tensor, float]], count: int, seed: int) -> tuple[Tensor, list[int]]:
+    """`count` crops `(count, 1, 28, 28)` of (image in HU, pixel size in mm), and the slice that each comes from."""
     out, source, draw = [], [], torch.Generator().manual_seed(key(seed, "crops"))
     while len(out) < count:
         u = torch.rand(4, generator=draw, dtype=torch.float64)
         index = int(u[0] * len(slices))
         image, pixel = slices[index]
         width = (84 + 116 * float(u[1])) / pixel
-        if width > min(image.shape) or width < finer * SIDE:
+        if width > min(image.shape):
             continue
         patch = crop(window(image, *WINDOW), width, u[2:])
         if SATURATED[0] <= saturated(patch) <= SATURATED[1]:
@@ -148,10 +145,6 @@ def _crops(part: str, count: int) -> tuple[Tensor, list[int]]:
     cut = int(0.9 * len(grey))  # contiguous: neighbours are the same patient
     if part == "val":  # CT of neither training nor test
         return ct_crops([*_chest(), *_head() * 2], count or 512, 2)
-    if part == "sharp":  # the test crops are sharp; those of a 3 mm volume are so only where they are large
-        ct = ct_crops([*_volume("example_ct.nii.gz"), *_dcmqi() * 16], 9000, 6, finer=1.9)[0]
-        images = torch.cat([ct, mednist_crops(grey[:cut], 9000, 7)])
-        return images, list(range(len(images)))
     body = ct_crops([*_volume("example_ct.nii.gz"), *_dcmqi() * 8], 14000, 3)[0]
     chest = ct_crops(
         [(x, s) for n in ("thorax_aorta_ct_cropped", "thorax_pulmonary_ct_cropped") for x, s in _volume(f"{n}.nii.gz")],

@@ -21,7 +21,7 @@ from torch import Tensor
 from patch_data import load, turned
 from retrodict._random import key
 from retrodict.bases import Cosine
-from retrodict.checkpoint import Intensity, ModelSpec, load_model, load_weights, read_tensors, save_model
+from retrodict.checkpoint import Intensity, ModelSpec, load_model, save_model
 from retrodict.denoiser import NetDenoiser
 from retrodict.losses import Losses, calibrate_spread, denoising_loss, draw_times, simulate
 from retrodict.processes import cosine, process_to_recipe, ve
@@ -30,7 +30,6 @@ from retrodict.train import TrainingOptions, train
 
 RUNS = Path(__file__).resolve().parents[1] / "runs"
 ABLATION = ("plain", "deck", "repaired")
-SHARP = 1500
 STEPS = {"crops": 6000, "pneumonia": 2500, "organ": 6000, **dict.fromkeys(ABLATION, 500)}
 
 
@@ -77,26 +76,18 @@ def specification(name: str, images: Tensor) -> ModelSpec:
 
 
 def fit(name: str, steps: int, threads: int) -> Path:
-    """Train network `name` under runs/ and return the path of the model; that of the crops in two stages."""
+    """Train network `name` under runs/ and return the path of the model."""
     torch.set_num_threads(threads)
-    first = fit_stage(name, steps, RUNS / f"patch-{name}", "train", None)
-    return fit_stage(name, SHARP, RUNS / f"patch-{name}" / "sharp", "sharp", first) if name == "crops" else first
-
-
-def fit_stage(name: str, steps: int, folder: Path, part: str, start: Path | None) -> Path:
-    """One stage: on a part of the data, from fresh weights or those of `start`."""
     data = "crops" if name in ABLATION else name
-    images, _ = load(data, part)
+    images, _ = load(data, "train")
     held, _ = load(data, "val", 512)
     flips = data != "pneumonia"
     spec = specification(name, images)
     torch.manual_seed(key(0, "weights") % 2**31)
     denoiser = spec.build(name, "bf16")
-    if start is not None:
-        load_weights(denoiser.net, read_tensors(start), start)
+    folder = RUNS / f"patch-{name}"
     print(f"{name}: {sum(p.numel() for p in denoiser.net.parameters()):,} parameters, {len(images)} images")
-    rate = 1e-3 if start is None else 5e-4
-    options = TrainingOptions(steps=steps, batch=64, learning_rate=rate, decay=0.3, checkpoint_every=250)
+    options = TrainingOptions(steps=steps, batch=64, learning_rate=1e-3, decay=0.3, checkpoint_every=250)
 
     def watch(p):
         if p.step % 100 == 0 or p.validation is not None:
@@ -112,7 +103,7 @@ def fit_stage(name: str, steps: int, folder: Path, part: str, start: Path | None
         watch=watch,
         objective=frequency_loss(name) if name in ABLATION else denoising_loss,
     )
-    return save_model(calibrated(spec, name, average), average, RUNS / f"patch-{name}" / f"patch-{name}")[0]
+    return save_model(calibrated(spec, name, average), average, folder / f"patch-{name}")[0]
 
 
 def calibrated(spec: ModelSpec, name: str, weights: dict[str, Tensor]) -> ModelSpec:

@@ -265,9 +265,10 @@ def measure_noise(
     force: Force = False,
 ) -> None:
     """Noise power spectrum with 95 % bands, autocorrelation and a test of whiteness."""
-    from retrodict.measuring import measure_nps
+    from retrodict.measuring import check_target, measure_nps
     from retrodict.plots import chance
 
+    check_target(output, force=force)
     result = measure_nps(
         sources,
         repeats=repeats,  # type: ignore[arg-type]
@@ -311,8 +312,9 @@ def measure_resolution(
     force: Force = False,
 ) -> None:
     """Modulation transfer function with 95 % bands and its 50 % and 10 % frequencies."""
-    from retrodict.measuring import measure_mtf
+    from retrodict.measuring import check_target, measure_mtf
 
+    check_target(output, force=force)
     result = measure_mtf(
         source,
         kind=kind,  # type: ignore[arg-type]
@@ -381,8 +383,10 @@ def evaluate(
     force: Force = False,
 ) -> None:
     """Compare restorations with the truth: table, calibration, paired differences, report."""
-    from retrodict.evaluating import EvaluationConfig, load_evaluation
+    from retrodict.evaluating import EvaluationConfig, check_folder, load_evaluation
     from retrodict.evaluating import evaluate as run
+
+    check_folder(output, force=force)
 
     if config is not None:
         if truth or method or measured:

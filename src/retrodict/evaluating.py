@@ -37,7 +37,7 @@ from retrodict.metrics.task import detectability, disc_spectrum
 from retrodict.process import Process
 from retrodict.restoring import open_model, restore
 
-__all__ = ["METRICS", "Evaluation", "EvaluationConfig", "Method", "evaluate", "load_evaluation"]
+__all__ = ["METRICS", "Evaluation", "EvaluationConfig", "Method", "check_folder", "evaluate", "load_evaluation"]
 
 Watch = Callable[[str, int, int], None]
 
@@ -152,19 +152,13 @@ class Evaluation:
         """Write evaluation.json, table.csv, table.md and report.html into `out`: all of them, or none."""
         from retrodict.evaluation_report import render
 
-        folder = Path(out)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(folder, "a file", "a folder for the results")
+        folder = check_folder(out, force=force)
         contents = {
             "evaluation.json": json.dumps(self.record, indent=1),
             "table.csv": self._csv(),
             "table.md": self.markdown(),
             "report.html": render(self.record, self.pictures, METRICS),
         }
-        taken = [folder / n for n in contents if (folder / n).exists()]
-        if taken and not force:
-            hint = "Use --force to replace it."
-            raise InputError(taken[0], "a file of an earlier run", "a new output folder", hint)
         fresh = not folder.exists()
         staging = folder / f".evaluation.tmp-{os.getpid()}"
         staging.mkdir(parents=True)
@@ -187,6 +181,20 @@ class Evaluation:
         writer.writeheader()
         writer.writerows({k: v for k, v in row.items() if not k.startswith("_")} for row in self.rows)
         return stream.getvalue()
+
+
+FILES = ("evaluation.json", "table.csv", "table.md", "report.html")
+
+
+def check_folder(out: str | Path, *, force: bool = False) -> Path:
+    """The folder that results go to; raises where they could not, so that one can look before the work."""
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(folder, "a file", "a folder for the results")
+    taken = [folder / n for n in FILES if (folder / n).exists()]
+    if taken and not force:
+        raise InputError(taken[0], "a file of an earlier run", "a new output folder", "Use --force to replace it.")
+    return folder
 
 
 def load_evaluation(path: str | Path) -> tuple[EvaluationConfig, Path]:
@@ -404,6 +412,8 @@ def _spread(result: _Result, t: Tensor, truth: Image, config: EvaluationConfig) 
     count = result.count
     share = 1 / count if count else 0.0
     error, spread = float((result.mean.double() - t).square().mean()), float(variance.mean())
+    if spread <= 0:
+        raise InputError("sd", "a stated deviation of zero everywhere", "a posterior, or a point estimate without sd")
     levels = coverage(result.mean, result.sd, t, (0.68, 0.95), count=count).tolist()
     row: dict[str, Any] = {
         "bias": math.sqrt(max(error - spread * share, 0.0)),
@@ -424,7 +434,7 @@ def _spread(result: _Result, t: Tensor, truth: Image, config: EvaluationConfig) 
     row["_bands"] = {"low": bands.frequency_low.tolist(), "high": bands.frequency_high.tolist(),
                      "skill": bands.skill.tolist(), "spread": bands.spread.tolist()}  # fmt: skip
     row["_ranks"] = _rank_counts(stack, _slices(t))
-    if len(samples) >= 4:
+    if len(samples) >= 4 and bool((samples.var(0) > 0).all()):  # constant pixels, as outside of a field of view
         curve = reliability_curve(stack, _slices(t), bins=8)
         row["_reliability"] = {"predicted": curve.predicted.tolist(), "observed": curve.observed.tolist()}
     return row

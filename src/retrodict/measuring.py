@@ -22,7 +22,7 @@ from retrodict.metrics.noise import NoiseSpectrum, autocorrelation, noise_fields
 from retrodict.metrics.regions import Region, check_uniform, cut, find_uniform
 from retrodict.metrics.resolution import Resolution, circular_edge_mtf, edge_mtf, point_mtf
 
-__all__ = ["Measured", "measure_mtf", "measure_nps"]
+__all__ = ["Measured", "check_target", "measure_mtf", "measure_nps"]
 
 AIR = -900.0
 """HU below which a region is air, where scanners clip the noise."""
@@ -48,21 +48,28 @@ class Measured:
 
     def save(self, path: str | Path, *, plot: bool = True, force: bool = False) -> list[Path]:
         """Write PATH (JSON) and, with `plot`, a picture beside it (.png); nothing is overwritten without `force`."""
-        target = Path(path)
-        if target.suffix != ".json":
-            raise InputError(target, f"the suffix {target.suffix!r}", ".json")
-        if not target.parent.is_dir():
-            raise InputError(target, "no such folder", "a file name in an existing folder")
-        files = [target, target.with_suffix(".png")] if plot else [target]
-        for file in files:
-            if file.exists() and not force:
-                raise InputError(file, "a file of an earlier run", "a new name", "Use --force to replace it.")
+        files = check_target(path, plot=plot, force=force)
+        target = files[0]
         if plot:
             from retrodict.plots import measured_figure
 
             write_atomic(files[1], measured_figure(self))
         write_atomic(target, json.dumps(self.record, indent=1).encode())
         return files
+
+
+def check_target(path: str | Path, *, plot: bool = True, force: bool = False) -> list[Path]:
+    """The files that `Measured.save` will write; raises where it could not, so that one can look before measuring."""
+    target = Path(path)
+    if target.suffix != ".json":
+        raise InputError(target, f"the suffix {target.suffix!r}", ".json")
+    if not target.parent.is_dir():
+        raise InputError(target, "no such folder", "a file name in an existing folder")
+    files = [target, target.with_suffix(".png")] if plot else [target]
+    for file in files:
+        if file.exists() and not force:
+            raise InputError(file, "a file of an earlier run", "a new name", "Use --force to replace it.")
+    return files
 
 
 # ---- noise -------------------------------------------------------------------------------------------------------
