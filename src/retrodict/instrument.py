@@ -45,7 +45,7 @@ class Agreement:
 
     def __str__(self) -> str:
         return (
-            f"the noise variance is up to {self.noise_ratio:.2f} times that of the training, the MTF differs by up to "
+            f"the noise variance is up to {self.noise_ratio:.3g} times that of the training, the MTF differs by up to "
             f"{self.mtf_difference:+.2f}"
         )
 

@@ -158,3 +158,9 @@ def test_nps_ratio():
     assert float(((other.lower < 0.25) & (other.upper > 0.25)).double().mean()) > 0.75
     with pytest.raises(InputError, match="at least two regions"):
         nps_ratio(before[:1], before[:1], 1.0)
+
+
+def test_a_reversed_contrast_has_a_negative_response():
+    x = randn(20, 32, 32)
+    found = known_system(-0.5 * x + 0.1 * randn(20, 32, 32, seed=1), x, 1.0)
+    assert torch.allclose(found.mtf, torch.full_like(found.mtf, -0.5), atol=0.03)
