@@ -35,6 +35,7 @@ def main():
         ("Import time", [sys.executable, str(HERE / "imports.py")]),
         ("Overhead of the frame", [sys.executable, str(HERE / "overhead.py")]),
         ("Real CT", [sys.executable, str(HERE / "ct.py"), *quick]),
+        ("Metrology", [sys.executable, str(HERE / "phantom.py"), "--pictures", str(HERE.parent / "docs" / "images")]),
         ("Tables", [sys.executable, str(HERE / "tables.py")]),
     ]
     failed = []

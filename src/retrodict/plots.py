@@ -27,7 +27,7 @@ class Measured(Protocol):
         ...
 
 
-__all__ = ["PALETTE", "measured_figure"]
+__all__ = ["PALETTE", "chance", "finish", "measured_figure", "style"]
 
 PALETTE = ("#1f5fa8", "#c8501e", "#2c8a57", "#7a4fa3", "#a8322d", "#5d6b78", "#b58900", "#008b94")
 INK, MUTED, LINE = "#1d252c", "#5d6b78", "#d8dee4"
