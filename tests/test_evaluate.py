@@ -126,6 +126,30 @@ def test_a_model_is_run_where_no_folder_is_given(folders, tmp_path):
     assert summary(found, "model")["summary"]["rmse"]["lower"] is None  # one image gives no band
 
 
+def test_a_task_gives_the_response_of_instrument_and_restoration(folders, tmp_path):
+    """With a network that answers zero the posterior mean is linear: MTF x Wiener gain."""
+    model = make_model(tmp_path, bands=0)
+    methods = [{"name": "model", "model": str(tmp_path / "model"), "samples": 2, "steps": 1}]
+    task = {"contrast": 500, "radius": 4.0, "positions": [[24, 24], [20, 26]]}
+    changes = {"methods": methods, "measured": None, "simulate": True, "truth": ["truth/image0.npz"]}
+    found = evaluate(config(**changes, task=task, uniform=[(4, 4, 16), (24, 24, 16)]), folders)
+    t = summary(found, "model")["task"]
+    process = model.denoiser.process.on((48, 48))
+    gain, noise = process.measured
+    power = model.denoiser.spectrum.on(process.basis)
+    both = gain * power * gain / (gain**2 * power + noise)
+    radius = process.basis.radius()
+    for f, value in zip(t["frequency"][:4], t["mtf"][:4], strict=True):
+        wanted = float(both[(radius - f).abs() < 0.5 / 48].mean())
+        assert value == pytest.approx(wanted, abs=0.06)
+    assert t["d_hotelling"] >= t["d_npw"] > 0
+    assert t["d_npw_band"][0] <= t["d_npw"] <= t["d_npw_band"][1]
+    found.save(tmp_path / "out")
+    assert "MTF by perturbation" in (tmp_path / "out" / "report.html").read_text()
+    with pytest.raises(InputError, match="no uniform regions"):
+        evaluate(config(**changes, task=task), folders)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -500,11 +500,15 @@ def _detect(config: EvaluationConfig, task: Task, record: dict[str, Any], measur
         noise = entry["nps"]
         level = np.interp(found.frequency.numpy(), noise["frequency"], noise["value"])
         spectrum = disc_spectrum(found.frequency, task.contrast, task.radius)
-        mtf = found.value.clamp_min(0.0)
-        seen = detectability(found.frequency, spectrum, mtf, torch.from_numpy(level))
+        curves = (found.value, found.lower, found.upper)
+        seen, low, high = (
+            detectability(found.frequency, spectrum, c.clamp_min(0.0), torch.from_numpy(level)) for c in curves
+        )
         entry["task"] = {"contrast": task.contrast, "radius_mm": task.radius, "frequency": found.frequency.tolist(),
                          "mtf": found.value.tolist(), "lower": found.lower.tolist(), "upper": found.upper.tolist(),
-                         "d_npw": seen.npw, "d_hotelling": seen.hotelling}  # fmt: skip
+                         "d_npw": seen.npw, "d_hotelling": seen.hotelling,
+                         "d_npw_band": sorted((low.npw, high.npw)),
+                         "d_hotelling_band": sorted((low.hotelling, high.hotelling))}  # fmt: skip
 
 
 # ---- over all images ---------------------------------------------------------------------------------------------

@@ -211,11 +211,15 @@ def _draw_nps(axes: Axes, shown: list[tuple[str, Record]], colors: Mapping[str, 
 
 def _observer(record: Record) -> str:
     """D' of every method that has one."""
-    parts = [
-        f"{m['name']}: d\u2032 {_number(m['task']['d_npw'])} (NPW), {_number(m['task']['d_hotelling'])} (Hotelling)"
-        for m in record["methods"]
-        if "task" in m
-    ]
+    parts = []
+    for m in record["methods"]:
+        if "task" in m:
+            t = m["task"]
+            both = (
+                f"{_number(t[k])} [{_number(t[k + '_band'][0])}, {_number(t[k + '_band'][1])}]"
+                for k in ("d_npw", "d_hotelling")
+            )
+            parts.append("{}: d\u2032 {} (NPW), {} (Hotelling)".format(m["name"], *both))
     return "; ".join(parts) + "." if parts else ""
 
 
