@@ -132,7 +132,7 @@ Rows of other libraries are Monte Carlo with 256 samples and an exact denoiser; 
 
 `retrodict bench gaussian-card --json benchmarks/results/gaussian-card.json`
 
-{card(own, "R")}
+{card(own and [r for r in own if r["library"] == "retrodict"], "R")}
 
 ## Overhead of the sample loop
 
