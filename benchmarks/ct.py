@@ -27,11 +27,11 @@ from rich.table import Table
 
 from retrodict._random import member_seeds
 from retrodict.data import read
-from retrodict.demo import SLICES, measure
-from retrodict.denoiser import Cond
-from retrodict.metrics import Moments
-from retrodict.restoration import SamplingOptions, _draw, _pad, gate, plan_for
-from retrodict.restoring import open_model
+from retrodict.models.instrument import measure
+from retrodict.models.model import open_model
+from retrodict.processes.process import Cond
+from retrodict.samplers.ensemble import RunningMoments, SamplingOptions, _draw, _pad, gate, plan_for
+from retrodict.tasks.demo import SLICES
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -43,7 +43,7 @@ def ensemble(model, y, name, steps, members, spread=None, grid=None):
     denoiser = model.denoiser.on(padded.shape[2:])
     denoiser = denoiser.with_spread(spread) if spread else denoiser
     plan = plan_for(denoiser.process, options, denoiser.spectrum.on(denoiser.process.basis))
-    moments, started = Moments(), time.perf_counter()
+    moments, started = RunningMoments(), time.perf_counter()
     for first in range(0, members, 2):
         for x in _draw(denoiser, plan, padded, member_seeds(0, 0, members)[first : first + 2])[crop]:
             moments.add(x)

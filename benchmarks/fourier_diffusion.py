@@ -32,13 +32,14 @@ from torch import Tensor
 
 from retrodict._random import key, member_seeds
 from retrodict.data import read
-from retrodict.demo import SLICES
-from retrodict.denoiser import Cond, NetDenoiser
-from retrodict.grids import make_grid
+from retrodict.denoisers.network import NetDenoiser
 from retrodict.metrics import decompose
-from retrodict.restoration import _draw
-from retrodict.restoring import open_model
+from retrodict.models.model import open_model
+from retrodict.processes.process import Cond
 from retrodict.samplers import make_plan, sample
+from retrodict.samplers.ensemble import _draw
+from retrodict.samplers.plan import make_grid
+from retrodict.tasks.demo import SLICES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results"

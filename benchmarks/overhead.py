@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 
 from retrodict.bases import Fourier, Pixel
-from retrodict.denoiser import Estimate, SpectralSpread
-from retrodict.grids import make_grid
-from retrodict.processes import fourier, vp
+from retrodict.denoisers.denoiser import Estimate, SpectralSpread
+from retrodict.processes.fourier import fourier
+from retrodict.processes.scalar import vp
 from retrodict.samplers import make_plan, sample
+from retrodict.samplers.plan import make_grid
 
 OUT = Path(__file__).parent / "results" / "overhead.json"
 STEPS, REPEATS, VARIANCE = 50, 21, 0.25

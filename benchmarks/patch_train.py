@@ -21,12 +21,14 @@ from torch import Tensor
 from patch_data import load, turned
 from retrodict._random import key
 from retrodict.bases import Cosine
-from retrodict.checkpoint import Intensity, ModelSpec, load_model, save_model
-from retrodict.denoiser import NetDenoiser
-from retrodict.losses import Losses, calibrate_spread, denoising_loss, draw_times, simulate
-from retrodict.processes import cosine, process_to_recipe, ve
-from retrodict.spectrum import radial_spectrum
-from retrodict.train import TrainingOptions, train
+from retrodict.bases.spectrum import radial_spectrum
+from retrodict.denoisers.network import NetDenoiser
+from retrodict.models.model import Intensity, ModelSpec, load_model, save_model
+from retrodict.processes.recipes import process_to_recipe
+from retrodict.processes.scalar import cosine, ve
+from retrodict.training.calibrate import calibrate_spread
+from retrodict.training.loop import TrainingOptions, train
+from retrodict.training.losses import Losses, denoising_loss, draw_times, simulate
 
 RUNS = Path(__file__).resolve().parents[1] / "runs"
 ABLATION = ("plain", "deck", "repaired")

@@ -42,12 +42,13 @@ from patch_train import ABLATION, RUNS
 from retrodict._check import InputError
 from retrodict._random import key, member_seeds, white
 from retrodict.bases import Basis, Cosine
-from retrodict.denoiser import Cond, Denoiser, Estimate, NetDenoiser
+from retrodict.denoisers.denoiser import Denoiser, Estimate
+from retrodict.denoisers.network import NetDenoiser
 from retrodict.metrics import spread_skill
 from retrodict.metrics.similarity import ssim_map
-from retrodict.process import Gaussian, Process
-from retrodict.processes import cosine
-from retrodict.restoring import open_model
+from retrodict.models.model import open_model
+from retrodict.processes.process import Cond, Gaussian, Process
+from retrodict.processes.scalar import cosine
 from retrodict.samplers import Plan, make_plan, sample, start_state
 
 RESULTS = Path(__file__).parent / "results"

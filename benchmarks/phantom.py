@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from retrodict.measuring import measure_mtf, measure_nps
 from retrodict.metrics.noise import noise_spectrum, ring_average
 from retrodict.metrics.resolution import edge_mtf, point_mtf
+from retrodict.tasks.measure import measure_mtf, measure_nps
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -116,7 +116,7 @@ def real(pictures: Path | None) -> list[dict]:
 
 def _picture(measured, folder: Path | None, name: str) -> None:
     if folder is not None:
-        from retrodict.plots import measured_figure
+        from retrodict.report.measurement import measured_figure
 
         (folder / f"{name}.png").write_bytes(measured_figure(measured))
 

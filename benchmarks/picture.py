@@ -12,8 +12,9 @@ import torch
 from matplotlib.figure import Figure
 
 from retrodict.data import read
-from retrodict.demo import measure
-from retrodict.restoring import open_model, restore
+from retrodict.models.instrument import measure
+from retrodict.models.model import open_model
+from retrodict.tasks.restore import restore
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "restoration.png"
 CROP = (slice(70, 330), slice(55, 355))

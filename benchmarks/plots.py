@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from patch_data import load
 from patch_train import RUNS
 from patches import ending_at_y, matched, noisy, one_call, sliding_dct
-from retrodict.plots import PALETTE, finish, style
-from retrodict.restoring import open_model
+from retrodict.models.model import open_model
+from retrodict.report.measurement import PALETTE, finish, style
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"

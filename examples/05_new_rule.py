@@ -3,7 +3,7 @@
 import torch
 
 from retrodict import Pixel, gaussian_card, make_grid
-from retrodict.processes import vp
+from retrodict.processes.scalar import vp
 from retrodict.samplers import Plan, Row
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import retrodict
-from retrodict.demo import measure
+from retrodict.models.instrument import measure
 
 folder = Path(tempfile.mkdtemp())
 rng = np.random.default_rng(0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 
 from retrodict.bases import Fourier
-from retrodict.checkpoint import Intensity, ModelSpec, load_model, save_model
-from retrodict.processes import PROCESSES, external, fourier, process_to_recipe
-from retrodict.spectrum import Spectrum
+from retrodict.bases.spectrum import Spectrum
+from retrodict.models.model import Intensity, ModelSpec, load_model, save_model
+from retrodict.processes import PROCESSES
+from retrodict.processes.fourier import fourier
+from retrodict.processes.recipes import external, process_to_recipe
 
 SPECTRUM = Spectrum.power_law(0.5, 40.0, 0.03, 3.0)
 

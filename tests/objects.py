@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 
 from retrodict.bases import Cosine, Fourier, Pixel, Wavelet
-from retrodict.processes import PROCESSES, external, fourier
+from retrodict.processes import PROCESSES
+from retrodict.processes.fourier import fourier
+from retrodict.processes.recipes import external
 
 torch.set_num_threads(1)
 

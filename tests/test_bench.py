@@ -9,10 +9,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from retrodict import bench
 from retrodict._check import InputError
 from retrodict.processes import PROCESSES
 from retrodict.samplers import RULES
+from retrodict.tasks import gaussian_card as bench
 
 POSTERIOR = [name for name, rule in RULES.items() if rule.posterior]
 UNCONDITIONAL = [name for name in PROCESSES if name not in ("fourier", "measured")]
@@ -129,7 +129,7 @@ def test_every_process_and_rule_has_a_row_or_a_reason():
 
 
 def test_stochastic_rules_are_undefined_where_the_clock_runs_backwards(monkeypatch):
-    from retrodict.process import Process
+    from retrodict.processes.process import Process
 
     def wrong(basis, **pairing):
         def law(t):

@@ -12,14 +12,17 @@ from objects import make_process, restoring_process
 from retrodict import InputError
 from retrodict._random import key, member_seeds, uniform, white
 from retrodict.bases import Fourier, Pixel, Wavelet
-from retrodict.denoiser import Cond, LocalSpread, NetDenoiser, SpectralSpread, SpreadScale, band_filters
-from retrodict.gaussian import GaussianDenoiser, GaussianLaw, MixtureDenoiser, MixtureLaw
-from retrodict.losses import WEIGHTS, _weighted, denoising_loss, draw_times
+from retrodict.bases.spectrum import Spectrum, radial_spectrum
+from retrodict.denoisers.denoiser import GaussianDenoiser, LocalSpread, SpectralSpread, SpreadScale, band_filters
+from retrodict.denoisers.mixture import GaussianLaw, MixtureDenoiser, MixtureLaw
+from retrodict.denoisers.network import NetDenoiser
+from retrodict.denoisers.predictions import PREDICTIONS, target, to_data
 from retrodict.nets import UNet
-from retrodict.predict import PREDICTIONS, target, to_data
-from retrodict.process import Gaussian, wiener
-from retrodict.processes import PROCESSES, fourier, vp
-from retrodict.spectrum import Spectrum, radial_spectrum
+from retrodict.processes import PROCESSES
+from retrodict.processes.fourier import fourier
+from retrodict.processes.process import Cond, Gaussian, wiener
+from retrodict.processes.scalar import vp
+from retrodict.training.losses import WEIGHTS, _weighted, denoising_loss, draw_times
 
 T3 = torch.tensor([0.2, 0.6, 1.0], dtype=torch.float64)
 

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from models import make_model
 from retrodict import InputError
-from retrodict.cli import app
-from retrodict.evaluating import EvaluationConfig, Method, evaluate, load_evaluation
+from retrodict.cli.app import app
 from retrodict.metrics.bootstrap import bootstrap, paired_bootstrap
 from retrodict.metrics.similarity import ssim, ssim_map
+from retrodict.tasks.evaluate import EvaluationConfig, Method, evaluate, load_evaluation
 
 SIDE, COUNT, K = 48, 6, 12
 

@@ -15,10 +15,11 @@ import torch
 import yaml
 
 from retrodict import InputError
-from retrodict.checkpoint import load_model
-from retrodict.config import load_config
-from retrodict.fitting import fit, prepare_fit
-from retrodict.losses import calibrate_spread, denoising_loss
+from retrodict.models.model import load_model
+from retrodict.tasks.fit import fit, prepare_fit
+from retrodict.tasks.fit_config import load_config
+from retrodict.training.calibrate import calibrate_spread
+from retrodict.training.losses import denoising_loss
 
 STEPS = 24
 

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from models import make_model
 from retrodict import Curve, FourierProcess, InputError, NotCalibratedError
-from retrodict.cli import app
+from retrodict.cli.app import app
 from retrodict.data import Image
-from retrodict.instrument import model_with_instrument, own_curves
-from retrodict.measuring import measure_mtf, measure_nps
-from retrodict.restoring import restore
+from retrodict.models.instrument import model_with_instrument, own_curves
+from retrodict.tasks.measure import measure_mtf, measure_nps
+from retrodict.tasks.restore import restore
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 D = 0.5
@@ -126,8 +126,8 @@ def test_edge_to_process_and_fit_config(tmp_path):
         FourierProcess.from_measurement(tmp_path / "nps.json", tmp_path / "nps.json", (D, D))
     with pytest.raises(InputError, match="earlier run"):
         m.save(tmp_path / "mtf.json")
-    from retrodict.checkpoint import Intensity
-    from retrodict.fitting import _instrument
+    from retrodict.models.model import Intensity
+    from retrodict.tasks.fit import _instrument
 
     record = {"name": "measured", "options": {"mtf": "mtf.json", "nps": "nps.json"}}
     filled = _instrument(record, Intensity("HU", 200.0, 0.0), tmp_path)

@@ -19,15 +19,15 @@ from patch_train import frequency_loss, specification
 from retrodict import InputError
 from retrodict._random import member_seeds
 from retrodict.bases import Cosine, Pixel
+from retrodict.bases.spectrum import Spectrum
 from retrodict.data import read_medmnist
-from retrodict.denoiser import Estimate, NetDenoiser
-from retrodict.gaussian import GaussianDenoiser
-from retrodict.losses import draw_times, simulate
+from retrodict.denoisers.denoiser import Estimate, GaussianDenoiser
+from retrodict.denoisers.network import NetDenoiser
 from retrodict.nets import UNet
-from retrodict.processes import cosine, ve
+from retrodict.processes.scalar import cosine, ve
 from retrodict.samplers import make_plan
 from retrodict.samplers.card import gaussian_posterior, posterior_card
-from retrodict.spectrum import Spectrum
+from retrodict.training.losses import draw_times, simulate
 
 SIGMA = 0.3
 MMSE = SIGMA**2 / (1 + SIGMA**2)

@@ -10,21 +10,15 @@ import torch
 from objects import TIMES, curves, make_process
 from retrodict import InputError
 from retrodict.bases import Fourier, Pixel
-from retrodict.denoiser import Cond, NetDenoiser
+from retrodict.bases.spectrum import Spectrum
+from retrodict.denoisers.network import NetDenoiser
 from retrodict.nets import UNet
-from retrodict.process import Process, wiener
-from retrodict.processes import (
-    PROCESSES,
-    ct_filters,
-    external,
-    fourier,
-    mean_reverting,
-    process_from_recipe,
-    process_to_recipe,
-    scalar,
-    vp,
-)
-from retrodict.spectrum import Spectrum
+from retrodict.processes import PROCESSES
+from retrodict.processes.fourier import ct_filters, fourier
+from retrodict.processes.process import Cond, Process, wiener
+from retrodict.processes.recipes import external, process_from_recipe, process_to_recipe
+from retrodict.processes.residual import mean_reverting
+from retrodict.processes.scalar import scalar, vp
 
 
 class Radii:

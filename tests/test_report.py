@@ -7,7 +7,8 @@ import re
 import pytest
 import torch
 
-from retrodict import InputError, report
+from retrodict import InputError
+from retrodict.report import restoration as report
 
 
 def data(**changes):

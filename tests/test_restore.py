@@ -13,14 +13,14 @@ import torch
 
 from models import SPECTRUM, make_model
 from retrodict import InputError, NotCalibratedError
-from retrodict.checkpoint import Model
 from retrodict.data import Image, read, write
-from retrodict.processes import process_to_recipe
-from retrodict.restoration import SamplingOptions, gate, restore_batch
-from retrodict.restoring import restore, restore_all
+from retrodict.models.model import Model
+from retrodict.nets.tiles import tiled_apply
+from retrodict.processes.recipes import process_to_recipe
 from retrodict.samplers import RULES
 from retrodict.samplers.card import gaussian_posterior
-from retrodict.tiles import tiled_apply
+from retrodict.samplers.ensemble import SamplingOptions, gate, restore_batch
+from retrodict.tasks.restore import restore, restore_all
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -276,7 +276,7 @@ def test_a_disk_that_fills_half_way_leaves_nothing(tmp_path, model, monkeypatch)
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("retrodict.restoring.write", second)
+    monkeypatch.setattr("retrodict.tasks.restore.write", second)
     with pytest.raises(OSError, match="space"):
         restore(save(tmp_path), out, model=model, samples=2, steps=1)
     assert calls == ["mean", "sd"]
@@ -342,7 +342,7 @@ def test_a_real_slice(tmp_path, model):
 
 
 def test_model_files_round_trip(tmp_path, rough):
-    from retrodict.checkpoint import load_model, save_model
+    from retrodict.models.model import load_model, save_model
 
     save_model(rough.spec, rough.denoiser.net.state_dict(), tmp_path / "again")
     again = load_model(tmp_path / "again.json")
@@ -358,7 +358,7 @@ def test_model_files_round_trip(tmp_path, rough):
 def test_bad_model_files_are_one_clear_error(tmp_path, rough, fault):
     import pickle
 
-    from retrodict.checkpoint import load_model, save_model
+    from retrodict.models.model import load_model, save_model
 
     weights = dict(rough.denoiser.net.state_dict())
     first = next(iter(weights))
@@ -398,7 +398,7 @@ def test_bad_model_files_are_one_clear_error(tmp_path, rough, fault):
 
 
 def test_saving_a_model_on_a_full_disk_leaves_nothing(tmp_path, rough, monkeypatch):
-    from retrodict.checkpoint import save_model
+    from retrodict.models.model import save_model
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from retrodict import bench
 from retrodict._random import white
 from retrodict.samplers.card import gaussian_posterior
+from retrodict.tasks import gaussian_card as bench
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "peers-gaussian-card.json"
 SIZE, SD, GAIN_NOISE = 32, 0.15, 0.25

@@ -1,5 +1,5 @@
 """`python -m retrodict`."""
 
-from retrodict.cli import main
+from retrodict.cli.app import main
 
 main()

@@ -14,7 +14,7 @@ from objects import BASIS_CASES
 from retrodict import InputError
 from retrodict.bases import Cosine, Fourier, Wavelet
 from retrodict.bases.wavelet import daubechies
-from retrodict.gaussian import log_density
+from retrodict.denoisers.mixture import log_density
 
 
 @pytest.fixture(params=BASIS_CASES, name="basis")

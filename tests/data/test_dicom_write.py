@@ -9,9 +9,9 @@ import pytest
 import torch
 from made_files import make_series, make_slice, rewrite, slice_values
 
-from retrodict._check import InputError
-from retrodict.data import OutputError, discover, read, resample, write
-from retrodict.data import _atomic as atomic
+from retrodict import _output as atomic
+from retrodict._check import InputError, OutputError
+from retrodict.data import discover, read, resample, write
 
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "Rows", "Columns")
 IDENTITY = ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "InstanceNumber")

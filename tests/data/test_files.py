@@ -8,9 +8,9 @@ import pytest
 import torch
 from made_files import make_mha
 
-from retrodict._check import InputError
-from retrodict.data import Image, OutputError, discover, read, write
-from retrodict.data import _atomic as atomic
+from retrodict import _output as atomic
+from retrodict._check import InputError, OutputError
+from retrodict.data import Image, discover, read, write
 
 nib = pytest.importorskip("nibabel")
 tifffile = pytest.importorskip("tifffile")

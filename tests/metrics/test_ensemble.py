@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from retrodict._check import InputError
-from retrodict.metrics import Moments, decompose, spread_skill
+from retrodict.metrics import decompose, spread_skill
+from retrodict.samplers.ensemble import RunningMoments
 
 
 def fill(samples):
-    moments = Moments()
+    moments = RunningMoments()
     for sample in samples:
         moments.add(sample)
     return moments
@@ -69,7 +70,7 @@ def test_same_order_same_bits_and_results_are_copies():
 
 def test_moments_refuse():
     with pytest.raises(InputError, match="no samples"):
-        _ = Moments().mean
+        _ = RunningMoments().mean
     moments = fill([torch.zeros(2)])
     with pytest.raises(InputError, match="two samples"):
         _ = moments.variance

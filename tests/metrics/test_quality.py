@@ -17,7 +17,7 @@ from retrodict.metrics.task import (
     laguerre_gauss,
     neq,
 )
-from retrodict.processes import fourier
+from retrodict.processes.fourier import fourier
 
 
 def plane(side, d):

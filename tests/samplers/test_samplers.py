@@ -11,15 +11,20 @@ from objects import curves, make_process, restoring_process
 from retrodict import InputError
 from retrodict._random import white
 from retrodict.bases import Fourier, Pixel
-from retrodict.denoiser import Cond, NetDenoiser
-from retrodict.gaussian import GaussianDenoiser, MixtureDenoiser, MixtureLaw
-from retrodict.grids import GRIDS, make_grid
+from retrodict.bases.spectrum import Spectrum
+from retrodict.denoisers.denoiser import GaussianDenoiser
+from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
+from retrodict.denoisers.network import NetDenoiser
 from retrodict.nets import UNet
-from retrodict.process import Process
-from retrodict.processes import PROCESSES, external, fourier, scalar, ve, vp
-from retrodict.samplers import RULES, make_plan, run, sample, start_state
+from retrodict.processes import PROCESSES
+from retrodict.processes.fourier import fourier
+from retrodict.processes.process import Cond, Process
+from retrodict.processes.recipes import external
+from retrodict.processes.scalar import scalar, ve, vp
+from retrodict.samplers import RULES, make_plan, sample, start_state
+from retrodict.samplers import loop as run
 from retrodict.samplers.card import gaussian_card, gaussian_posterior, posterior_card
-from retrodict.spectrum import Spectrum
+from retrodict.samplers.plan import GRIDS, make_grid
 
 L3 = torch.tensor([0.01, 0.25, 1.0], dtype=torch.float64)
 RESTORING = [name for name in PROCESSES if name != "wavelet_bands"]

@@ -1,10 +1,8 @@
-"""Orthonormal bases in which gains and variances are element-wise numbers."""
+"""Orthonormal bases in which gains and variances are element-wise numbers; spectra and curves over frequency."""
 
 from __future__ import annotations
 
-from retrodict.bases._base import Basis, Pixel
-from retrodict.bases.cosine import Cosine
-from retrodict.bases.fourier import Fourier
+from retrodict.bases.basis import Basis, Cosine, Fourier, Pixel
 from retrodict.bases.wavelet import Wavelet
 
 __all__ = ["BASES", "Basis", "Cosine", "Fourier", "Pixel", "Wavelet"]

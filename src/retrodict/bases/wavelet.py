@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
-from retrodict.bases._base import check_grid
+from retrodict.bases.basis import check_grid
 
 __all__ = ["Wavelet", "daubechies"]
 

@@ -1,11 +1,12 @@
 """Images with their geometry: finding, reading, resampling and writing them, and patches of them to train on."""
 
-from retrodict.data._acquisition import acquisition, fingerprints
-from retrodict.data._image import Image, OutputError, Source
-from retrodict.data._resample import resample
+from retrodict._check import OutputError
+from retrodict.data.acquisition import acquisition, fingerprints
+from retrodict.data.image import Image, Source
 from retrodict.data.io import discover, read, write
 from retrodict.data.medmnist import read_medmnist
-from retrodict.data.sets import Group, PatchSet, split
+from retrodict.data.patches import Group, PatchSet, split
+from retrodict.data.resample import resample
 
 __all__ = [
     "Group",

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from retrodict._check import InputError, choice
-from retrodict.data import _dicom, _dicom_out, _files
-from retrodict.data._atomic import replace_file, replace_folder
-from retrodict.data._image import Image, Source, clean_hu, finite
+from retrodict._output import replace_file, replace_folder
+from retrodict.data.formats import dicom_read as _dicom
+from retrodict.data.formats import dicom_write as _dicom_out
+from retrodict.data.formats import files as _files
+from retrodict.data.image import Image, Source, clean_hu, finite
 
 __all__ = ["discover", "read", "write"]
 

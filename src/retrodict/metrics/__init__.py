@@ -3,7 +3,7 @@
 from retrodict.metrics.bands import BandSpreadSkill, band_spread_skill
 from retrodict.metrics.bootstrap import bootstrap, paired_bootstrap
 from retrodict.metrics.calibration import central_factor, coverage, z_scores
-from retrodict.metrics.ensemble import Decomposition, Moments, SpreadSkill, decompose, spread_skill
+from retrodict.metrics.ensemble import Decomposition, SpreadSkill, decompose, spread_skill
 from retrodict.metrics.fidelity import mse, psnr, rmse
 from retrodict.metrics.frequency import detrend, nps, radial
 from retrodict.metrics.misfit import DataMisfit, data_misfit
@@ -41,7 +41,6 @@ __all__ = [
     "Decomposition",
     "Detectability",
     "KnownSystem",
-    "Moments",
     "NoiseSpectrum",
     "Perturbation",
     "RankHistogram",

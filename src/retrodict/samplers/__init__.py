@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from retrodict.samplers.plan import Plan, Row
-from retrodict.samplers.rules import RULES, Rule, make_plan
-from retrodict.samplers.run import Samples, sample, start_state
+from retrodict.samplers.loop import Samples, sample, start_state
+from retrodict.samplers.plan import Plan, Row, Rule
+from retrodict.samplers.rules import RULES, make_plan
 
 __all__ = ["RULES", "Plan", "Row", "Rule", "Samples", "make_plan", "sample", "start_state"]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retrodict.process import Gaussian, Process, ratio, wiener
+from retrodict.processes.process import Gaussian, Process, ratio, wiener
 from retrodict.samplers.plan import Plan, Row
 
 __all__ = ["Card", "gaussian_card", "gaussian_posterior", "posterior_card", "start_law"]

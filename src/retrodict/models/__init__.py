@@ -1,0 +1,1 @@
+"""What a checkpoint holds: a denoiser with its units, and the instrument that it was made for."""

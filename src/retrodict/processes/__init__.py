@@ -1,0 +1,25 @@
+"""The forward processes: each is a function that returns a `Process`, and one line in `PROCESSES`.
+
+A process says how an image is degraded, as (h, k, s^2) per coefficient and time; everything else follows.
+"""
+
+from __future__ import annotations
+
+from retrodict.processes.fourier import fourier, measured
+from retrodict.processes.residual import mean_reverting
+from retrodict.processes.scalar import cosine, scalar, sub_vp, ve, vp
+from retrodict.processes.wavelet import wavelet_bands
+
+__all__ = ["PROCESSES"]
+
+PROCESSES = {
+    "vp": vp,
+    "cosine": cosine,
+    "sub_vp": sub_vp,
+    "ve": ve,
+    "scalar": scalar,
+    "mean_reverting": mean_reverting,
+    "wavelet_bands": wavelet_bands,
+    "fourier": fourier,
+    "measured": measured,
+}

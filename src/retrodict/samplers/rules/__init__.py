@@ -1,0 +1,35 @@
+"""The linear samplers: each rule is a function that builds a `Plan`, and one line in `RULES`."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from retrodict._check import InputError, choice
+from retrodict.processes.process import Process
+from retrodict.samplers.plan import Plan, Rule
+from retrodict.samplers.rules.ancestral import ancestral, ddim, matched
+from retrodict.samplers.rules.euler import euler
+from retrodict.samplers.rules.gaussian_ode import gaussian_ode
+from retrodict.samplers.rules.multistep import dpmpp2m, sde_dpmpp2m
+
+__all__ = ["RULES", "make_plan"]
+
+RULES: dict[str, Rule] = {
+    "matched": Rule(matched, 8, True, False, "time", "ancestral with drawn x_0; exact in the Gaussian part"),
+    "euler": Rule(euler, 256, False, False, "time", "Tivnan et al. 2023, eq. 21"),
+    "ancestral": Rule(ancestral, 32, False, False, "time", "Ho, Jain, Abbeel 2020; Song et al. 2020, eta = 1"),
+    "ddim": Rule(ddim, 32, False, True, "time", "Song, Meng, Ermon 2020"),
+    "dpmpp2m": Rule(dpmpp2m, 16, False, True, "logsnr", "Lu et al. 2022, algorithm 2"),
+    "sde_dpmpp2m": Rule(sde_dpmpp2m, 64, True, False, "logsnr", "Lu et al. 2022, stochastic 2M"),
+    "gaussian_ode": Rule(gaussian_ode, 8, False, True, "time", "probability flow, exact in the Gaussian part"),
+}
+"""Rules by name.  A deterministic rule is a posterior sampler only from a random start (external conditioning)."""
+
+
+def make_plan(name: str, process: Process, times: Tensor, spectrum: Tensor | None = None, **options: object) -> Plan:
+    """Plan of rule `name` on a time grid; unknown rules and options are errors."""
+    rule = RULES[choice("rule", name, RULES)]
+    try:
+        return rule.build(process, times, spectrum, **options)
+    except TypeError as error:
+        raise InputError(f"rule {name!r}", str(error), "options that this rule knows") from error

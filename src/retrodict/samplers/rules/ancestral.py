@@ -1,0 +1,53 @@
+"""Steps by the conditional q(x_s | x_t, x_0): DDIM, ancestral, and with x_0 drawn from its law."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from retrodict.processes.process import Process
+from retrodict.samplers.plan import Levels, Plan, Row
+
+__all__ = []
+
+
+def ddim(process: Process, times: Tensor, spectrum: Tensor | None = None, *, eta: float = 0.0) -> Plan:
+    """DDIM in the consistent convention (Song, Meng, Ermon 2020), NFE = N; eta = 1 is the ancestral sampler.
+
+    w' = keep w + data D + eta sqrt(V) z with the weights of `Process.conditional`.
+    """
+    if eta:
+        process.require_markov("ddim with eta > 0")
+
+    def row(i: int) -> Row:
+        t, s = levels.pair(i)
+        keep, data, std = process.conditional(t, s, eta)
+        return Row(float(t), True, (keep,), (data,), std if eta else None)
+
+    levels = Levels(process, times)
+    return Plan(process, times, row, len(levels), len(levels), "ddim", stochastic=eta > 0)
+
+
+def ancestral(process: Process, times: Tensor, spectrum: Tensor | None = None) -> Plan:
+    """Ancestral sampling, q(x_s | x_t, x_0 = D): exact mean, too little variance at few steps, NFE = N."""
+    plan = ddim(process, times, eta=1.0)
+    return Plan(process, times, plan.build, len(plan), plan.nfe, "ancestral", stochastic=True)
+
+
+def matched(process: Process, times: Tensor, spectrum: Tensor | None = None) -> Plan:
+    """Ancestral steps with x_0 *drawn* from the denoiser's law N(D, Cov[x_0 | x_t]) instead of set to its mean.
+
+    w' = keep w + data (D + e) + sqrt(V) z, so that mean and covariance of w' | w are those of the exact transition
+    (law of total variance) at any number of steps.  With the Wiener law of a stored spectrum it integrates the
+    Gaussian part of the reverse SDE exactly: keep w + data D is the exact drift with the non-Gaussian rest of the
+    whitened score held constant over the step, and V + data^2 v the exact Gaussian noise.  NFE = N.
+    """
+    process.require_markov("matched")
+
+    def row(i: int) -> Row:
+        t, s = levels.pair(i)
+        keep, data, std = process.conditional(t, s, 1.0)
+        noise = None if float(s) == 0 and not bool(std.any()) else std
+        return Row(float(t), True, (keep,), (data,), noise, data)
+
+    levels = Levels(process, times)
+    return Plan(process, times, row, len(levels), len(levels), "matched", stochastic=True, uses_spread=True)

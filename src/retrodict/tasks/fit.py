@@ -1,0 +1,245 @@
+"""The readable functions from a configuration or a file to a result."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrodict._check import InputError
+from retrodict._output import versions, write_atomic
+from retrodict._random import key
+from retrodict.bases.curve import Curve
+from retrodict.bases.spectrum import radial_spectrum
+from retrodict.data import Group, PatchSet, split
+from retrodict.models.model import Intensity, ModelSpec, load_weights, read_tensors, save_model
+from retrodict.processes.recipes import process_from_recipe, process_to_recipe
+from retrodict.tasks.fit_config import FitConfig
+from retrodict.training.calibrate import calibrate_spread
+from retrodict.training.loop import Progress, TrainingOptions, latest_checkpoint, train
+from retrodict.training.losses import denoising_loss
+
+__all__ = ["FitPlan", "fit", "prepare_fit"]
+
+
+@dataclass
+class FitPlan:
+    """A training run that is ready to start, and what it will cost."""
+
+    config: FitConfig
+    spec: ModelSpec
+    training: PatchSet
+    validation: PatchSet | None
+    seconds_per_step: float
+    parameters: int
+    start_step: int
+    start_from: Path | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Estimated seconds for the remaining steps."""
+        return self.seconds_per_step * (self.config.training.steps - self.start_step)
+
+
+def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
+    """Load the data, estimate the spectrum, build the model and time two steps; nothing is trained yet.
+
+    `base`: folder that a relative `data.root` is relative to.
+    """
+    training, validation = _patch_sets(config, base)
+    spec = _spec(config, training, base)
+    denoiser = spec.build(config.name, config.training.precision)
+    latest = latest_checkpoint(folder)
+    start = int(latest.name.split("-")[1]) if latest else 0
+    parameters = sum(p.numel() for p in denoiser.net.parameters())
+    first = base / config.start_from if config.start_from else None
+    if first is not None:
+        load_weights(denoiser.net, read_tensors(first.with_suffix(".safetensors")), first)  # refuse a misfit now
+    plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first)
+    plan.seconds_per_step = _time_step(plan)
+    return plan
+
+
+def fit(
+    plan: FitPlan,
+    folder: Path,
+    *,
+    watch: Callable[[Progress], None] | None = None,
+    tensorboard: bool = True,
+) -> Path:
+    """Train to the end (resuming where a killed run stopped) and write `folder/NAME.{safetensors,json}`."""
+    config = plan.config
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "config.json", config.model_dump_json(indent=1).encode())
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    torch.manual_seed(key(config.training.seed, "weights") % 2**31)  # only the initial weights come from here
+    denoiser = plan.spec.build(config.name, config.training.precision)
+    if plan.start_from is not None:
+        load_weights(denoiser.net, read_tensors(plan.start_from.with_suffix(".safetensors")), plan.start_from)
+    options = _options(config)
+    with _Log(folder, tensorboard) as log:
+        average = train(
+            denoiser,
+            _batcher(plan.training, plan.spec.intensity),
+            options,
+            folder,
+            validation=None if plan.validation is None else _batcher(plan.validation, plan.spec.intensity),
+            watch=watch,
+            log=log,
+        )
+    weights, _ = save_model(_calibrated(plan, average), average, folder / config.name)
+    return weights
+
+
+def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
+    """The specification with the error variances calibrated on the validation groups, where there are any."""
+    if plan.validation is None:
+        return plan.spec
+    denoiser = plan.spec.build(plan.config.name, plan.config.training.precision)
+    denoiser.net.load_state_dict(average)
+    batch = _batcher(plan.validation, plan.spec.intensity)
+    scale = calibrate_spread(denoiser, batch, seed=plan.config.training.seed)
+    return plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
+
+
+def _options(config: FitConfig) -> TrainingOptions:
+    fields = TrainingOptions.__dataclass_fields__
+    return TrainingOptions(**{k: v for k, v in config.training.model_dump().items() if k in fields})
+
+
+def _batcher(patches: PatchSet, intensity: Intensity) -> Callable[[list[int]], Tensor]:
+    return lambda keys: intensity.encode(patches.batch(keys))
+
+
+def _patch_sets(config: FitConfig, base: Path) -> tuple[PatchSet, PatchSet | None]:
+    root = (base / config.data.root).resolve()
+    groups = [
+        Group(
+            g.name,
+            tuple(str(root / path) for path in g.paths),
+            spacing=tuple(g.spacing) if g.spacing else None,
+            unit=g.unit,
+        )
+        for g in config.data.groups
+    ]
+    kept, held = split(groups, config.data.validation)
+
+    def load(part: list[Group]) -> PatchSet:
+        size = tuple(config.data.patch)
+        empty = -900.0 if config.intensity.unit == "HU" else None
+        patches = PatchSet(
+            part,
+            size,
+            ndim=len(size),
+            spacing=tuple(config.spacing),
+            coarser=config.data.coarser,
+            empty_below=empty,
+            seed=config.training.seed,
+        )
+        if patches.unit != config.intensity.unit:
+            raise InputError("data", f"images in {patches.unit!r}", f"intensity.unit {config.intensity.unit!r}")
+        return patches
+
+    return load(kept), load(held) if held else None
+
+
+def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
+    intensity = Intensity(config.intensity.unit, config.intensity.scale, config.intensity.offset)
+    keys = range(256)
+    patches = [intensity.encode(training.patch(key(config.training.seed, "spectrum", k)))[0] for k in keys]
+    spectrum = radial_spectrum(patches, config.spacing)
+    record = _instrument(config.process.model_dump(), intensity, base)
+    process = process_from_recipe(record, config.data.patch, config.spacing, f"{config.name}: process")
+    return ModelSpec(
+        process=process_to_recipe(process),
+        network=config.network.model_dump(),
+        spectrum=spectrum.to_json(),
+        intensity=intensity,
+        spacing=tuple(config.spacing),
+        size=tuple(config.data.patch),
+        predicts=config.predicts,
+        bands=config.bands,
+        card={
+            **config.card,
+            "name": config.name,
+            "started_from": config.start_from,
+            "training": config.training.model_dump(),
+            "data": [g.model_dump() for g in config.data.groups],
+            "validation": config.data.validation,
+            "images": len(training),
+            "versions": versions(),
+        },
+    )
+
+
+def _instrument(record: dict[str, Any], intensity: Intensity, base: Path) -> dict[str, Any]:
+    """Process record with measured curves read from JSON files (paths relative to the configuration) and the scale of
+    the model unit filled in, so that an NPS in data units becomes a variance in model units.
+    """
+    if record["name"] != "measured":
+        instrument = record["options"].get("instrument")
+        if isinstance(instrument, dict) and instrument.get("name") == "measured":
+            record["options"]["instrument"] = _instrument({"options": {}, **instrument}, intensity, base)
+        return record
+    options = record["options"]
+    scale = options.setdefault("unit_scale", intensity.scale)
+    if scale != intensity.scale:
+        raise InputError("process.options.unit_scale", scale, f"intensity.scale {intensity.scale} (or leave it out)")
+    for name in ("mtf", "nps"):
+        if isinstance(options.get(name), str):
+            options[name] = Curve.parse(base / options[name], name).to_json()
+    return record
+
+
+def _time_step(plan: FitPlan) -> float:
+    """Seconds of one training step, measured on a model that is thrown away."""
+    config = plan.config
+    if config.training.threads:
+        torch.set_num_threads(config.training.threads)
+    denoiser = plan.spec.build(config.name, config.training.precision)
+    batch = _batcher(plan.training, plan.spec.intensity)
+    times = []
+    for trial in range(3):
+        keys = [key(trial, "timing", i) for i in range(config.training.batch)]
+        start = time.perf_counter()
+        losses = denoising_loss(denoiser, batch(keys), torch.tensor(keys), config.training.loss)
+        losses.total.mean().backward()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
+
+
+class _Log:
+    """JSON lines and, where tensorboard is installed, its event files."""
+
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
+        self._stream = open(folder / "log.jsonl", "a")  # noqa: SIM115
+        self._writer: Any = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:  # an extra; the JSON lines hold the same numbers
+                return
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def __call__(self, record: dict[str, float]) -> None:
+        self._stream.write(json.dumps(record) + os.linesep)
+        self._stream.flush()
+        if self._writer is not None:
+            for name, value in record.items():
+                self._writer.add_scalar(name, value, int(record["step"]))

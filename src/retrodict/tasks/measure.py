@@ -1,0 +1,405 @@
+"""From phantom scans to the instrument: NPS and MTF with bands, units and provenance, as files that others take."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from retrodict._check import InputError, choice
+from retrodict._output import versions, write_atomic
+from retrodict.bases.curve import Curve
+from retrodict.data import Image, acquisition, discover, fingerprints, read, resample
+from retrodict.metrics.noise import NoiseSpectrum, autocorrelation, noise_fields, noise_spectrum, whiteness
+from retrodict.metrics.regions import Region, check_uniform, cut, find_uniform
+from retrodict.metrics.resolution import Resolution, circular_edge_mtf, edge_mtf, point_mtf
+
+__all__ = ["Measured", "check_target", "measure_mtf", "measure_nps"]
+
+
+AIR = -900.0
+"""HU below which a region is air, where scanners clip the noise."""
+
+
+Box = tuple[int, int, int, int]
+"""First row, last row + 1, first column, last column + 1."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measured curve: `record` is the JSON that `fit`, `restore` and `FourierProcess.from_measurement` take.
+
+    `curve` is the record as a `Curve`.  `figure` holds what the picture shows.
+    """
+
+    record: dict[str, Any]
+    figure: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def curve(self) -> Curve:
+        """The curve with its units."""
+        return Curve.parse(self.record, self.record["quantity"])
+
+    def save(self, path: str | Path, *, plot: bool = True, force: bool = False) -> list[Path]:
+        """Write PATH (JSON) and, with `plot`, a picture beside it (.png); nothing is overwritten without `force`."""
+        files = check_target(path, plot=plot, force=force)
+        target = files[0]
+        if plot:
+            from retrodict.report.measurement import measured_figure
+
+            write_atomic(files[1], measured_figure(self))
+        write_atomic(target, json.dumps(self.record, indent=1).encode())
+        return files
+
+
+def check_target(path: str | Path, *, plot: bool = True, force: bool = False) -> list[Path]:
+    """The files that `Measured.save` will write; raises where it could not, so that one can look before measuring."""
+    target = Path(path)
+    if target.suffix != ".json":
+        raise InputError(target, f"the suffix {target.suffix!r}", ".json")
+    if not target.parent.is_dir():
+        raise InputError(target, "no such folder", "a file name in an existing folder")
+    files = [target, target.with_suffix(".png")] if plot else [target]
+    for file in files:
+        if file.exists() and not force:
+            raise InputError(file, "a file of an earlier run", "a new name", "Use --force to replace it.")
+    return files
+
+
+# ---- noise -------------------------------------------------------------------------------------------------------
+
+
+def measure_nps(
+    sources: Sequence[str | Path] | str | Path,
+    *,
+    repeats: Literal["none", "scans", "half-dose"] = "none",
+    size: int = 32,
+    count: int = 64,
+    regions: Sequence[tuple[int, ...]] | None = None,
+    slices: tuple[int, int] | None = None,
+    detrend: Literal["poly2", "mean"] = "poly2",
+    window: Literal["none", "hann"] = "none",
+    spacing: Sequence[float] | None = None,
+    unit: str | None = None,
+    at: float | None = None,
+    bootstrap: int = 400,
+    seed: int = 0,
+) -> Measured:
+    """Noise power spectrum of one scan, of repeated scans of one object, or of a pair of half-dose images.
+
+    repeats "none": uniform regions of each source.  "scans": 2 or more sources of the same object and geometry; what
+    they have in common is subtracted, so that the regions need not be uniform.  "half-dose": two sources of half the
+    dose each; the result is the NPS of their mean, the full-dose image.
+
+    regions: (row, column) or (slice, row, column) of the first pixel of squares of `size` pixels; without a slice, in
+    every slice.  None: found automatically, at most `count`.  slices: first and last + 1 to look at.  at: bring the
+    images to this pixel spacing (mm) first, as `restore --resample` does: a restoration at that spacing needs the NPS
+    there.  spacing, unit: for files that have none.
+
+    Raises `InputError` for regions that are not uniform or are clipped, fewer than 2 regions or repeats, images that
+    do not lie on one grid, and missing spacing.
+    """
+    choice("repeats", repeats, ("none", "scans", "half-dose"))
+    images = [_load(s, spacing, unit, at, slices) for s in _list(sources)]
+    pixel = _pixel(images)
+    stacks = [_stack(i) for i in images]
+    lowest = AIR if images[0].unit == "HU" else None
+    if repeats == "none":
+        chosen, fields, how = _single(stacks, regions, size, count, lowest), None, detrend
+        patches = torch.cat([cut(s, c) for s, c in zip(stacks, chosen, strict=True)])
+        check_uniform(patches, [r for c in chosen for r in c])
+        places = [r for c in chosen for r in c]
+    else:
+        places, patches = _repeated(stacks, regions, size, count, lowest, repeats)
+        how = "ensemble" if repeats == "scans" and len(stacks) > 2 else "pair"
+    spectrum = noise_spectrum(patches, pixel, how=how, window=window, bootstrap=bootstrap, seed=seed)
+    if repeats == "half-dose":
+        spectrum = _scaled(spectrum, 0.5)
+    test = whiteness(patches, how=how)
+    lags = autocorrelation(patches, pixel, how=how, reach=min(12, size // 2 - 1))
+    record = _nps_record(spectrum, images, pixel, places, repeats, how, window, at)
+    record["whiteness"] = {"white": test.white, "p_value": test.p_value, "statistic": test.statistic, "dof": test.dof,
+                           "strongest_correlation": test.strongest, "at_lag_px": list(test.lag)}  # fmt: skip
+    record["autocorrelation"] = {"unit": "1", "lag_mm": [k * pixel[1] for k in range(lags.shape[1] // 2 + 1)],
+                                 "rows": lags[lags.shape[0] // 2, lags.shape[1] // 2 :].tolist(),
+                                 "columns": lags[lags.shape[0] // 2 :, lags.shape[1] // 2].tolist()}  # fmt: skip
+    shown = places[len(places) // 2].slice
+    mean = torch.stack(stacks).mean(0) if repeats != "none" else stacks[0]
+    fields = noise_fields(patches, how)[0]
+    return Measured(record, {"kind": "nps", "image": mean[shown], "slice": shown, "regions": places, "field": fields[0],
+                             "spectrum": spectrum, "lags": lags, "unit": images[0].unit, "pixel": pixel})  # fmt: skip
+
+
+def _list(sources: Sequence[str | Path] | str | Path) -> list[str | Path]:
+    found = [sources] if isinstance(sources, str | Path) else list(sources)
+    if not found:
+        raise InputError("sources", "nothing", "at least one image or series")
+    return found
+
+
+def _load(
+    source: str | Path,
+    spacing: Sequence[float] | None,
+    unit: str | None,
+    at: float | None,
+    slices: tuple[int, int] | None,
+) -> Image:
+    """One image or series, slices as they are, not clipped: clipping bends the noise of air and of metal."""
+    found = discover(source)
+    if len(found) != 1:
+        hint = "Give the paths of the series one by one; repeats are told with --repeats."
+        raise InputError(source, f"{len(found)} images or series", "exactly one", hint)
+    given = None if spacing is None else tuple(spacing)
+    image = read(found[0], spacing=given, unit=unit, slices="independent", allow_gaps=True, clip=False, expect=None)
+    if image.values.shape[0] != 1:
+        raise InputError(source, f"{image.values.shape[0]} channels", "one channel")
+    if not all(math.isfinite(s) for s in image.spacing[-2:]):
+        raise InputError(source, "no pixel spacing", "a file with spacing", "Give --spacing in mm.")
+    if slices is not None and image.values.ndim == 4:
+        first, last = slices
+        if not 0 <= first < last <= image.values.shape[1]:
+            raise InputError("slices", slices, f"a range within 0:{image.values.shape[1]}")
+        image = Image(image.values[:, first:last], image.unit, image.spacing, image.format, image.source, regular=False)
+    return image if at is None else resample(image, (at, at))
+
+
+def _stack(image: Image) -> Tensor:
+    """Slices (Z, H, W), float64."""
+    values = image.values[0].double()
+    return values if values.ndim == 3 else values[None]
+
+
+def _pixel(images: list[Image]) -> tuple[float, float]:
+    first = images[0]
+    for other in images[1:]:
+        same = other.values.shape[-2:] == first.values.shape[-2:] and other.unit == first.unit
+        close = all(abs(a / b - 1) < 1e-3 for a, b in zip(other.spacing[-2:], first.spacing[-2:], strict=True))
+        if not (same and close):
+            found = f"{tuple(other.values.shape[-2:])} pixels of {other.spacing[-2:]} mm in {other.unit}"
+            raise InputError(other.source[0], found, f"the grid and unit of {first.source[0]}")
+    return float(first.spacing[-2]), float(first.spacing[-1])
+
+
+def _given(regions: Sequence[tuple[int, ...]], size: int, depth: int) -> list[Region]:
+    out = []
+    for place in regions:
+        if len(place) not in (2, 3):
+            raise InputError("region", place, "row,column or slice,row,column")
+        levels = range(depth) if len(place) == 2 else [place[0]]
+        out += [Region(z, place[-2], place[-1], size) for z in levels]
+    return out
+
+
+def _single(
+    stacks: list[Tensor], regions: Sequence[tuple[int, ...]] | None, size: int, count: int, lowest: float | None
+) -> list[list[Region]]:
+    if regions is not None:
+        return [_given(regions, size, len(s)) for s in stacks]
+    each = max(2, count // len(stacks))
+    return [find_uniform(s, size, count=each, lowest=lowest) for s in stacks]
+
+
+def _repeated(
+    stacks: list[Tensor],
+    regions: Sequence[tuple[int, ...]] | None,
+    size: int,
+    count: int,
+    lowest: float | None,
+    repeats: str,
+) -> tuple[list[Region], Tensor]:
+    """Regions and repeats of them (K, R, size, size)."""
+    if len(stacks) < 2 or (repeats == "half-dose" and len(stacks) != 2):
+        wanted = "exactly 2 half-dose images" if repeats == "half-dose" else "at least 2 repeated scans"
+        raise InputError("sources", f"{len(stacks)}", wanted, "For one scan leave --repeats out.")
+    if len({s.shape for s in stacks}) > 1:
+        raise InputError("sources", "repeats with different numbers of slices", "the same object, scanned alike")
+    difference = stacks[0] - stacks[1]
+    if not bool((difference != 0).any()):
+        raise InputError("sources", "repeats that are identical", "independent scans", "Is it the same file twice?")
+    mean = torch.stack(stacks).mean(0)
+    if regions is None:
+        places = find_uniform(difference, size, count=count, lowest=lowest, level=mean)
+    else:
+        places = _given(regions, size, len(difference))
+    try:
+        check_uniform(cut(difference, places), places)
+    except InputError as error:
+        hint = "The difference of repeats holds more than noise: the object moved, or a pixel is clipped."
+        raise InputError(error.where, error.found, "repeats that differ by noise alone", hint) from error
+    return places, torch.stack([cut(s, places) for s in stacks])
+
+
+def _scaled(s: NoiseSpectrum, factor: float) -> NoiseSpectrum:
+    return NoiseSpectrum(s.frequency, s.value * factor, s.lower * factor, s.upper * factor, s.plane * factor, s.spacing,
+                         s.regions, s.variance * factor, s.integral_error, s.reliable_from)  # fmt: skip
+
+
+def _nps_record(
+    s: NoiseSpectrum,
+    images: list[Image],
+    pixel: tuple[float, float],
+    places: list[Region],
+    repeats: str,
+    how: str,
+    window: str,
+    at: float | None,
+) -> dict[str, Any]:
+    unit = images[0].unit
+    df = float(s.frequency[0])
+    # below two rings a quadratic surface has taken noise away: the second ring is continued to zero frequency
+    kept = 1 if how == "poly2" else 0
+    frequency = [0.0, *s.frequency[kept:].tolist()]
+    continued = [[float(v[kept]), *v[kept:].tolist()] for v in (s.value, s.lower, s.upper)]
+    axes, quadrant = _quadrant(s.plane, pixel)
+    return {
+        "format": "retrodict-measurement-1",
+        "quantity": "nps",
+        "frequency": frequency,
+        "value": continued[0],
+        "lower": continued[1],
+        "upper": continued[2],
+        "unit": f"{unit}^2 mm^2",
+        "frequency_unit": "cycles/mm",
+        "summary": {
+            "noise_sd": s.sd,
+            "unit": unit,
+            "peak_frequency": s.peak_frequency,
+            "average_frequency": s.average_frequency,
+            "regions": len(places),
+            "integral_over_variance_minus_1": s.integral_error,
+            "continued_to_zero_below": float(s.frequency[kept]),
+            "compare_with_truth_only_above": s.reliable_from,
+            "frequency_resolution": df,
+            "band": "95 %, bootstrap over regions",
+        },
+        "plane": {
+            "frequency": axes,
+            "value": quadrant,
+            "unit": f"{unit}^2 mm^2",
+            "frequency_unit": "cycles/mm",
+            "quantity": "nps",
+        },
+        "method": {"repeats": repeats, "detrend": how, "window": window},
+        "provenance": _provenance(images, pixel, at) | {"regions": [str(r) for r in places]},
+    }
+
+
+def _quadrant(plane: Tensor, pixel: tuple[float, float]) -> tuple[list[list[float]], list[list[float]]]:
+    """Non-negative axes and the mean of the four quadrants, up to Nyquist; zero frequency like its neighbors."""
+    axes, folded = [], plane.clone()
+    folded[0, 0] = (folded[0, 1] + folded[1, 0] + folded[0, -1] + folded[-1, 0]) / 4
+    for axis, d in ((0, pixel[0]), (1, pixel[1])):
+        n = plane.shape[axis]
+        index = torch.arange(n // 2 + 1)
+        folded = 0.5 * (folded.index_select(axis, index) + folded.index_select(axis, (-index) % n))
+        axes.append((index.double() / (n * d)).tolist())
+    return axes, folded.tolist()
+
+
+def _provenance(images: list[Image], pixel: tuple[float, float], at: float | None) -> dict[str, Any]:
+    paths = [p for i in images for p in i.source]
+    return {
+        "files": fingerprints(paths),
+        "pixel_spacing_mm": list(pixel),
+        "resampled_to_mm": at,
+        "unit": images[0].unit,
+        "acquisition": acquisition(paths),
+        "versions": versions(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+# ---- resolution --------------------------------------------------------------------------------------------------
+
+
+def measure_mtf(
+    source: str | Path,
+    *,
+    kind: Literal["edge", "disc", "wire", "bead"] = "edge",
+    region: Box | None = None,
+    slices: tuple[int, int] | None = None,
+    diameter: float = 0.0,
+    radius: float | None = None,
+    half_width: float | None = None,
+    oversampling: int = 4,
+    window: Literal["auto", "hann", "tukey"] = "auto",
+    spacing: Sequence[float] | None = None,
+    unit: str | None = None,
+    at: float | None = None,
+    bootstrap: int = 200,
+    seed: int = 0,
+) -> Measured:
+    """MTF from a slanted straight "edge", the rim of a "disc" insert, a "wire" seen end-on or a "bead".
+
+    region: (first row, last row + 1, first column, last column + 1) that holds the object and its surroundings; None
+    takes the whole image.  slices: first and last + 1 of the slices to average over.  diameter (mm) of the wire or
+    bead, radius (mm) of the disc (None: estimated).  at: bring the image to this pixel spacing (mm) first.  Other
+    arguments and errors: `retrodict.metrics.edge_mtf`, `circular_edge_mtf`, `point_mtf`.
+    """
+    choice("kind", kind, ("edge", "disc", "wire", "bead"))
+    image = _load(source, spacing, unit, at, slices)
+    stack = _stack(image)
+    part = _crop(stack, region)
+    pixel = _pixel([image])
+    shared: dict[str, Any] = {"half_width": half_width, "bootstrap": bootstrap, "seed": seed}
+    if kind == "edge":
+        result = edge_mtf(part, pixel, oversampling=oversampling, window=window, **shared)
+    elif kind == "disc":
+        result = circular_edge_mtf(part, pixel, radius=radius, oversampling=oversampling, window=window, **shared)
+    else:
+        result = point_mtf(part, pixel, diameter=diameter, **shared)
+    record = _mtf_record(result, image, pixel, kind, region, slices, at)
+    return Measured(record, {"kind": "mtf", "image": part.mean(0), "resolution": result, "pixel": pixel,
+                             "unit": image.unit})  # fmt: skip
+
+
+def _crop(stack: Tensor, region: Box | None) -> Tensor:
+    if region is None:
+        return stack
+    top, bottom, left, right = region
+    if not (0 <= top < bottom <= stack.shape[1] and 0 <= left < right <= stack.shape[2]):
+        raise InputError("region", region, f"rows and columns within {tuple(stack.shape[1:])}")
+    return stack[:, top:bottom, left:right]
+
+
+def _mtf_record(
+    r: Resolution,
+    image: Image,
+    pixel: tuple[float, float],
+    kind: str,
+    region: Box | None,
+    slices: tuple[int, int] | None,
+    at: float | None,
+) -> dict[str, Any]:
+    def three(values: tuple[float, float, float]) -> dict[str, float | None]:
+        return {n: (v if math.isfinite(v) else None) for n, v in zip(("value", "lower", "upper"), values, strict=True)}
+
+    where = {"region": list(region) if region else None, "slices": list(slices) if slices else None}
+    return {
+        "format": "retrodict-measurement-1",
+        "quantity": "mtf",
+        "frequency": r.frequency.tolist(),
+        "value": r.value.clamp_min(0.0).tolist(),
+        "lower": r.lower.clamp_min(0.0).tolist(),
+        "upper": r.upper.clamp_min(0.0).tolist(),
+        "unit": "1",
+        "frequency_unit": "cycles/mm",
+        "summary": {
+            "mtf50": three(r.mtf50),
+            "mtf10": three(r.mtf10),
+            "contrast": r.contrast,
+            "noise_sd_per_pixel": r.noise,
+            "unit": image.unit,
+            "band": "95 %, bootstrap",
+            "nyquist": 0.5 / pixel[1],
+        },
+        "method": {"kind": kind, **r.details},
+        "provenance": _provenance([image], pixel, at) | where,
+    }

@@ -1,0 +1,1 @@
+"""Losses, calibration of the spread, and the resumable loop."""

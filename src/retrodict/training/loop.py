@@ -1,0 +1,253 @@
+"""The training loop: one function, resumable at any moment and bit-identical when resumed.
+
+Every batch, time and noise field is a function of (seed, step), so the state of a run is the weights, their running
+average, the optimizer's moments and a step number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from retrodict._check import InputError
+from retrodict._random import key
+from retrodict.denoisers.network import NetDenoiser
+from retrodict.models.model import load_weights, read_tensors
+from retrodict.training.losses import Losses, denoising_loss
+
+__all__ = ["Progress", "TrainingOptions", "latest_checkpoint", "train"]
+
+
+Batch = Callable[[list[int]], Tensor]
+"""Integer keys, one for each item, to clean images `(B, 1, *N)` in model units."""
+
+
+Objective = Callable[[NetDenoiser, Tensor, Tensor, str, float], Losses]
+"""(denoiser, clean images, seeds, `TrainingOptions.loss`, `spread_weight`) to the losses of each item."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Numbers of a training run; `steps` optimizer steps of `batch` items each."""
+
+    steps: int = 2000
+    batch: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    decay: float = 0.2
+    weight_decay: float = 0.0
+    ema: float = 0.999
+    clip: float = 1.0
+    seed: int = 0
+    loss: str = "unit"
+    spread_weight: float = 0.1
+    checkpoint_every: int = 500
+    validate_every: int = 500
+    log_every: int = 20
+
+
+class Progress(NamedTuple):
+    """What a training run reports: step done, steps in all, loss, seconds a step, seconds left, validation loss."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+    left: float
+    validation: float | None
+
+
+def train(
+    denoiser: NetDenoiser,
+    batch: Batch,
+    options: TrainingOptions,
+    folder: Path,
+    *,
+    validation: Batch | None = None,
+    watch: Callable[[Progress], None] | None = None,
+    log: Callable[[dict[str, float]], None] | None = None,
+    objective: Objective = denoising_loss,
+) -> dict[str, Tensor]:
+    """Train `denoiser.net` and return the averaged weights; continues from the newest checkpoint in `folder`.
+
+    AdamW with linear warm-up, constant rate and a linear fall to zero over the last `decay` of the steps; gradient
+    norm clipped to `clip`; exponential average of the weights with warm-up min(ema, (1 + n)/(10 + n)).
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision="no")
+    optimizer = _optimizer(denoiser, options)
+    net, optimizer = accelerator.prepare(denoiser.net, optimizer)
+    denoiser.net = net
+    average = {name: value.detach().clone() for name, value in accelerator.unwrap_model(net).state_dict().items()}
+    step = _resume(accelerator.unwrap_model(net), optimizer, average, folder, options)
+    durations: list[float] = []
+    while step < options.steps:
+        start = time.perf_counter()
+        loss = _step(denoiser, batch, optimizer, accelerator, options, step, objective)
+        step += 1
+        _average(average, accelerator.unwrap_model(net).state_dict(), options.ema, step)
+        durations = [*durations[-49:], time.perf_counter() - start]
+        value = None
+        if validation is not None and (step % options.validate_every == 0 or step == options.steps):
+            value = _validate(denoiser, validation, average, options, objective)
+        if (step % options.checkpoint_every == 0 or step == options.steps) and accelerator.is_main_process:
+            _save(accelerator.unwrap_model(net), optimizer, average, folder, step, options)
+        if log is not None and (step % options.log_every == 0 or value is not None):
+            log({"step": step, "seconds": durations[-1], **loss, **({} if value is None else {"validation": value})})
+        if watch is not None:
+            pace = statistics.median(durations)
+            watch(Progress(step, options.steps, loss["loss"], pace, pace * (options.steps - step), value))
+    return average
+
+
+def _optimizer(denoiser: NetDenoiser, options: TrainingOptions) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        denoiser.net.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=options.weight_decay
+    )
+
+
+def rate(options: TrainingOptions, step: int) -> float:
+    """Learning rate of a step."""
+    rise = min(1.0, (step + 1) / max(1, options.warmup))
+    fall = min(1.0, (options.steps - step) / max(1.0, options.decay * options.steps))
+    return options.learning_rate * rise * fall
+
+
+def _keys(options: TrainingOptions, step: int, count: int, stream: str = "item") -> list[int]:
+    return [key(options.seed, stream, step * count + i) for i in range(count)]
+
+
+def _step(
+    denoiser: NetDenoiser,
+    batch: Batch,
+    optimizer: Any,
+    accelerator: Any,
+    options: TrainingOptions,
+    step: int,
+    objective: Objective,
+) -> dict[str, float]:
+    keys = _keys(options, step, options.batch)
+    for group in optimizer.param_groups:
+        group["lr"] = rate(options, step)
+    losses = objective(denoiser, batch(keys), torch.tensor(keys), options.loss, options.spread_weight)
+    total = losses.total.mean()
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(total)
+    norm = accelerator.clip_grad_norm_(denoiser.net.parameters(), options.clip)
+    if not bool(torch.isfinite(total)):
+        raise InputError("training", f"a loss of {float(total)} at step {step}", "a finite loss", "Lower the rate.")
+    optimizer.step()
+    return {
+        "loss": float(total.detach()),
+        "error": float(losses.error.detach().mean()),
+        "spread": float(losses.spread.detach().mean()),
+        "gradient": float(norm),
+    }
+
+
+def _average(average: dict[str, Tensor], weights: dict[str, Tensor], ema: float, step: int) -> None:
+    decay = min(ema, (1 + step) / (10 + step))
+    for name, value in weights.items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
+        else:
+            average[name].copy_(value)
+
+
+@torch.no_grad()
+def _validate(
+    denoiser: NetDenoiser,
+    validation: Batch,
+    average: dict[str, Tensor],
+    options: TrainingOptions,
+    objective: Objective,
+) -> float:
+    """Mean total loss of the averaged weights on a fixed set of held-out draws."""
+    own = {name: value.clone() for name, value in denoiser.net.state_dict().items()}
+    denoiser.net.load_state_dict(average)
+    values = []
+    for block in range(4):
+        keys = _keys(options, block, options.batch, "validation")
+        loss = objective(denoiser, validation(keys), torch.tensor(keys), options.loss, options.spread_weight)
+        values.append(float(loss.total.mean()))
+    denoiser.net.load_state_dict(own)
+    return sum(values) / len(values)
+
+
+# ---- checkpoints of a run ----------------------------------------------------------------------------------------
+
+
+def _checkpoints(folder: Path) -> Iterator[Path]:
+    yield from sorted(folder.glob("checkpoint-????????"), reverse=True)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Newest complete checkpoint of a run, or None."""
+    return next((path for path in _checkpoints(folder) if (path / "state.json").is_file()), None)
+
+
+def _save(
+    net: torch.nn.Module, optimizer: Any, average: dict[str, Tensor], folder: Path, step: int, options: TrainingOptions
+) -> None:
+    """Write the state to a temporary folder and rename it, so that a kill at any moment leaves whole checkpoints."""
+    final = folder / f"checkpoint-{step:08d}"
+    temporary = folder / f".tmp-{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary / "weights.safetensors")
+    save_file(average, temporary / "average.safetensors")
+    moments = {
+        f"{index}.{name}": value.contiguous()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    save_file(moments, temporary / "optimizer.safetensors")
+    (temporary / "state.json").write_text(json.dumps({"step": step, "options": vars(options)}))
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    for old in list(_checkpoints(folder))[2:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _resume(
+    net: torch.nn.Module, optimizer: Any, average: dict[str, Tensor], folder: Path, options: TrainingOptions
+) -> int:
+    path = latest_checkpoint(folder)
+    if path is None:
+        return 0
+    state = json.loads((path / "state.json").read_text())
+    changed = {k for k, v in vars(options).items() if state["options"].get(k) != v and k not in _FREE}
+    if state["step"] <= (1 - options.decay) * min(options.steps, state["options"]["steps"]):
+        changed -= {"steps"}  # before the rate starts to fall, a longer or shorter run has been the same run so far
+    if changed:
+        raise InputError(
+            f"{path}: {sorted(changed)[0]}",
+            "another value than in this configuration",
+            "the configuration that the run was started with",
+            "Use another output folder, or remove the old one.",
+        )
+    load_weights(net, read_tensors(path / "weights.safetensors"), path / "weights.safetensors")
+    average.update(read_tensors(path / "average.safetensors"))
+    state_dict = optimizer.state_dict()
+    state_dict["state"] = {}
+    for name, value in read_tensors(path / "optimizer.safetensors").items():
+        index, field = name.split(".", 1)
+        state_dict["state"].setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict(state_dict)
+    return int(state["step"])
+
+
+_FREE = {"checkpoint_every", "validate_every", "log_every"}
+"""Options that do not change the result of a run."""
