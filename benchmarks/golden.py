@@ -78,6 +78,7 @@ def page(path: Path, folder: Path) -> str:
     """HTML without times, dates, versions and folders."""
     text = path.read_text().replace(str(folder), "")
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]?[\d:+]*", "", text)
+    text = re.sub(r"0x[0-9a-f]{6,}", "", text)  # addresses
     return re.sub(r"\d+(\.\d+)? (s|ms|min)\b", "", text)
 
 

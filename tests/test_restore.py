@@ -404,7 +404,7 @@ def test_saving_a_model_on_a_full_disk_leaves_nothing(tmp_path, rough, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
-    with pytest.raises(InputError, match="No space left"):
+    with pytest.raises(OSError, match="No space left"):
         save_model(rough.spec, rough.denoiser.net.state_dict(), tmp_path / "full")
     assert not list(tmp_path.iterdir())
 

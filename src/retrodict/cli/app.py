@@ -526,9 +526,9 @@ def gaussian_card(
     records = bench.gaussian_card(steps=None if numbers is None else tuple(int(n) for n in numbers), peers=peers)
     out.print(bench.render(records))
     if json_file is not None:
-        from retrodict._output import write_atomic
+        from retrodict._output import write_file
 
-        write_atomic(json_file, json.dumps(records, indent=1).encode())
+        write_file(json_file, json.dumps(records, indent=1).encode())
         out.print(f"records {json_file}")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from retrodict._check import InputError, choice
-from retrodict._output import replace_file, replace_folder
+from retrodict._output import write_file, write_folder
 from retrodict.data.formats import dicom_read as _dicom
 from retrodict.data.formats import dicom_write as _dicom_out
 from retrodict.data.formats import files as _files
@@ -238,10 +238,12 @@ def write(
     if like.format == "dicom-series":
         _refuse_source(destination, like)
         contents = _dicom_out.encode(image, like, role, description, series_uid)
-        return replace_folder(destination, ((f"{i:04d}.dcm", c) for i, c in enumerate(contents, 1)), force)
+        return write_folder(
+            destination, ((f"{i:04d}.dcm", c) for i, c in enumerate(contents, 1)), force=force, only=".dcm"
+        )
     destination, content = _encode_file(image, destination, like, role, description, series_uid)
     _refuse_source(destination, like)
-    replace_file(destination, content, force)
+    write_file(destination, content, force=force)
     return [destination]
 
 

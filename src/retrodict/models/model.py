@@ -15,7 +15,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from retrodict._check import InputError, Recipe, build
-from retrodict._output import write_atomic
+from retrodict._output import write_file
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import SpreadScale
 from retrodict.denoisers.network import NetDenoiser, channels_in
@@ -114,8 +114,8 @@ def save_model(spec: ModelSpec, weights: Mapping[str, Tensor], path: Path | str)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
     record = {"format": FORMAT, **asdict(spec)}
     weights_path, json_path = base.with_suffix(".safetensors"), base.with_suffix(".json")
-    write_atomic(weights_path, save_tensors(tensors))
-    write_atomic(json_path, json.dumps(record, indent=1).encode())
+    write_file(weights_path, save_tensors(tensors))
+    write_file(json_path, json.dumps(record, indent=1).encode())
     return weights_path, json_path
 
 

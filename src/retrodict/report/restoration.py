@@ -7,7 +7,6 @@ also forbids, so it can be mailed, archived and printed.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from retrodict import metrics
 from retrodict._check import InputError
+from retrodict._output import write_file
 from retrodict._version import __version__
 from retrodict.report.page import INPUT, MEAN, MUTED, SAMPLE, TRUTH, legend, plot, png
 
@@ -111,14 +111,8 @@ def write(result: ReportData, path: str | Path, force: bool = False) -> Path:
     target = Path(path)
     _check_target(target, force)
     page = render(result)
-    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        _check_target(target, force)  # rendering takes seconds in which another process may have written it
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    _check_target(target, force)  # rendering takes seconds in which another process may have written it
+    return write_file(target, page.encode("utf-8", errors="replace"), force=force)
 
 
 def render(result: ReportData) -> str:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import csv
-import datetime
 import io
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict._output import versions, write_atomic
+from retrodict._output import staged, stamp, write_file
 from retrodict.data import Image, discover, read
 from retrodict.metrics import coverage, psnr, rmse
 from retrodict.metrics.bands import band_spread_skill
@@ -161,18 +158,9 @@ class Evaluation:
             "table.md": self.markdown(),
             "report.html": render(self.record, self.pictures, METRICS),
         }
-        fresh = not folder.exists()
-        staging = folder / f".evaluation.tmp-{os.getpid()}"
-        staging.mkdir(parents=True)
-        try:
+        with staged(folder, "evaluation", force=True) as staging:
             for name, text in contents.items():
-                write_atomic(staging / name, text.encode())
-            for name in contents:
-                os.replace(staging / name, folder / name)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-            if fresh and not any(folder.iterdir()):
-                folder.rmdir()
+                write_file(staging / name, text.encode())
         return [folder / n for n in contents]
 
     def _csv(self) -> str:
@@ -536,8 +524,7 @@ def _record(
         "methods": methods,
         "differences": _differences(names, reference, rows, config),
         "config": config.model_dump(),
-        "versions": versions(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **stamp(),
     }
 
 

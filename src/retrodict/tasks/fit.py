@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict._output import versions, write_atomic
+from retrodict._output import stamp, write_file
 from retrodict._random import key
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import radial_spectrum
@@ -77,7 +77,7 @@ def fit(
     """Train to the end (resuming where a killed run stopped) and write `folder/NAME.{safetensors,json}`."""
     config = plan.config
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "config.json", config.model_dump_json(indent=1).encode())
+    write_file(folder / "config.json", config.model_dump_json(indent=1).encode())
     if config.training.threads:
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(key(config.training.seed, "weights") % 2**31)  # only the initial weights come from here
@@ -175,7 +175,7 @@ def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
             "data": [g.model_dump() for g in config.data.groups],
             "validation": config.data.validation,
             "images": len(training),
-            "versions": versions(),
+            "versions": stamp()["versions"],
         },
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
-from retrodict._output import versions, write_atomic
+from retrodict._output import stamp, write_file
 from retrodict.bases.curve import Curve
 from retrodict.data import Image, acquisition, discover, fingerprints, read, resample
 from retrodict.metrics.noise import NoiseSpectrum, autocorrelation, noise_fields, noise_spectrum, whiteness
@@ -54,8 +53,8 @@ class Measured:
         if plot:
             from retrodict.report.measurement import measured_figure
 
-            write_atomic(files[1], measured_figure(self))
-        write_atomic(target, json.dumps(self.record, indent=1).encode())
+            write_file(files[1], measured_figure(self))
+        write_file(target, json.dumps(self.record, indent=1).encode())
         return files
 
 
@@ -311,8 +310,7 @@ def _provenance(images: list[Image], pixel: tuple[float, float], at: float | Non
         "resampled_to_mm": at,
         "unit": images[0].unit,
         "acquisition": acquisition(paths),
-        "versions": versions(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **stamp(),
     }
 
 

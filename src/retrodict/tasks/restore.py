@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retrodict._check import InputError, NotCalibratedError
-from retrodict._output import versions, write_atomic
+from retrodict._output import staged, stamp, write_file
 from retrodict.data import Image, Source, discover, read, resample, write
 from retrodict.models.instrument import model_with_instrument
 from retrodict.models.model import Model
@@ -261,8 +258,7 @@ def _record(result: Restoration, model: Model, options: SamplingOptions, image: 
         "spacing_mm": list(image.spacing),
         "unit": image.unit,
         "source": [str(p) for p in image.source],
-        "versions": versions(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **stamp(),
     }
 
 
@@ -291,20 +287,9 @@ def _refuse_existing(out: Path, name: str, force: bool) -> None:
 
 
 def _write(restored: Restored, out: Path, model: Model, truth: Image | None, force: bool) -> Restored:
-    """Write everything to a hidden folder inside `out`, then rename it into place: all results appear, or none."""
-    fresh = not out.exists()
-    staging = out / f".{restored.name}.tmp-{os.getpid()}"
-    staging.mkdir(parents=True)
-    try:
+    """All results appear, or none."""
+    with staged(out, restored.name, force=force) as staging:
         written = _write_parts(restored, staging, model, truth, out)
-        for path in written:
-            _move(path, out / path.relative_to(staging), force)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        if fresh and not any(out.iterdir()):
-            out.rmdir()
-        raise
-    shutil.rmtree(staging)
     return replace(restored, files=tuple(out / p.relative_to(staging) for p in written))
 
 
@@ -324,21 +309,10 @@ def _write_parts(restored: Restored, folder: Path, model: Model, truth: Image | 
         paths = write(image, destination, like=like, role=role, description=description)
         written += [destination] if destination.is_dir() else paths
     record, page = folder / f"{restored.name}_restore.json", folder / f"{restored.name}_report.html"
-    write_atomic(record, json.dumps(restored.details, indent=1, default=str).encode())
+    write_file(record, json.dumps(restored.details, indent=1, default=str).encode())
     final = [out / p.name for p in (*written, record, page)]
     _report_module().write(_report(restored, model, truth, final), page)
     return [*written, record, page]
-
-
-def _move(path: Path, target: Path, force: bool) -> None:
-    """Rename into place; a folder of an earlier run is put aside first and removed last."""
-    if target.exists() and not force:
-        raise InputError(target, "a file of an earlier run", "a new output folder", "Use --force to replace it.")
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    if target.is_dir():
-        os.replace(target, old)
-    os.replace(path, target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _report_module() -> Any:

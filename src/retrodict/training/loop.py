@@ -7,7 +7,6 @@ average, the optimizer's moments and a step number.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import statistics
 import time
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from retrodict._check import InputError
+from retrodict._output import write_folder
 from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.model import load_weights, read_tensors
@@ -201,22 +201,19 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def _save(
     net: torch.nn.Module, optimizer: Any, average: dict[str, Tensor], folder: Path, step: int, options: TrainingOptions
 ) -> None:
-    """Write the state to a temporary folder and rename it, so that a kill at any moment leaves whole checkpoints."""
-    final = folder / f"checkpoint-{step:08d}"
-    temporary = folder / f".tmp-{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in net.state_dict().items()}, temporary / "weights.safetensors")
-    save_file(average, temporary / "average.safetensors")
+    """Write the state as one folder, so that a kill at any moment leaves whole checkpoints."""
     moments = {
         f"{index}.{name}": value.contiguous()
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
-    save_file(moments, temporary / "optimizer.safetensors")
-    (temporary / "state.json").write_text(json.dumps({"step": step, "options": vars(options)}))
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
+    files = {
+        "weights.safetensors": save({k: v.contiguous() for k, v in net.state_dict().items()}),
+        "average.safetensors": save(average),
+        "optimizer.safetensors": save(moments),
+        "state.json": json.dumps({"step": step, "options": vars(options)}).encode(),
+    }
+    write_folder(folder / f"checkpoint-{step:08d}", files.items(), force=True)
     for old in list(_checkpoints(folder))[2:]:
         shutil.rmtree(old, ignore_errors=True)
 
