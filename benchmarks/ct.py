@@ -29,7 +29,7 @@ from retrodict._random import member_seeds
 from retrodict.data import read
 from retrodict.models.instrument import measure
 from retrodict.models.model import open_model
-from retrodict.processes.process import Cond
+from retrodict.processes.observation import Cond
 from retrodict.samplers.ensemble import RunningMoments, SamplingOptions, _draw, _pad, gate, plan_for
 from retrodict.tasks.demo import SLICES
 
@@ -82,10 +82,10 @@ def baselines(model, data):
         padded, crop = _pad(y, 16, model.denoiser.net.stride)
         denoiser = model.denoiser.on(padded.shape[2:])
         one = torch.ones(1, dtype=torch.float64)
-        noise = float(denoiser.process.measured.variance.mean().sqrt())
+        noise = float(denoiser.process.measurement.s2.mean().sqrt())
         with torch.inference_mode():
             rows["measured"] += point(y, x0, scale)
-            rows["Wiener filter"] += point(denoiser.gaussian(padded, one)[crop], x0, scale)
+            rows["Wiener filter"] += point(denoiser.gaussian()(padded, one)[crop], x0, scale)
             rows["non-local means"] += point(non_local_means(y, noise), x0, scale)
             rows["network, one call"] += point(denoiser(padded, one, Cond())[crop], x0, scale)
     return {name: value / len(data) for name, value in rows.items()}

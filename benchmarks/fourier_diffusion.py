@@ -35,7 +35,7 @@ from retrodict.data import read
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.metrics import decompose
 from retrodict.models.model import open_model
-from retrodict.processes.process import Cond
+from retrodict.processes.observation import Cond
 from retrodict.samplers import make_plan, sample
 from retrodict.samplers.ensemble import _draw
 from retrodict.samplers.plan import make_grid
@@ -78,7 +78,7 @@ def patches(count: int) -> list[Tensor]:
 
 def measurement(denoiser: NetDenoiser, x0: Tensor, index: int) -> Tensor:
     """MTF x_0 + coloured noise, the same for every model."""
-    law = denoiser.process.measured
+    law = denoiser.process.measurement
     basis = denoiser.process.basis
     draw = torch.Generator().manual_seed(key(0, "measurement", index))
     z = torch.randn(x0.shape, generator=draw)
@@ -125,7 +125,7 @@ def references(model, data: list[Tensor]) -> list[dict]:
         x0 = model.intensity.encode(truth[None])
         y = measurement(denoiser, x0, index)
         with torch.inference_mode():
-            for name, x in zip(errors, (y, denoiser.gaussian(y, one), denoiser(y, one)), strict=True):
+            for name, x in zip(errors, (y, denoiser.gaussian()(y, one), denoiser(y, one)), strict=True):
                 errors[name].append(float(((x - x0).double() ** 2).mean()) * model.intensity.scale**2)
     return [{"method": k, "calls": 0, "bias2_corrected": sum(v) / len(v)} for k, v in errors.items()]
 

@@ -129,7 +129,6 @@ def rules() -> Hashes:
 
 def tiny(process, seed: int = 0, bands: int = 2, predicts: str = "wiener"):
     """A random network on 32 x 32 pixels."""
-    channels = 3 if process["options"].get("conditioning") == "external" else 2
     record = rd.ModelSpec(
         process=process,
         network={"name": "unet", "options": {"width": 8, "multipliers": [1, 2], "padding": "circular"}},
@@ -144,7 +143,8 @@ def tiny(process, seed: int = 0, bands: int = 2, predicts: str = "wiener"):
     denoiser = record.build("golden")
     for p in denoiser.net.parameters():
         torch.nn.init.normal_(p, std=0.05)
-    return denoiser.eval(), channels
+    denoiser.net.eval()
+    return denoiser
 
 
 def models() -> Hashes:
@@ -160,7 +160,7 @@ def models() -> Hashes:
         "cosine eps": ({"name": "cosine", "options": external}, "eps", 0),
     }
     for name, (process, predicts, bands) in cases.items():
-        denoiser, _ = tiny(process, predicts=predicts, bands=bands)
+        denoiser = tiny(process, predicts=predicts, bands=bands)
         for rule in ("matched", "sde_dpmpp2m"):
             options = rd.SamplingOptions(samples=2, steps=3, rule=rule, uncertainty=False)
             out[f"{name} {rule}"] = digest(rd.restore_batch(denoiser, y, options).mean)

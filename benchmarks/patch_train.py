@@ -41,8 +41,7 @@ def frequency_loss(kind: str):
     def objective(denoiser: NetDenoiser, x0: Tensor, seeds: Tensor, weight: str, spread_weight: float) -> Losses:
         t = draw_times(seeds)
         xt, cond = simulate(denoiser.process, x0, t, seeds)
-        out, c_out, _, skip = denoiser.training_terms(xt, t, cond)
-        mean = skip + c_out.to(x0) * out[:, :1]
+        mean = denoiser.answer(denoiser.training_terms(xt, t, cond))
         m = denoiser.process.moments(t)
         snr = (m.h**2 / m.s2).to(x0).reshape(-1, 1, 1, 1)
         noise_error = (snr * (mean - x0) ** 2).flatten(1).mean(1)

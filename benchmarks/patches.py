@@ -47,7 +47,8 @@ from retrodict.denoisers.network import NetDenoiser
 from retrodict.metrics import spread_skill
 from retrodict.metrics.similarity import ssim_map
 from retrodict.models.model import open_model
-from retrodict.processes.process import Cond, Gaussian, Process
+from retrodict.processes.observation import Cond, Moments, Pairing
+from retrodict.processes.process import Process
 from retrodict.processes.scalar import cosine
 from retrodict.samplers import Plan, make_plan, sample, start_state
 
@@ -198,11 +199,11 @@ def terminal(basis: Basis, sigma: float = SIGMA) -> Process:
     def law(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return torch.ones_like(t), 0 * t, sigma**2 * t**2
 
-    def measurement(bound: Basis) -> Gaussian:
+    def measurement(bound: Basis) -> Moments:
         one = torch.ones(bound.shape, dtype=torch.float64)
-        return Gaussian(one, sigma**2 * one)
+        return Moments(one, 0 * one, sigma**2 * one)
 
-    return Process(lambda bound: law, basis, "terminal", measurement)
+    return Process(lambda bound: law, basis, Pairing("terminal", measurement))
 
 
 def ending_at_y(denoiser: NetDenoiser, sigma: float = SIGMA) -> NetDenoiser:
@@ -410,7 +411,7 @@ def network(patches: Patches, source: Path, quick: bool) -> Iterator[Job]:
     """The rows of one trained network; the loop of the deck and its repair on the first images only."""
     trained = open_model(source).denoiser
     at_y = ending_at_y(trained)
-    clock = trained.bound_to(cosine(trained.process.basis, end=1.0))
+    clock = trained.at(cosine(trained.process.basis, end=1.0))
     few, divisor = patches.first(16 if quick else DECK_IMAGES), 8 if quick else 1
     short, steps = DECK_INDEX // divisor, DECK_STEPS // divisor
     yield job(patches, MEAN, 1, lambda: lambda y, _: one_call(at_y, y), law_dB=0.0)

@@ -6,7 +6,7 @@ from retrodict.samplers.card import posterior_card
 
 process = PROCESSES["fourier"](Fourier((32, 32)))  # ends at the measurement of eqs. 29-30
 spectrum = Spectrum.power_law(mean=0.0, amplitude=100.0, corner=0.02, exponent=3.0).on(process.basis)
-gain, variance = gaussian_posterior(spectrum, process.measured)
+gain, variance = gaussian_posterior(spectrum, process.measurement)
 
 for rule in ("matched", "ancestral", "sde_dpmpp2m", "gaussian_ode"):
     for steps in (1, 8, 64):

@@ -14,9 +14,9 @@ nps = {
 }
 
 process = FourierProcess.from_measurement(mtf, nps, spacing=(0.75, 0.75), size=(128, 128), unit_scale=200.0)
-print("conditioning:", process.conditioning, "| Markov:", process.markov)
+print("conditioning:", process.pairing.kind, "| Markov:", process.markov)
 
-noise = float((process.measured.variance * process.basis.multiplicity()).sum() / 128**2) ** 0.5 * 200
+noise = float((process.measurement.s2 * process.basis.multiplicity()).sum() / 128**2) ** 0.5 * 200
 print(f"noise of the instrument: {noise:.1f} HU rms")
 
 x0 = torch.zeros(1, 1, 128, 128)

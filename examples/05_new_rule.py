@@ -14,7 +14,7 @@ def renoise(process, times):
         now, after = times[i : i + 1], times[i + 1 : i + 2]
         m = process.moments(after)
         zero = torch.zeros_like(m.h)
-        return Row(float(now), True, keep=(zero,), data=(m.h,), noise=m.s2.sqrt())
+        return Row(float(now), True, keep=(zero,), data=(m.h,), noise=(m.s2.sqrt(),))
 
     return Plan(process, times, row, length=len(times) - 1, nfe=len(times) - 1, rule="renoise", stochastic=True)
 

@@ -18,7 +18,7 @@ def spec(name="fourier", *, bands=2, padding="circular", size=(32, 32)) -> Model
     """A specification in HU = 100 u."""
     basis = Fourier(size)
     process = PROCESSES[name](basis)
-    if process.conditioning == "none":
+    if process.pairing.kind == "none":
         process = external(process, fourier(basis))
     return ModelSpec(
         process=process_to_recipe(process),

@@ -44,7 +44,7 @@ def restoring_process(name: str, size=(8, 8)):
     if name == "wavelet_bands":
         return None
     process = make_process(name, size)
-    return process if process.conditioning == "terminal" else external(process, fourier(Fourier(size)))
+    return process if process.pairing.kind == "terminal" else external(process, fourier(Fourier(size)))
 
 
 TIMES = torch.tensor([0.15, 0.4, 0.7, 1.0], dtype=torch.float64)

@@ -110,8 +110,8 @@ def chosen(records: list[dict], steps: int) -> dict:
 
 def test_the_setup_spans_strong_and_weak_signal():
     setup, instrument = bench.restoration_setup()
-    assert instrument.measured is not None
-    snr = instrument.measured.gain**2 * setup.spectrum / instrument.measured.variance
+    assert instrument.measurement is not None
+    snr = instrument.measurement.h**2 * setup.spectrum / instrument.measurement.s2
     assert float(snr.max()) > 100
     assert float(snr.min()) < 1e-3
     assert int(sum(part.sum() for part in setup.parts)) == setup.spectrum.numel()
@@ -131,11 +131,11 @@ def test_every_process_and_rule_has_a_row_or_a_reason():
 def test_stochastic_rules_are_undefined_where_the_clock_runs_backwards(monkeypatch):
     from retrodict.processes.process import Process
 
-    def wrong(basis, **pairing):
+    def wrong(basis, conditioning):
         def law(t):
             return 1 - 0.5 * t, 0 * t, 0.3 * torch.sin(3 * t)
 
-        return Process(lambda _: law, basis, **pairing)
+        return Process(lambda _: law, basis)
 
     monkeypatch.setitem(PROCESSES, "wrong", wrong)
     (record,) = bench.card_unconditional((), ["wrong"], ["matched"])

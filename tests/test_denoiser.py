@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,14 +14,14 @@ from retrodict import InputError
 from retrodict._random import key, member_seeds, uniform, white
 from retrodict.bases import Fourier, Pixel, Wavelet
 from retrodict.bases.spectrum import Spectrum, radial_spectrum
-from retrodict.denoisers.denoiser import GaussianDenoiser, LocalSpread, SpectralSpread, SpreadScale, band_filters
+from retrodict.denoisers.denoiser import GaussianDenoiser, LocalSpread, SpectralSpread, band_filters
 from retrodict.denoisers.mixture import GaussianLaw, MixtureDenoiser, MixtureLaw
-from retrodict.denoisers.network import NetDenoiser
+from retrodict.denoisers.network import NetDenoiser, SpreadScale
 from retrodict.denoisers.predictions import PREDICTIONS, target, to_data
 from retrodict.nets import UNet
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier
-from retrodict.processes.process import Cond, Gaussian, wiener
+from retrodict.processes.observation import Cond, Moments, wiener
 from retrodict.processes.scalar import vp
 from retrodict.training.losses import WEIGHTS, _weighted, denoising_loss, draw_times
 
@@ -32,7 +33,7 @@ def images(size=(8, 8), n=3, seed=0):
 
 
 def zero_network(process, bands=0):
-    inputs = 3 if process.conditioning == "external" else 2
+    inputs = 3 if process.pairing.kind == "external" else 2
     net = UNet(in_channels=inputs, out_channels=1 + bands, width=8, multipliers=(1,)).double()
     return NetDenoiser(net, process, spectrum=SPECTRUM, bands=bands)
 
@@ -44,7 +45,7 @@ def zero_network(process, bands=0):
 def test_a_network_that_answers_zero_is_the_exact_gaussian_denoiser(name):
     process = restoring_process(name) or make_process(name)
     y = images(seed=1)
-    cond = Cond(image=y) if process.conditioning == "external" else Cond()
+    cond = Cond(image=y) if process.pairing.kind == "external" else Cond()
     exact = GaussianDenoiser(process, SPECTRUM.mean_on(process.basis), SPECTRUM.on(process.basis))
     xt = images()
     a, b = zero_network(process).estimate(xt, T3, cond), exact.estimate(xt, T3, cond)
@@ -66,7 +67,7 @@ def test_tweedie_equals_the_dense_kalman_filter():
     xt, y = images((8,), 1)[0, 0], images((8,), 1, 5)[0, 0]
     t = T3[1:2]
     h, _, s2 = (float(v) for v in process.moments(t))
-    A, S = dense(process.measured.gain), dense(process.measured.variance)
+    A, S = dense(process.measurement.h), dense(process.measurement.s2)
     design = torch.cat([h * eye, A])
     noise = torch.block_diag(s2 * eye, S)
     kalman = prior @ design.T @ torch.linalg.inv(design @ prior @ design.T + noise)
@@ -128,7 +129,7 @@ def test_the_mixture_score_is_tweedie():
 
 def test_mixture_posterior_weights_follow_the_evidence():
     law = mixture()
-    measured = Gaussian(torch.tensor([0.8], dtype=torch.float64), torch.tensor([0.2], dtype=torch.float64))
+    measured = Moments(*torch.tensor([[0.8], [0.0], [0.2]], dtype=torch.float64))
     weights, parts = law.posterior(torch.full((1, 1, 1), 1.0, dtype=torch.float64), measured)
     evidence = [
         w * torch.distributions.Normal(0.8 * m, (0.64 * v + 0.2).sqrt()).log_prob(torch.tensor(1.0).double()).exp()
@@ -198,7 +199,7 @@ def test_a_scaled_spread_is_larger_by_the_factor(tmp_path):
     denoiser = make_model(tmp_path, zero=False).denoiser
     y, t = images((32, 32), 1).float(), torch.ones(1, dtype=torch.float64)
     before = denoiser.estimate(y, t).spread.variance()
-    denoiser.spread_scale = SpreadScale((-9.0, 9.0), ((2.0, 2.0), (2.0, 2.0)))
+    denoiser = replace(denoiser, spread_scale=SpreadScale((-9.0, 9.0), ((2.0, 2.0), (2.0, 2.0))))
     assert torch.allclose(denoiser.estimate(y, t).spread.variance(), 2 * before, rtol=1e-5)
     assert torch.allclose(denoiser.with_spread("uncalibrated").estimate(y, t).spread.variance(), before, rtol=1e-6)
 
@@ -207,7 +208,7 @@ def test_grids_share_weights_and_the_unit_of_the_inputs(tmp_path):
     denoiser = make_model(tmp_path, zero=False).denoiser
     other = denoiser.on((64, 48))
     assert other.net is denoiser.net
-    assert other._data_std == denoiser._data_std
+    assert other.unit == denoiser.unit
     x = images((32, 32), 1).float().repeat(1, 1, 2, 2)[..., :48]
     assert other(x, torch.ones(1, dtype=torch.float64)).shape == x.shape
     with pytest.raises(InputError, match="on\\(size\\)"):

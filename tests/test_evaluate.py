@@ -135,7 +135,7 @@ def test_a_task_gives_the_response_of_instrument_and_restoration(folders, tmp_pa
     found = evaluate(config(**changes, task=task, uniform=[(4, 4, 16), (24, 24, 16)]), folders)
     t = summary(found, "model")["task"]
     process = model.denoiser.process.on((48, 48))
-    gain, noise = process.measured
+    gain, _, noise = process.measurement
     power = model.denoiser.spectrum.on(process.basis)
     both = gain * power * gain / (gain**2 * power + noise)
     radius = process.basis.radius()

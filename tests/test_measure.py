@@ -65,7 +65,7 @@ def test_uniform_scan(tmp_path):
     assert m.record["provenance"]["files"][0]["name"] == "water.npz"
     assert len(m.record["provenance"]["files"][0]["sha256"]) == 64
     process = FourierProcess.from_measurement(Curve.isotropic([0, 2], [1, 1], "1"), m.record, (D, D), (32, 32))
-    variance = float(process.measured.variance.mean())
+    variance = float(process.measurement.s2.mean())
     assert variance == pytest.approx(float(noise(40, 1)[0].var()), rel=0.1)  # noise in the unit of the data comes back
     plane = Curve.parse(m.record["plane"], "nps").on(process.basis)
     assert float(plane.mean()) / D**2 == pytest.approx(variance, rel=0.1)
@@ -169,7 +169,9 @@ def test_restore_with_measured_curves_is_exact_in_the_gaussian_part(tmp_path):
     result = restore(image, model=model, nps=nps, samples=300, steps=1)
     bound, _ = model_with_instrument(model, nps=nps)
     padded = torch.nn.functional.pad(values[None] / 100.0, (16, 16, 16, 16), mode="reflect")
-    wiener = bound.denoiser.on((64, 64)).gaussian(padded, torch.ones(1, dtype=torch.float64))[0, :, 16:48, 16:48] * 100
+    wiener = (
+        bound.denoiser.on((64, 64)).gaussian()(padded, torch.ones(1, dtype=torch.float64))[0, :, 16:48, 16:48] * 100
+    )
     error = (result.mean.values - wiener) / (result.sd.values / math.sqrt(300))
     assert float(error.square().mean().sqrt()) < 1.15
     assert result.details["instrument"]["noise_ratio"] == pytest.approx(1.2, abs=0.03)

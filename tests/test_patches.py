@@ -60,7 +60,7 @@ def test_mean_and_sample_of_an_isotropic_gaussian_are_exact_on_the_card(isotropi
     assert math.isclose(MMSE, 0.0825688, abs_tol=1e-7)
     plan = make_plan("matched", process, torch.linspace(1, 0, 9, dtype=torch.float64))
     gain, spread = posterior_card(plan, spectrum)
-    exact_gain, exact_spread = gaussian_posterior(spectrum, process.measured)
+    exact_gain, exact_spread = gaussian_posterior(spectrum, process.measurement)
     assert torch.allclose(gain, exact_gain, atol=1e-12)
     assert torch.allclose(spread, exact_spread, atol=1e-12)
 
@@ -124,9 +124,9 @@ def moments(denoiser, plan, gain, variance):
         by_state, by_y = mean[:2, 0].T, mean[2:, 0].T
         step = keep * EYE + data * by_state
         gain, variance = step @ gain + data * by_y, step @ variance @ step.T
-        if row.noise is not None:
-            variance = variance + float(row.noise.reshape(-1)[0]) ** 2 * EYE
-        if row.spread is not None:
+        for weight in row.noise:
+            variance = variance + float(weight.reshape(-1)[0]) ** 2 * EYE
+        if row.spread:
             variance = variance + data**2 * spread
     return gain, variance
 

@@ -15,20 +15,19 @@ from retrodict.denoisers.network import NetDenoiser
 from retrodict.nets import UNet
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import ct_filters, fourier
-from retrodict.processes.process import Cond, Process, wiener
+from retrodict.processes.observation import Cond, wiener
+from retrodict.processes.process import Process
 from retrodict.processes.recipes import external, process_from_recipe, process_to_recipe
 from retrodict.processes.residual import mean_reverting
 from retrodict.processes.scalar import scalar, vp
 
 
-class Radii:
-    """A stand-in for a basis: coefficients at chosen frequencies."""
-
-    spacing = (1.0,)
+class Radii(Pixel):
+    """A basis with coefficients at chosen frequencies."""
 
     def __init__(self, *radii):
-        self._radii = torch.tensor(radii, dtype=torch.float64)
-        self.size = self.shape = (len(radii),)
+        object.__setattr__(self, "_radii", torch.tensor(radii, dtype=torch.float64))
+        super().__init__((len(radii),))
 
     def radius(self):
         return self._radii
@@ -89,7 +88,7 @@ def test_golden_transition_at_a_quarter_cycle():
 
 def test_noise_of_the_papers_instrument():
     basis = Fourier((512, 512))
-    noise = fourier(basis).measured.variance
+    noise = fourier(basis).measurement.s2
     weight = basis.multiplicity()
     assert float((noise * weight).sum() / weight.sum()) == pytest.approx(0.7069005084, abs=1e-9)
 
@@ -157,15 +156,15 @@ def test_recipes_rebuild_the_process(process):
     again = process_from_recipe(record, process.basis.size, process.basis.spacing, "test")
     for a, b in zip(process.moments(TIMES), again.moments(TIMES), strict=True):
         assert torch.equal(a, b)
-    assert again.conditioning == process.conditioning
+    assert again.pairing.kind == process.pairing.kind
     assert process_to_recipe(again) == record
 
 
 def test_external_recipe_round_trip():
     process = external(scalar(Fourier((8, 8))), fourier(Fourier((8, 8))))
     again = process_from_recipe(process_to_recipe(process), (8, 8), (1.0, 1.0), "test")
-    assert torch.equal(again.measured.gain, process.measured.gain)
-    assert again.conditioning == "external"
+    assert torch.equal(again.measurement.h, process.measurement.h)
+    assert again.pairing.kind == "external"
 
 
 def test_scalar_is_vp_with_beta_20_t():
@@ -266,7 +265,7 @@ def test_degenerate_coefficients_stay_finite(gain, noise):
 
 def test_an_mtf_above_one_is_legal_and_markov():
     process = make_process("measured")
-    gain, noise = process.measured
+    gain, _, noise = process.measurement
     assert float(gain.max()) > 1.05
     assert process.markov
     m = process.moments(torch.ones(1, dtype=torch.float64))
@@ -298,7 +297,7 @@ def test_pixel_volume_enters_the_noise():
     mtf = {"frequency": f, "value": [1.0, 0.5], "unit": "1", "frequency_unit": "cycles/mm"}
     nps = {"frequency": f, "value": [3.0, 3.0], "unit": "HU^2 mm^2", "frequency_unit": "cycles/mm"}
     process = PROCESSES["measured"](Fourier((4, 4), (0.5, 0.25)), mtf, nps)
-    assert torch.allclose(process.measured.variance, torch.tensor(3.0 / 0.125, dtype=torch.float64))
+    assert torch.allclose(process.measurement.s2, torch.tensor(3.0 / 0.125, dtype=torch.float64))
 
 
 def tiny(process, inputs):
@@ -325,7 +324,7 @@ def test_an_external_denoiser_demands_the_measurement():
 def test_a_terminal_start_is_the_measurement():
     process = fourier(Fourier((8, 8)))
     y = torch.randn(1, 1, 8, 8, dtype=torch.float64)
-    assert torch.equal(process.start(torch.zeros_like(y), measurement=y), process.basis.forward(y))
+    assert torch.equal(process.start(torch.zeros_like(y), y), process.basis.forward(y))
     with pytest.raises(InputError, match="measured image"):
         process.start(torch.zeros_like(y))
 

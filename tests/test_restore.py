@@ -54,7 +54,7 @@ def test_numbers_that_cannot_be_meant(changes, said):
 
 
 def test_shapes_are_checked(model):
-    with pytest.raises(InputError, match=r"\(B, 1, \*N\)"):
+    with pytest.raises(InputError, match=r"\(B, C, \*N\)"):
         restore_batch(model.denoiser, torch.zeros(32, 32), SamplingOptions())
     with pytest.raises(InputError, match="one for each"):
         restore_batch(model.denoiser, measured(2), SamplingOptions(), items=[0])
@@ -83,8 +83,8 @@ def test_ensemble_has_the_exact_posterior_mean_and_variance(tmp_path, name, step
     result = restore_batch(denoiser, y, options)
     process = denoiser.process
     L, m = SPECTRUM.on(process.basis), SPECTRUM.mean_on(process.basis)
-    gain, variance = gaussian_posterior(L, process.measured)
-    mean = process.basis.inverse(m + gain * (process.basis.forward(y.double()) - process.measured.gain * m))
+    gain, variance = gaussian_posterior(L, process.measurement)
+    mean = process.basis.inverse(m + gain * (process.basis.forward(y.double()) - process.measurement.h * m))
     weight = process.basis.multiplicity()
     exact = float(((variance * weight).sum() / weight.sum()).sqrt())
     z = (result.mean - mean) / (exact / 20)

@@ -215,8 +215,8 @@ class Scene(Exact):
 
     def __init__(self, center, sd):
         self.setup, process = bench.restoration_setup(SIZE)
-        assert process.measured is not None
-        gain, noise = process.measured
+        assert process.measurement is not None
+        gain, _, noise = process.measurement
         spectrum = self.setup.spectrum
         weight = self.setup.weight
         self.center = center
@@ -226,7 +226,7 @@ class Scene(Exact):
         self.gain, self.sigma = whitened / whitened.max(), self.scale / float(whitened.max())
         x0 = spectrum.sqrt() * fft(white([1], "truth", 0, (1, SIZE, SIZE)).double())
         y = gain * x0 + noise.sqrt() * fft(white([1], "noise", 0, (1, SIZE, SIZE)).double())
-        k, self.variance = gaussian_posterior(spectrum, process.measured)
+        k, self.variance = gaussian_posterior(spectrum, process.measurement)
         self.mean = k * y
         self.y = self.A(torch.full((1, 1, SIZE, SIZE), center, dtype=torch.float64)) + self.sigma * ifft(
             y / noise.sqrt()

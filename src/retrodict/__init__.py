@@ -41,7 +41,7 @@ _PUBLIC = {
     "Fourier": "bases",
     "Cosine": "bases",
     "Wavelet": "bases",
-    "Cond": "processes.process",
+    "Cond": "processes.observation",
     "Denoiser": "denoisers.denoiser",
     "FunctionDenoiser": "denoisers.denoiser",
     "NetDenoiser": "denoisers.network",

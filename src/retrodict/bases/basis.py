@@ -1,87 +1,113 @@
-"""What a basis is; the pixel basis, the real Fourier basis and the cosine basis."""
+"""What a basis is; the pixel basis, the Fourier basis and the cosine basis."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from typing import Protocol, Self
+from functools import lru_cache
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from retrodict._check import InputError
 
-__all__ = ["Basis", "Cosine", "Fourier", "Pixel", "check_grid"]
+__all__ = ["Basis", "Cosine", "Fourier", "Pixel", "along"]
 
 
-class Basis(Protocol):
+@dataclass(frozen=True)
+class Basis(ABC):
     """An orthonormal map between images `(..., *N)` and coefficients `(..., *K)`.
 
-    White pixel noise of unit variance has unit variance in every real degree of freedom of every coefficient, so
-    gains and variances of a process that is diagonal here are plain element-wise numbers.
+    `size` is the image grid N, `spacing` the pixel spacing in mm along each of its axes (default 1), `complex` says
+    that the images are complex.  White pixel noise of unit variance per real component has unit variance in every
+    real degree of freedom of every coefficient, so gains and variances of a process that is diagonal here are plain
+    element-wise numbers.
+
+    `device` is the one place that says where tables live: everything that is built from a basis follows it.  Bases
+    are equal by value, so their tables are computed once.
     """
 
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Image grid N."""
-        ...
+    size: tuple[int, ...]
+    spacing: tuple[float, ...] = ()
+    device: str = "cpu"
+    complex: bool = False
 
-    @property
-    def spacing(self) -> tuple[float, ...]:
-        """Pixel spacing in mm along every axis of N."""
-        ...
+    def __post_init__(self) -> None:
+        """Fill in a spacing of 1 mm and refuse a grid that is none."""
+        object.__setattr__(self, "size", tuple(self.size))
+        object.__setattr__(self, "spacing", tuple(self.spacing) or (1.0,) * len(self.size))
+        where = type(self).__name__
+        if not 1 <= len(self.size) <= 3 or any(n < 1 for n in self.size):
+            raise InputError(f"{where} size", self.size, "1 to 3 positive integers")
+        if len(self.spacing) != len(self.size) or not all(d > 0 for d in self.spacing):
+            raise InputError(f"{where} spacing", self.spacing, f"{len(self.size)} positive numbers in mm")
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Coefficient grid K."""
-        ...
+        return self.size
 
+    @property
+    def ndim(self) -> int:
+        """Number of image axes."""
+        return len(self.size)
+
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Image `(..., *N)` real to coefficients `(..., *K)`."""
-        ...
+        """Image `(..., *N)` to coefficients `(..., *K)`."""
 
+    @abstractmethod
     def inverse(self, u: Tensor) -> Tensor:
         """Coefficients `(..., *K)` to image `(..., *N)`; the adjoint of `forward`."""
-        ...
 
     def multiplicity(self) -> Tensor:
-        """Real degrees of freedom behind each coefficient, `(*K)` float64; sums to the number of pixels."""
-        ...
+        """Real degrees of freedom behind each coefficient, `(*K)` float64; they sum to those of the image."""
+        return _multiplicity(self)
 
     def radius(self) -> Tensor:
         """Spatial frequency |f| in cycles/mm of each coefficient, `(*K)` float64 (0 where it has none)."""
-        ...
+        return _radius(self)
 
-    def on(self, size: tuple[int, ...]) -> Self:
-        """The same basis on another image grid."""
-        ...
+    def energy(self, u: Tensor) -> Tensor:
+        """Mean square of the real degrees of freedom behind each coefficient, of u `(..., *K)`."""
+        return 0.5 * u.abs() ** 2 if self.complex else u.abs() ** 2
+
+    def on(self, size: Sequence[int]) -> Self:
+        """The same basis on another image grid of the same spacing."""
+        return replace(self, size=tuple(size))
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same basis with its tables on another device."""
+        return replace(self, device=str(device))
+
+    def _count(self) -> Tensor:
+        return torch.full(self.shape, 2.0 if self.complex else 1.0, dtype=torch.float64, device=self.device)
+
+    @abstractmethod
+    def _frequency(self) -> Tensor: ...
 
 
-def check_grid(where: str, size: tuple[int, ...], spacing: tuple[float, ...]) -> None:
-    """Raise unless `size` and `spacing` describe the same 1 to 3 axes."""
-    if not 1 <= len(size) <= 3 or any(n < 1 for n in size):
-        raise InputError(f"{where} size", size, "1 to 3 positive integers")
-    if len(spacing) != len(size) or not all(d > 0 for d in spacing):
-        raise InputError(f"{where} spacing", spacing, f"{len(size)} positive numbers in mm")
+@lru_cache(maxsize=64)
+def _multiplicity(basis: Basis) -> Tensor:
+    return basis._count()
 
 
-@dataclass(frozen=True)
-class Pixel:
+@lru_cache(maxsize=64)
+def _radius(basis: Basis) -> Tensor:
+    return basis._frequency()
+
+
+def _length(axes: Sequence[Tensor]) -> Tensor:
+    """Euclidean length of a vector given by its values along every axis, on the grid of all axes."""
+    grids = torch.meshgrid(*axes, indexing="ij") if len(axes) > 1 else axes
+    return sum(f**2 for f in grids).sqrt()  # type: ignore[union-attr]
+
+
+class Pixel(Basis):
     """The identity basis: coefficients are pixels."""
-
-    size: tuple[int, ...]
-    spacing: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "spacing", self.spacing or (1.0,) * len(self.size))
-        check_grid("Pixel", self.size, self.spacing)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Coefficient grid, equal to the image grid."""
-        return self.size
 
     def forward(self, x: Tensor) -> Tensor:
         """Identity."""
@@ -91,17 +117,11 @@ class Pixel:
         """Identity."""
         return u
 
-    def multiplicity(self) -> Tensor:
-        """One degree of freedom per pixel."""
-        return torch.ones(self.size, dtype=torch.float64)
+    def _frequency(self) -> Tensor:
+        return torch.zeros(self.size, dtype=torch.float64, device=self.device)  # a pixel has no frequency
 
-    def radius(self) -> Tensor:
-        """A pixel has no frequency: zeros."""
-        return torch.zeros(self.size, dtype=torch.float64)
 
-    def on(self, size: tuple[int, ...]) -> Pixel:
-        """The same basis on another image grid."""
-        return replace(self, size=tuple(size))
+# ---- Fourier -----------------------------------------------------------------------------------------------------
 
 
 def _each(transform: Callable[[Tensor], Tensor], x: Tensor, ndim: int) -> Tensor:
@@ -112,117 +132,90 @@ def _each(transform: Callable[[Tensor], Tensor], x: Tensor, ndim: int) -> Tensor
     return torch.stack([transform(one) for one in x.flatten(0, len(lead) - 1)]).unflatten(0, lead)
 
 
-@dataclass(frozen=True)
-class Fourier:
-    """Real FFT with `norm="ortho"`; K = (*N[:-1], N[-1] // 2 + 1), complex.
+class Fourier(Basis):
+    """FFT with `norm="ortho"`, in one, two or three dimensions; coefficients are complex, images periodic.
 
-    The last axis keeps non-negative frequencies only, so a coefficient in its interior stands for two real degrees
-    of freedom and one at 0 or at an even-size Nyquist column for one (`multiplicity`).  Images are periodic.
+    For real images K = (*N[:-1], N[-1] // 2 + 1): the last axis keeps non-negative frequencies only, so a coefficient
+    in its interior stands for two real degrees of freedom and one at 0 or at an even-size Nyquist column for one
+    (`multiplicity`).  For complex images K = N and every coefficient stands for two.
     """
-
-    size: tuple[int, ...]
-    spacing: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "spacing", self.spacing or (1.0,) * len(self.size))
-        check_grid("Fourier", self.size, self.spacing)
-
-    @cached_property
-    def _axes(self) -> tuple[int, ...]:
-        return tuple(range(-len(self.size), 0))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Half-spectrum grid."""
-        return (*self.size[:-1], self.size[-1] // 2 + 1)
+        """Half spectrum of real images, whole spectrum of complex ones."""
+        return self.size if self.complex else (*self.size[:-1], self.size[-1] // 2 + 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(..., *N)` real to `(..., *K)` complex."""
-        return _each(lambda image: torch.fft.rfftn(image, dim=self._axes, norm="ortho"), x, len(self.size))
+        """`(..., *N)` to `(..., *K)` complex."""
+        axes = tuple(range(-len(self.size), 0))
+        transform = torch.fft.fftn if self.complex else torch.fft.rfftn
+        return _each(lambda image: transform(image, dim=axes, norm="ortho"), x, len(self.size))
 
     def inverse(self, u: Tensor) -> Tensor:
-        """`(..., *K)` complex to `(..., *N)` real."""
-        size, axes = self.size, self._axes
-        return _each(lambda one: torch.fft.irfftn(one, s=size, dim=axes, norm="ortho"), u, len(size))
+        """`(..., *K)` complex to `(..., *N)`."""
+        size, axes = self.size, tuple(range(-len(self.size), 0))
+        transform = torch.fft.ifftn if self.complex else torch.fft.irfftn
+        return _each(lambda one: transform(one, s=size, dim=axes, norm="ortho"), u, len(size))
 
-    def multiplicity(self) -> Tensor:
-        """1 on the self-conjugate columns of the last axis, 2 elsewhere; `(*K)` float64."""
-        weight = torch.full((self.shape[-1],), 2.0, dtype=torch.float64)
-        weight[0] = 1.0
-        if self.size[-1] % 2 == 0:
-            weight[-1] = 1.0
-        return weight.expand(self.shape).clone()
+    def _count(self) -> Tensor:
+        weight = torch.full(self.shape, 2.0, dtype=torch.float64, device=self.device)
+        if not self.complex:
+            weight[..., 0] = 1.0
+            if self.size[-1] % 2 == 0:
+                weight[..., -1] = 1.0
+        return weight
+
+    def _axes(self) -> list[Tensor]:
+        settings = {"dtype": torch.float64, "device": self.device}
+        pairs = list(zip(self.size, self.spacing, strict=True))
+        axes = [torch.fft.fftfreq(n, d, **settings) for n, d in pairs]
+        return axes if self.complex else [*axes[:-1], torch.fft.rfftfreq(*pairs[-1], **settings)]
 
     def frequencies(self) -> tuple[Tensor, ...]:
-        """Signed frequency along every axis in cycles/mm, each shaped to broadcast over K."""
-        axes = [
-            torch.fft.fftfreq(n, d, dtype=torch.float64) for n, d in zip(self.size[:-1], self.spacing[:-1], strict=True)
-        ]
-        axes.append(torch.fft.rfftfreq(self.size[-1], self.spacing[-1], dtype=torch.float64))
+        """Signed frequency along every axis in cycles/mm, each on the whole grid K."""
+        axes = self._axes()
         return tuple(torch.meshgrid(*axes, indexing="ij") if len(axes) > 1 else axes)
 
-    def radius(self) -> Tensor:
-        """|f| in cycles/mm, `(*K)` float64."""
-        return sum(f**2 for f in self.frequencies()).sqrt()  # type: ignore[union-attr]
+    def _frequency(self) -> Tensor:
+        return _length(self._axes())
 
-    def on(self, size: tuple[int, ...]) -> Fourier:
-        """The same basis on another image grid of the same spacing."""
-        return replace(self, size=tuple(size))
+
+# ---- cosine ------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=64)
-def _matrix(n: int) -> Tensor:
-    """Orthonormal DCT-II matrix `(n, n)` float64; row k is the k-th cosine."""
+def _matrix(n: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Tensor:
+    """Orthonormal DCT-II matrix `(n, n)`; row k is the k-th cosine."""
     k = torch.arange(n, dtype=torch.float64)
     rows = torch.cos(math.pi / n * k[:, None] * (k[None, :] + 0.5)) * math.sqrt(2.0 / n)
     rows[0] /= math.sqrt(2.0)
-    return rows
+    return rows.to(dtype=dtype, device=device)
 
 
-def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    return torch.movedim(torch.movedim(x, axis, -1) @ matrix.to(x).T, -1, axis)
+def along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
+    """Multiply every line of x along `axis` by a matrix `(n, n)`."""
+    return torch.movedim(torch.movedim(x, axis, -1) @ matrix.T, -1, axis)
 
 
-@dataclass(frozen=True)
-class Cosine:
-    """DCT-II along every axis (Neumann boundary); coefficient n of N sits at n / (2 N spacing) cycles/mm."""
+class Cosine(Basis):
+    """DCT-II along every axis (Neumann boundary): no periodic seam.
 
-    size: tuple[int, ...]
-    spacing: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "spacing", self.spacing or (1.0,) * len(self.size))
-        check_grid("Cosine", self.size, self.spacing)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Coefficient grid, equal to the image grid."""
-        return self.size
+    Coefficient n of N sits at n / (2 N spacing) cycles/mm.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., *N)` to `(..., *N)` coefficients."""
         for axis, n in enumerate(self.size, start=-len(self.size)):
-            x = _along(x, _matrix(n), axis)
+            x = along(x, _matrix(n, x.dtype, str(x.device)), axis)
         return x
 
     def inverse(self, u: Tensor) -> Tensor:
         """Transpose of `forward`."""
         for axis, n in enumerate(self.size, start=-len(self.size)):
-            u = _along(u, _matrix(n).T, axis)
+            u = along(u, _matrix(n, u.dtype, str(u.device)).T, axis)
         return u
 
-    def multiplicity(self) -> Tensor:
-        """One degree of freedom per coefficient."""
-        return torch.ones(self.size, dtype=torch.float64)
-
-    def radius(self) -> Tensor:
-        """|f| in cycles/mm, `(*K)` float64."""
-        axes = [
-            torch.arange(n, dtype=torch.float64) / (2 * n * d) for n, d in zip(self.size, self.spacing, strict=True)
-        ]
-        grids = torch.meshgrid(*axes, indexing="ij") if len(axes) > 1 else axes
-        return sum(f**2 for f in grids).sqrt()  # type: ignore[union-attr]
-
-    def on(self, size: tuple[int, ...]) -> Cosine:
-        """The same basis on another image grid of the same spacing."""
-        return replace(self, size=tuple(size))
+    def _frequency(self) -> Tensor:
+        settings = {"dtype": torch.float64, "device": self.device}
+        pairs = zip(self.size, self.spacing, strict=True)
+        return _length([torch.arange(n, **settings) / (2 * n * d) for n, d in pairs])

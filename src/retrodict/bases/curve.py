@@ -112,10 +112,11 @@ class Curve:
 
     def on(self, basis: Basis) -> Tensor:
         """Values at the coefficients of `basis`, `(*K)` float64; beyond the last node (corners) the last value."""
-        value = torch.tensor(self.value, dtype=torch.float64)
-        if len(self.frequency) == 1:
-            return _interpolate(basis.radius(), torch.tensor(self.frequency[0], dtype=torch.float64), value)
-        axes = [torch.tensor(axis, dtype=torch.float64) for axis in self.frequency]
+        settings = {"dtype": torch.float64, "device": basis.device}
+        value = torch.tensor(self.value, **settings)
+        axes = [torch.tensor(axis, **settings) for axis in self.frequency]
+        if len(axes) == 1:
+            return _interpolate(basis.radius(), axes[0], value)
         fy, fx = (f.abs() for f in basis.frequencies())  # type: ignore[attr-defined]
         return _bilinear(fy, fx, axes[0], axes[1], value.reshape(len(axes[0]), len(axes[1])))
 

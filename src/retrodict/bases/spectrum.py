@@ -26,11 +26,13 @@ class Spectrum:
 
     `frequency` (n,) in cycles/mm, rising and positive; `power` (n,) > 0.  Between nodes the power law is interpolated
     (linear in log-log); below the first node it is continued with its first slope, above the last it is constant.
+    For data of several channels `mean` (C,) and `power` (C, n) have one entry or row for each; channels are taken as
+    uncorrelated (correlated ones are rotated first, by a basis).
     """
 
-    mean: float
+    mean: float | tuple[float, ...]
     frequency: tuple[float, ...]
-    power: tuple[float, ...]
+    power: tuple[float, ...] | tuple[tuple[float, ...], ...]
 
     @classmethod
     def flat(cls, mean: float = 0.0, variance: float = 1.0) -> Spectrum:
@@ -44,45 +46,75 @@ class Spectrum:
         power = amplitude / (1 + (nodes / corner) ** 2) ** (exponent / 2)
         return cls(mean, tuple(nodes.tolist()), tuple(power.tolist()))
 
+    @classmethod
+    def stack(cls, parts: Sequence[Spectrum]) -> Spectrum:
+        """One spectrum for each channel; all on the same frequencies."""
+        if len({part.frequency for part in parts}) != 1:
+            raise InputError("Spectrum.stack", "spectra on different frequencies", "the same frequencies")
+        means = tuple(float(part.mean) for part in parts)  # type: ignore[arg-type]
+        return cls(means, parts[0].frequency, tuple(part.power for part in parts))  # type: ignore[arg-type]
+
+    @property
+    def channels(self) -> int | None:
+        """Number of channels, or None where one row stands for any."""
+        return None if isinstance(self.mean, float | int) else len(self.mean)
+
     def on(self, basis: Basis) -> Tensor:
-        """Variance L of every coefficient, `(*K)` float64; the average over all frequencies for the pixel basis."""
+        """Variance L of every coefficient, `(*K)` or `(C, *K)` float64; the average over frequencies for pixels."""
         if isinstance(basis, Pixel):
-            partner = Fourier(basis.size, basis.spacing)
-            total = (self.on(partner) * partner.multiplicity()).sum() / math.prod(basis.size)
-            return total.expand(basis.shape).clone()
+            partner = Fourier(basis.size, basis.spacing, basis.device, basis.complex)
+            total = self.on(partner) * partner.multiplicity()
+            mean = total.flatten(-basis.ndim).sum(-1) / partner.multiplicity().sum()
+            return mean[(..., *[None] * basis.ndim)].expand(*mean.shape, *basis.shape).clone()
         radius = basis.radius()
         # the mean of a finite image varies like the frequencies just below its fundamental
         lowest = 0.5 / max(n * d for n, d in zip(basis.size, basis.spacing, strict=True))
         return self._interpolate(radius.clamp_min(lowest))
 
     def mean_on(self, basis: Basis) -> Tensor:
-        """Coefficients of the constant image `mean`, `(*K)`."""
-        return basis.forward(torch.full(basis.size, self.mean, dtype=torch.float64))
+        """Coefficients of the constant image `mean`, `(*K)` or `(C, *K)`."""
+        mean = self.mean_image(basis)
+        mean = mean.expand(*mean.shape[: mean.ndim - basis.ndim], *basis.size).contiguous()
+        return basis.forward(mean.to(torch.complex128) if basis.complex else mean)
+
+    def mean_image(self, basis: Basis) -> Tensor:
+        """The mean, shaped to broadcast over images `(C, *N)`, float64 on the device of the basis."""
+        mean = torch.tensor(self.mean, dtype=torch.float64, device=basis.device)
+        return mean[(..., *[None] * basis.ndim)]
 
     def _interpolate(self, radius: Tensor) -> Tensor:
-        x = torch.tensor(self.frequency, dtype=torch.float64).log()
-        y = torch.tensor(self.power, dtype=torch.float64).log()
-        query = radius.log().clamp_max(float(x[-1]))
+        settings = {"dtype": torch.float64, "device": radius.device}
+        x, y = torch.tensor(self.frequency, **settings).log(), torch.tensor(self.power, **settings).log()
+        query = torch.minimum(radius.log(), x[-1])
         left = (torch.searchsorted(x, query, right=True) - 1).clamp(0, len(x) - 2)
-        slope = (y[left + 1] - y[left]) / (x[left + 1] - x[left])
-        return (y[left] + slope * (query - x[left])).exp()
+        slope = (y[..., left + 1] - y[..., left]) / (x[left + 1] - x[left])
+        return (y[..., left] + slope * (query - x[left])).exp()
 
     def to_json(self) -> dict[str, Any]:
         """Plain record."""
-        return {"mean": self.mean, "frequency": list(self.frequency), "power": list(self.power)}
+        return {"mean": _lists(self.mean), "frequency": list(self.frequency), "power": _lists(self.power)}
 
     @classmethod
     def from_json(cls, record: Any, where: str) -> Spectrum:
         """Inverse of `to_json`; `where` names the file or field in errors."""
         try:
-            spectrum = cls(
-                float(record["mean"]), tuple(map(float, record["frequency"])), tuple(map(float, record["power"]))
-            )
+            spectrum = cls(_numbers(record["mean"]), tuple(map(float, record["frequency"])), _numbers(record["power"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(where, repr(record)[:80], "a record with mean, frequency and power") from error
-        if len(spectrum.frequency) != len(spectrum.power) or len(spectrum.power) < 2 or min(spectrum.power) <= 0:
+        rows: Any = (spectrum.power,) if spectrum.channels is None else spectrum.power
+        if spectrum.channels not in (None, len(rows)) or not all(isinstance(row, tuple) for row in rows):
+            raise InputError(where, "mean and power that do not match", "one mean and one row of power a channel")
+        if any(len(row) != len(spectrum.frequency) or len(row) < 2 or min(row) <= 0 for row in rows):
             raise InputError(where, "frequency and power that do not match", "equally many positive values")
         return spectrum
+
+
+def _lists(value: Any) -> Any:
+    return [_lists(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _numbers(value: Any) -> Any:
+    return tuple(_numbers(v) for v in value) if isinstance(value, list | tuple) else float(value)
 
 
 def radial_spectrum(images: Iterable[Tensor], spacing: Sequence[float], bins: int = 32) -> Spectrum:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
-from retrodict.bases.basis import check_grid
+from retrodict.bases.basis import Basis, along
 
 __all__ = ["Wavelet", "daubechies"]
 
@@ -35,8 +35,8 @@ def daubechies(moments: int) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _step(n: int, moments: int) -> Tensor:
-    """One analysis level as an orthogonal `(n, n)` float64 matrix: n/2 low-pass rows, then n/2 high-pass rows."""
+def _step(n: int, moments: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Tensor:
+    """One analysis level as an orthogonal `(n, n)` matrix: n/2 low-pass rows, then n/2 high-pass rows."""
     low = daubechies(moments)
     length = len(low)
     high = low.flip(0) * torch.tensor([(-1.0) ** i for i in range(length)], dtype=torch.float64)
@@ -45,42 +45,34 @@ def _step(n: int, moments: int) -> Tensor:
         for tap in range(length):  # short signals wrap more than once, so taps add up
             matrix[row, (2 * row + tap) % n] += low[tap]
             matrix[n // 2 + row, (2 * row + tap) % n] += high[tap]
-    return matrix
-
-
-def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    return torch.movedim(torch.movedim(x, axis, -1) @ matrix.to(x).T, -1, axis)
+    return matrix.to(dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
-class Wavelet:
+class Wavelet(Basis):
     """Separable orthogonal wavelet transform with periodic boundaries, packed in place.
 
     K = N: the approximation of the coarsest level sits in the low-index corner, each finer detail band around it.
     Every axis must be divisible by 2**levels, which keeps the transform exactly orthogonal.
     """
 
-    size: tuple[int, ...]
-    spacing: tuple[float, ...] = ()
     levels: int = 3
     family: str = "db2"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "spacing", self.spacing or (1.0,) * len(self.size))
-        check_grid("Wavelet", self.size, self.spacing)
+        """Refuse a grid that the levels do not divide."""
+        super().__post_init__()
         choice("Wavelet family", self.family, _FAMILIES)
         if self.levels < 1 or any(n % 2**self.levels for n in self.size):
             raise InputError(
                 "Wavelet size", self.size, f"axes divisible by 2**{self.levels}", "Pad the image or use fewer levels."
             )
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Coefficient grid, equal to the image grid."""
-        return self.size
-
     def _corner(self, level: int) -> tuple[slice, ...]:
         return (Ellipsis, *(slice(0, n >> level) for n in self.size))  # type: ignore[return-value]
+
+    def _matrix(self, x: Tensor, axis: int) -> Tensor:
+        return _step(x.shape[axis], _FAMILIES[self.family], x.dtype, str(x.device))
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., *N)` to packed coefficients `(..., *N)`."""
@@ -88,7 +80,7 @@ class Wavelet:
         for level in range(self.levels):
             corner = u[self._corner(level)]
             for axis in range(-len(self.size), 0):
-                corner = _along(corner, _step(corner.shape[axis], _FAMILIES[self.family]), axis)
+                corner = along(corner, self._matrix(corner, axis), axis)
             u[self._corner(level)] = corner
         return u
 
@@ -98,29 +90,21 @@ class Wavelet:
         for level in reversed(range(self.levels)):
             corner = x[self._corner(level)]
             for axis in range(-len(self.size), 0):
-                corner = _along(corner, _step(corner.shape[axis], _FAMILIES[self.family]).T, axis)
+                corner = along(corner, self._matrix(corner, axis).T, axis)
             x[self._corner(level)] = corner
         return x
 
-    def multiplicity(self) -> Tensor:
-        """One degree of freedom per coefficient."""
-        return torch.ones(self.size, dtype=torch.float64)
-
     def band(self) -> Tensor:
         """Scale of every coefficient `(*K)` int64: 0 for the finest details, `levels` for the approximation."""
-        scale = torch.zeros(self.size, dtype=torch.int64)
+        scale = torch.zeros(self.size, dtype=torch.int64, device=self.device)
         for level in range(1, self.levels + 1):
             scale[self._corner(level)] = level
         return scale
 
-    def radius(self) -> Tensor:
-        """Center frequency in cycles/mm of the band of each coefficient: 3/8 of the sampling rate of its level."""
+    def _frequency(self) -> Tensor:
+        """Center frequency of the band of each coefficient: 3/8 of the sampling rate of its level."""
         pitch = max(self.spacing)
         scale = self.band()
         center = 0.375 / pitch * 2.0 ** (-scale.double())
         # the approximation holds everything below the coarsest detail band
         return torch.where(scale == self.levels, 0.125 / pitch * 2.0 ** (1 - self.levels), center)
-
-    def on(self, size: tuple[int, ...]) -> Wavelet:
-        """The same basis on another image grid of the same spacing."""
-        return replace(self, size=tuple(size))

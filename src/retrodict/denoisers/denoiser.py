@@ -1,36 +1,47 @@
-"""Denoisers: E[x_0 | x_t], and, where known, the law of the error around it.
+"""The interface of every denoiser, the laws of its error, and the exact denoiser of Gaussian data.
 
-A denoiser is called as `denoiser(xt, t, cond) -> D`; one that also knows its error offers
-`estimate(xt, t, cond) -> Estimate(mean, spread)`, from which stochastic rules draw x_0.
+A denoiser is a function of a state: `denoiser(xt, t, cond) -> E[x_0 | x_t, cond]`; `estimate` also tells the law of
+the error, from which stochastic rules draw x_0.  Whatever wraps a denoiser is a denoiser again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
+from retrodict._check import InputError
 from retrodict.bases import Basis
 from retrodict.bases.spectrum import Spectrum
-from retrodict.processes.process import Cond, Moments, Process, ratio, wiener
+from retrodict.processes.observation import Cond, Moments, ratio, wiener
+from retrodict.processes.process import Process
 
 __all__ = [
     "Denoiser",
     "Estimate",
     "FunctionDenoiser",
     "GaussianDenoiser",
+    "Linear",
     "LinearEstimate",
     "LocalSpread",
+    "Observer",
     "SpectralSpread",
     "Spread",
-    "SpreadScale",
     "band_filters",
+    "check_state",
     "linear_estimate",
+    "root_mean",
+    "standardized",
 ]
+
+
+# ---- error laws ---------------------------------------------------------------------------------------------------
 
 
 class Spread(Protocol):
@@ -46,34 +57,13 @@ class Spread(Protocol):
         ...
 
     def variance(self) -> Tensor:
-        """Variance of the error per pixel, `(B, C, *N)`."""
+        """Variance of the error per pixel and real component, `(B, C|1, *N)`."""
         ...
-
-
-class Estimate(NamedTuple):
-    """E[x_0 | x_t] `(B, C, *N)` and the law of the error around it, or None where it is not known."""
-
-    mean: Tensor
-    spread: Spread | None
-
-
-class Denoiser(Protocol):
-    """E[x_0 | x_t, cond]: xt `(B, C, *N)`, t `(B,)` -> `(B, C, *N)`."""
-
-    @property
-    def process(self) -> Process:
-        """The process whose states it denoises."""
-        ...
-
-    def __call__(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor: ...
-
-
-# ---- error laws ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SpectralSpread:
-    """A stationary error: variance v `(B|1, 1, *K)` per coefficient of `basis`."""
+    """A stationary error: variance v `(B|1, C|1, *K)` per coefficient of `basis`."""
 
     basis: Basis
     v: Tensor
@@ -86,7 +76,7 @@ class SpectralSpread:
     def variance(self) -> Tensor:
         """The same at every pixel of the grid: the mean of v over degrees of freedom."""
         mean = _power(self.v, self.basis)
-        return mean.reshape(-1, 1, *([1] * len(self.basis.size))).expand(-1, 1, *self.basis.size)
+        return mean[(..., *[None] * self.basis.ndim)].expand(*mean.shape, *self.basis.size)
 
 
 @dataclass(frozen=True)
@@ -94,7 +84,8 @@ class LocalSpread:
     """A locally stationary error: in band b its variance is exp(log_ratio_b(x)) times that of spectrum v.
 
     error = sum_b exp(log_ratio_b / 2) * B^-1 [F_b sqrt(v) B z_b], with sum_b F_b^2 = 1, so that log_ratio = 0 is
-    exactly the stationary law of v.  `log_ratio` is `(B, bands, *N)`, `filters` `(bands, *K)`, v `(B|1, 1, *K)`.
+    exactly the stationary law of v.  `log_ratio` is `(B, bands, *N)`, or `(B, bands, C, *N)` where channels differ;
+    `filters` `(bands, *K)`, v `(B|1, C|1, *K)`.
     """
 
     basis: Basis
@@ -107,49 +98,32 @@ class LocalSpread:
         """One white field per band."""
         return len(self.filters)
 
+    @cached_property
+    def _ratios(self) -> Tensor:
+        r = self.log_ratio
+        return r if r.ndim == self.basis.ndim + 3 else r.unsqueeze(2)
+
     def draw(self, z: Tensor) -> Tensor:
         """White noise `(bands, B, C, *N)` to an error `(B, C, *N)`."""
         total = torch.zeros_like(z[0])
         root = self.v.sqrt()
         for b, noise in enumerate(z):
             colored = self.basis.inverse((root * self.filters[b]).to(z.real) * self.basis.forward(noise))
-            total = total + (0.5 * self.log_ratio[:, b : b + 1]).exp() * colored
+            total = total + (0.5 * self._ratios[:, b]).exp() * colored
         return total
 
     def variance(self) -> Tensor:
         """Sum over bands of the local ratio times the mean variance of the band."""
         bands = [_power(self.v * f**2, self.basis) for f in self.filters]
-        power = torch.stack(bands, dim=1).to(self.log_ratio)
-        power = power.reshape(*power.shape, *([1] * len(self.basis.size)))
-        return (self.log_ratio.exp() * power).sum(1, keepdim=True)
-
-
-@dataclass(frozen=True)
-class SpreadScale:
-    """Factors on the predicted error variance, measured on held-out data: one per level and band.
-
-    `level` (n,) rising, the noise level log(c_out / std) that the network sees; `factor` (n, bands).  Linear in level
-    and log factor between nodes, constant beyond them.
-    """
-
-    level: tuple[float, ...]
-    factor: tuple[tuple[float, ...], ...]
-
-    def log_at(self, level: Tensor) -> Tensor:
-        """Log of the factors at levels `(B,)` -> `(B, bands)`."""
-        nodes = torch.tensor(self.level, dtype=torch.float64)
-        values = torch.tensor(self.factor, dtype=torch.float64).log()
-        query = level.double().clamp(nodes[0], nodes[-1])
-        left = (torch.searchsorted(nodes, query, right=True) - 1).clamp(0, len(nodes) - 2)
-        part = ((query - nodes[left]) / (nodes[left + 1] - nodes[left]))[:, None]
-        return values[left] * (1 - part) + values[left + 1] * part
+        power = torch.stack(bands, dim=1).to(self.log_ratio)[(..., *[None] * self.basis.ndim)]
+        return (self._ratios.exp() * power).sum(1)
 
 
 def _power(v: Tensor, basis: Basis) -> Tensor:
-    """Mean over real degrees of freedom of v `(B, C|1, *K)` -> `(B,)`."""
+    """Mean over real degrees of freedom of v `(B, C|1, *K)` -> `(B, C|1)`."""
     weight = basis.multiplicity()
     spread = (v * weight).expand(v.shape[0], v.shape[1], *basis.shape)
-    return spread.flatten(1).sum(1) / (weight.sum() * v.shape[1])
+    return spread.flatten(2).sum(2) / weight.sum()
 
 
 def band_filters(basis: Basis, bands: int) -> Tensor:
@@ -169,14 +143,104 @@ def band_filters(basis: Basis, bands: int) -> Tensor:
     return torch.stack([*filters, remaining])
 
 
+# ---- the interface ------------------------------------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """E[x_0 | x_t] `(B, C, *N)` and the law of the error around it, or None where it is not known."""
+
+    mean: Tensor
+    spread: Spread | None
+
+
+class Denoiser(ABC):
+    """E[x_0 | x_t, cond] as a function; nothing asks what it is made of.
+
+    `process`: whose states it denoises.  `spectrum`: mean and power of the data where known, for rules that are exact
+    in the Gaussian part.  `multiple`: every axis of an image has to be a multiple of it.  It knows no plan, no seed
+    and no file.
+    """
+
+    process: Process
+    spectrum: Spectrum | Tensor | None = None
+    multiple: int = 1
+
+    @abstractmethod
+    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
+        """D and the law of its error: xt `(B, C, *N)`, t `(B,)`."""
+
+    @abstractmethod
+    def on(self, size: Sequence[int]) -> Denoiser:
+        """The same denoiser on another image grid of the same spacing."""
+
+    @abstractmethod
+    def to(self, device: str | torch.device) -> Denoiser:
+        """The same denoiser with its tables and weights on another device."""
+
+    def gaussian(self) -> Denoiser | None:
+        """The same construction round the exact denoiser of Gaussian data with the spectrum, or None.
+
+        A plan is judged on it (`retrodict.gate`): what is not right there is not right at all.
+        """
+        return None
+
+    def prior(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance of the coefficients of the data on the grid of the process, where known."""
+        if not isinstance(self.spectrum, Spectrum):
+            return None
+        return self.spectrum.mean_on(self.process.basis), self.spectrum.on(self.process.basis)
+
+    def __call__(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
+        """E[x_0 | x_t, cond] `(B, C, *N)`."""
+        return self.estimate(xt, t, cond).mean
+
+
+class Observer(Denoiser):
+    """A denoiser that answers for *any* observation u = h u_0 + s z of the image, not for states of its process alone.
+
+    Exact denoisers do, and networks that are told the clock; so a fused pair of state and measurement is one call.
+    """
+
+    @abstractmethod
+    def observe(self, u: Tensor, m: Moments, cond: Cond = Cond()) -> Estimate:
+        """D and its error law given one observation, coefficients u `(B, C, *K)` with moments m."""
+
+    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
+        """D and the law of its error for a state xt `(B, C, *N)` at t `(B,)`."""
+        check_state(self.process, xt, cond)
+        anchor = cond.image if self.process.anchored else None
+        return self.observe(self.process.to_coefficients(xt, t, anchor), self.process.moments(t), cond)
+
+
+def check_state(process: Process, xt: Tensor, cond: Cond) -> None:
+    """Raise where a state or its condition does not belong to `process`."""
+    basis, pairing = process.basis, process.pairing
+    if tuple(xt.shape[2:]) != tuple(basis.size):
+        wanted = f"(B, C, {', '.join(map(str, basis.size))})"
+        raise InputError("denoiser input", tuple(xt.shape), wanted, "Use denoiser.on(size) for another grid.")
+    if xt.is_complex() != basis.complex:
+        found, wanted = ("complex", "real") if xt.is_complex() else ("real", "complex")
+        raise InputError("denoiser input", f"a {found} image", f"a {wanted} one, as the basis of the process")
+    if torch.device(basis.device).type != xt.device.type:
+        wanted = f"one on {basis.device}, where the tables of the process are"
+        raise InputError("denoiser input", f"an image on {xt.device}", wanted, "Use denoiser.to(device).")
+    if cond.vector is not None:
+        raise InputError("denoiser condition", "a vector", "an image or nothing: no denoiser here reads a vector")
+    if pairing.starts and cond.image is not None:
+        hint = "x_1 is the measurement already; a second look would count it twice."
+        raise InputError("denoiser condition", "a measurement image", "none for a terminal process", hint)
+    if pairing.sees and cond.image is None:
+        raise InputError("denoiser condition", "none", "the measurement: the process is external")
+
+
 # ---- the Gaussian part --------------------------------------------------------------------------------------------
 
 
 class LinearEstimate(NamedTuple):
-    """The best linear estimate from x_t (and an external measurement): coefficients and variances.
+    """The best linear estimate from an observation (and an external measurement): coefficients and variances.
 
-    w: shifted coefficients of x_t; d: estimate; v: its error variance `(B, 1, *K)` float64; y: coefficients of the
-    measurement, or None; m: moments.
+    w: the observation; d: estimate; v: its error variance `(B, C|1, *K)` float64; y: coefficients of the measurement,
+    or None; m: moments of the observation.
     """
 
     w: Tensor
@@ -187,71 +251,160 @@ class LinearEstimate(NamedTuple):
 
 
 def linear_estimate(
-    process: Process, spectrum: Tensor, mean: Tensor, xt: Tensor, t: Tensor, cond: Cond
+    process: Process, variance: Tensor, mean: Tensor, w: Tensor, m: Moments, cond: Cond
 ) -> LinearEstimate:
-    """Wiener estimate of u_0 ~ N(mean, spectrum) from x_t and, for external conditioning with a known law, from y.
+    """Wiener estimate of u_0 ~ N(mean, variance) from an observation w and, where it is shown one, from y.
 
-    x_t and y are independent given x_0, so the second is a Kalman update of the first, per coefficient.
+    Both are independent given x_0, so the second is a Kalman update of the first, per coefficient.
     """
-    m = process.moments(t)
-    anchor = cond.image if process.anchored else None
-    w = process.to_coefficients(xt, t, anchor)
-    mean = mean.to(w)
-    g, v = wiener(m, spectrum)
-    d = mean + g.to(xt) * (w - m.h.to(xt) * mean)
-    if process.conditioning != "external" or cond.image is None:
+    mean, real = mean.to(w), w.real.dtype
+    g, v = wiener(m, variance)
+    d = mean + g.to(real) * (w - m.h.to(real) * mean)
+    if not process.pairing.sees or cond.image is None:
         return LinearEstimate(w, d, v, None, m)
-    y = process.basis.forward(cond.image)
-    if process.measured is None:  # how y came about is not known: only a network can use it
-        return LinearEstimate(w, d, v, y, m)
-    gain, noise = process.measured
-    kalman = ratio(v * gain, gain**2 * v + noise)
-    d = d + kalman.to(xt) * (y - gain.to(xt) * d)
-    return LinearEstimate(w, d, v * (1 - kalman * gain), y, m)
+    d, v = process.pairing.given(d, v, cond.image, process.basis)
+    return LinearEstimate(w, d, v, process.basis.forward(cond.image), m)
 
 
-# ---- denoisers ----------------------------------------------------------------------------------------------------
+class Linear(NamedTuple):
+    """An exact denoiser as numbers `(*K)`: u_0 = state * w + measurement * y + offset, with an error of `variance`."""
+
+    state: Tensor
+    measurement: Tensor
+    offset: Tensor
+    variance: Tensor
 
 
 @dataclass(frozen=True)
-class FunctionDenoiser:
-    """Any callable (xt, t) -> D as a denoiser of `process`; with `spectrum`, the Wiener filter gives its error law."""
+class GaussianDenoiser(Observer):
+    """Exact E[x_0 | x_t, y] and covariance for data N(mean, spectrum) per coefficient of `process.basis`.
 
-    function: Callable[[Tensor, Tensor], Tensor]
+    `mean`, `spectrum`: tables `(*K)` or `(C, *K)` on the grid of the process, or a `Spectrum`, which holds both
+    (`mean` is then left out) and lets the denoiser go to another grid.
+    """
+
     process: Process
-    spectrum: Spectrum | None = None
+    mean: Tensor | float = 0.0
+    spectrum: Tensor | Spectrum | None = None
 
-    def __call__(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
-        """D = function(xt, t)."""
-        return self.function(xt, t)
-
-    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
-        """D with the error variance L s^2 / (h^2 L + s^2) of the Gaussian part, where a spectrum is known."""
+    def __post_init__(self) -> None:
+        """Refuse data without a variance."""
         if self.spectrum is None:
-            return Estimate(self(xt, t, cond), None)
-        _, v = wiener(self.process.moments(t), self.spectrum.on(self.process.basis))
-        return Estimate(self(xt, t, cond), SpectralSpread(self.process.basis, v))
+            raise InputError("GaussianDenoiser spectrum", "none", "a variance for every coefficient, or a Spectrum")
 
+    @cached_property
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        basis = self.process.basis
+        if isinstance(self.spectrum, Spectrum):
+            return self.spectrum.mean_on(basis), self.spectrum.on(basis)
+        assert self.spectrum is not None
+        mean = self.mean if isinstance(self.mean, Tensor) else torch.full_like(self.spectrum, float(self.mean))
+        return mean.to(basis.device), self.spectrum.to(basis.device)
 
-@dataclass(frozen=True)
-class GaussianDenoiser:
-    """Exact E[x_0 | x_t, y] and covariance for data N(mean, spectrum) per coefficient of `process.basis`."""
+    def prior(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every coefficient."""
+        return self._tables
 
-    process: Process
-    mean: Tensor
-    spectrum: Tensor
+    def on(self, size: Sequence[int]) -> GaussianDenoiser:
+        """The same data on another grid; tables cannot be carried over."""
+        if tuple(size) == self.process.basis.size:
+            return self
+        if not isinstance(self.spectrum, Spectrum):
+            raise InputError(
+                "size", tuple(size), f"{self.process.basis.size}, the grid of the tables", "Give Spectrum."
+            )
+        return replace(self, process=self.process.on(tuple(size)))
 
-    def __call__(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
-        """Posterior mean `(B, C, *N)`."""
-        return self.estimate(xt, t, cond).mean
+    def to(self, device: str | torch.device) -> GaussianDenoiser:
+        """The same denoiser on another device."""
+        return replace(self, process=self.process.to(device))
 
-    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
-        """Posterior mean and stationary covariance."""
-        linear = linear_estimate(self.process, self.spectrum, self.mean, xt, t, cond)
+    def at(self, process: Process) -> GaussianDenoiser:
+        """The denoiser of the same data for another process."""
+        return replace(self, process=process)
+
+    def gaussian(self) -> GaussianDenoiser:
+        """Itself."""
+        return self
+
+    def observe(self, u: Tensor, m: Moments, cond: Cond = Cond()) -> Estimate:
+        """Posterior mean and covariance given one observation, coefficients u `(B, C, *K)` with moments m."""
+        mean, variance = self._tables
+        linear = linear_estimate(self.process, variance, mean, u, m, cond)
         return Estimate(self.process.basis.inverse(linear.d), SpectralSpread(self.process.basis, linear.v))
+
+    def linear(self, t: Tensor) -> Linear:
+        """The denoiser at time t `(1,)` as gains on the state and the measurement, offset and variance."""
+        mean, variance = self._tables
+        m = self.process.moments(t)
+        g, v = (x[0, 0] for x in wiener(m, variance))
+        h = m.h[0, 0]
+        y = self.process.measurement if self.process.pairing.sees else None
+        zero = torch.zeros_like(variance)
+        if y is None:
+            return Linear(zero + g, zero, zero + (mean - g * h * mean), zero + v)
+        k, v = wiener(y, v)
+        rest = 1 - k * y.h
+        return Linear(zero + g * rest, zero + k, zero + (mean - g * h * mean) * rest, zero + v)
 
     def score(self, xt: Tensor, t: Tensor) -> Tensor:
         """Gradient of log p_t in coefficients `(B, C, *K)`: -(w - h m) / (h^2 L + s^2)."""
+        mean, variance = self._tables
         m = self.process.moments(t)
         w = self.process.to_coefficients(xt, t)
-        return -(w - m.h * self.mean) / (m.h**2 * self.spectrum + m.s2)
+        return -(w - m.h * mean) / (m.h**2 * variance + m.s2)
+
+
+# ---- functions ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FunctionDenoiser(Denoiser):
+    """Any callable (xt, t) -> D as a denoiser of `process`; with `spectrum`, the Wiener filter gives its error law.
+
+    `sees`: it is called as function(xt, t, y) with the measured image of an external process.
+    """
+
+    function: Callable[..., Tensor]
+    process: Process
+    spectrum: Spectrum | None = None
+    sees: bool = False
+
+    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
+        """D with the error variance of the Gaussian part, where a spectrum is known."""
+        check_state(self.process, xt, cond)
+        mean = self.function(xt, t, cond.image) if self.sees else self.function(xt, t)
+        if not isinstance(mean, Tensor) or mean.shape != xt.shape:
+            found = tuple(mean.shape) if isinstance(mean, Tensor) else type(mean).__name__
+            raise InputError(
+                "denoiser", f"a function that returns {found}", f"an image like its input {tuple(xt.shape)}"
+            )
+        if self.spectrum is None:
+            return Estimate(mean, None)
+        _, v = wiener(self.process.moments(t), self.spectrum.on(self.process.basis))
+        y = self.process.measurement if self.sees and self.process.pairing.sees else None
+        return Estimate(mean, SpectralSpread(self.process.basis, v if y is None else wiener(y, v)[1]))
+
+    def on(self, size: Sequence[int]) -> Self:
+        """The same function; it has to take any size."""
+        return replace(self, process=self.process.on(tuple(size)))
+
+    def to(self, device: str | torch.device) -> Self:
+        """Tables on another device; the function has to follow by itself."""
+        return replace(self, process=self.process.to(device))
+
+    def gaussian(self) -> GaussianDenoiser | None:
+        """The exact denoiser of Gaussian data of the same spectrum."""
+        return None if self.spectrum is None else GaussianDenoiser(self.process, spectrum=self.spectrum)
+
+
+def standardized(u: Tensor, variance: Tensor, basis: Basis) -> Tensor:
+    """Image of coefficients u over the square root of the mean of their variance, `(B, C, *N)`."""
+    scale = root_mean(variance.clamp_min(0.0), basis)
+    image = basis.inverse(u)
+    return image * ratio(torch.ones_like(scale), scale).to(image.real)
+
+
+def root_mean(v: Tensor, basis: Basis) -> Tensor:
+    """Square root of the mean over real degrees of freedom of v `(B|1, C|1, *K)` -> `(B|1, C|1, *1)`."""
+    return _power(v, basis).sqrt()[(..., *[None] * basis.ndim)]

@@ -5,50 +5,42 @@ Everything is per coefficient of the basis of a process, in float64 where the in
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from retrodict._check import InputError
 from retrodict.bases import Basis
-from retrodict.denoisers.denoiser import Estimate, SpectralSpread
-from retrodict.processes.process import Cond, Gaussian, Process, ratio, wiener
+from retrodict.denoisers.denoiser import Estimate, GaussianDenoiser, Observer, SpectralSpread
+from retrodict.processes.observation import Cond, Moments, log_density, wiener
+from retrodict.processes.process import Process
 
 __all__ = ["GaussianLaw", "MixtureDenoiser", "MixtureLaw"]
 
 
-def log_density(basis: Basis, difference: Tensor, variance: Tensor) -> Tensor:
-    """Log N(difference; 0, variance) `(B,)` of coefficients `(B, C, *K)`: half-spectrum weights count each real
-    degree of freedom once (structured spec, section 1).
-    """
-    weight = basis.multiplicity()
-    energy = difference.abs() ** 2 / variance + torch.log(2 * math.pi * variance)
-    return -0.5 * (weight * energy).flatten(1).sum(1)
-
-
 @dataclass(frozen=True)
 class GaussianLaw:
-    """Data with coefficients N(mean, spectrum): `mean`, `spectrum` `(*K)`."""
+    """Data with coefficients N(mean, spectrum): `mean`, `spectrum` `(*K)`, or `(B, C, *K)` where items differ."""
 
     basis: Basis
     mean: Tensor
     spectrum: Tensor
 
-    def posterior(self, y: Tensor, measured: Gaussian) -> GaussianLaw:
-        """Law of u_0 given coefficients y `(B, C, *K)` of a measurement: Kalman update per coefficient."""
-        gain = ratio(self.spectrum * measured.gain, measured.gain**2 * self.spectrum + measured.variance)
-        mean = self.mean + gain * (y - measured.gain * self.mean)
-        return GaussianLaw(self.basis, mean, self.spectrum * (1 - gain * measured.gain))
+    def posterior(self, y: Tensor, measured: Moments) -> GaussianLaw:
+        """Law of u_0 given coefficients y `(B, C, *K)` of an observation: Kalman update per coefficient."""
+        gain, variance = wiener(measured, self.spectrum)
+        return GaussianLaw(self.basis, self.mean + gain * (y - measured.h * self.mean), variance)
 
     def draw(self, z: Tensor) -> Tensor:
         """Image `(B, C, *N)` from white noise of the same shape."""
-        return self.basis.inverse(self.mean + self.spectrum.sqrt().to(z) * self.basis.forward(z))
+        return self.basis.inverse(self.mean + self.spectrum.sqrt().to(z.real) * self.basis.forward(z))
 
-    def log_evidence(self, y: Tensor, measured: Gaussian) -> Tensor:
+    def log_evidence(self, y: Tensor, measured: Moments) -> Tensor:
         """Log p(y) `(B,)` of coefficients y."""
-        total = measured.gain**2 * self.spectrum + measured.variance
-        return log_density(self.basis, y - measured.gain * self.mean, total)
+        total = measured.h**2 * self.spectrum + measured.s2
+        return log_density(self.basis, y - measured.h * self.mean, total)
 
 
 @dataclass(frozen=True)
@@ -64,41 +56,63 @@ class MixtureLaw:
         """The single laws."""
         return [GaussianLaw(self.basis, m, L) for m, L in zip(self.means, self.spectra, strict=True)]
 
-    def posterior(self, y: Tensor, measured: Gaussian) -> tuple[Tensor, list[GaussianLaw]]:
+    def posterior(self, y: Tensor, measured: Moments) -> tuple[Tensor, list[GaussianLaw]]:
         """Posterior weights `(B, M)` and updated components given coefficients y `(B, C, *K)`."""
         logs = [p.log() + law.log_evidence(y, measured) for p, law in zip(self.weights, self.components(), strict=True)]
         return torch.stack(logs, 1).softmax(1), [law.posterior(y, measured) for law in self.components()]
 
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every coefficient, `(*K)`."""
+        share = self.weights.reshape(-1, *[1] * (self.means.ndim - 1))
+        mean = (share * self.means).sum(0)
+        return mean, (share * (self.spectra + self.basis.energy(self.means - mean))).sum(0)
+
 
 @dataclass(frozen=True)
-class MixtureDenoiser:
-    """Exact denoiser, covariance diagonal and score of a `MixtureLaw` at every t."""
+class MixtureDenoiser(Observer):
+    """Exact denoiser, covariance diagonal and score of a `MixtureLaw` at every t, external measurement included."""
 
     process: Process
     law: MixtureLaw
 
-    def _responsibilities(self, w: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Weights `(B, M)`, means and variances of each component given w_t."""
-        m = self.process.moments(t)
-        logs, means, variances = [], [], []
-        for p, law in zip(self.law.weights, self.law.components(), strict=True):
-            logs.append(p.log() + log_density(self.law.basis, w - m.h * law.mean, m.h**2 * law.spectrum + m.s2))
-            g, v = wiener(m, law.spectrum)
-            means.append(law.mean + g * (w - m.h * law.mean))
-            variances.append(v)
-        return torch.stack(logs, 1).softmax(1), means, variances
+    def prior(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of every coefficient."""
+        return self.law.moments()
 
-    def __call__(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
-        """Posterior mean `(B, C, *N)`."""
-        return self.estimate(xt, t, cond).mean
+    def gaussian(self) -> GaussianDenoiser:
+        """The exact denoiser of Gaussian data of the same mean and variance."""
+        return GaussianDenoiser(self.process, *self.law.moments())
 
-    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
+    def on(self, size: Sequence[int]) -> MixtureDenoiser:
+        """Itself; a law in tables cannot go to another grid."""
+        if tuple(size) != self.process.basis.size:
+            raise InputError("size", tuple(size), f"{self.process.basis.size}, the grid of the law")
+        return self
+
+    def to(self, device: str | torch.device) -> MixtureDenoiser:
+        """The same denoiser on another device."""
+        tables = (x.to(device) for x in (self.law.weights, self.law.means, self.law.spectra))
+        return replace(self, process=self.process.to(device), law=MixtureLaw(self.law.basis.to(device), *tables))
+
+    def _updated(self, u: Tensor, m: Moments, cond: Cond) -> tuple[Tensor, list[GaussianLaw]]:
+        """Weights `(B, M)` and components given the state, and first the measurement where it is shown."""
+        logs, laws = self.law.weights.log()[None].expand(len(u), -1), self.law.components()
+        seen = self.process.measurement if self.process.pairing.sees and cond.image is not None else None
+        observations = [(u, m)]
+        if seen is not None:
+            observations.insert(0, (self.process.basis.forward(cond.image), seen))
+        for value, law in observations:
+            logs = logs + torch.stack([part.log_evidence(value, law) for part in laws], 1)
+            laws = [part.posterior(value, law) for part in laws]
+        return logs.softmax(1), laws
+
+    def observe(self, u: Tensor, m: Moments, cond: Cond = Cond()) -> Estimate:
         """Mean and per-coefficient variance sum_k r_k (v_k + |mu_k|^2) - |mean|^2 (off-diagonals are left out)."""
-        r, means, variances = self._responsibilities(self.process.to_coefficients(xt, t), t)
-        share = [r[:, k].reshape(-1, *([1] * (means[0].ndim - 1))) for k in range(r.shape[1])]
-        mean = sum(s * mu for s, mu in zip(share, means, strict=True))
-        spread = sum(s * (v + (mu - mean).abs() ** 2) for s, v, mu in zip(share, variances, means, strict=True))
+        weights, laws = self._updated(u, m, cond)
+        share = [weights[:, k].reshape(-1, *([1] * (u.ndim - 1))) for k in range(len(laws))]
+        mean = sum(s * law.mean for s, law in zip(share, laws, strict=True))
         basis = self.process.basis
+        spread = sum(s * (law.spectrum + basis.energy(law.mean - mean)) for s, law in zip(share, laws, strict=True))
         return Estimate(basis.inverse(mean), SpectralSpread(basis, spread))  # type: ignore[arg-type]
 
     def score(self, xt: Tensor, t: Tensor) -> Tensor:

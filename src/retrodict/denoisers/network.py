@@ -3,241 +3,337 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from retrodict._check import InputError, choice
+from retrodict.bases import Basis
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import (
     Estimate,
+    GaussianDenoiser,
     LinearEstimate,
     LocalSpread,
+    Observer,
     SpectralSpread,
     Spread,
-    SpreadScale,
     band_filters,
+    check_state,
     linear_estimate,
+    root_mean,
+    standardized,
 )
-from retrodict.denoisers.predictions import PREDICTIONS, to_data
-from retrodict.nets.tiles import tiled_apply
-from retrodict.processes.process import Cond, Process, ratio, wiener
+from retrodict.denoisers.predictions import PREDICTIONS, Rate, data_from, rate_of, require_defined
+from retrodict.nets.network import Network, network
+from retrodict.nets.tiles import Tiled
+from retrodict.processes.observation import Cond, Moments
+from retrodict.processes.process import Process
 
-__all__ = ["NetDenoiser", "channels_in"]
+__all__ = ["LEVELS", "Level", "NetDenoiser", "SpreadScale", "Terms", "channels_in", "channels_out"]
+
+SPREADS = ("local", "uncalibrated", "wiener", "none")
+"""Error laws of a network: learned and calibrated, learned, that of the Wiener filter, not known."""
 
 
-def channels_in(process: Process) -> int:
-    """Input channels that `NetDenoiser` gives to a network for one-channel data."""
-    return 3 if process.conditioning == "external" else 2
+@dataclass(frozen=True)
+class SpreadScale:
+    """Factors on the predicted error variance, measured on held-out data: one per level and band.
+
+    `level` (n,) rising, the noise level log(c_out / std) that the network sees; `factor` (n, bands).  Linear in level
+    and log factor between nodes, constant beyond them.
+    """
+
+    level: tuple[float, ...]
+    factor: tuple[tuple[float, ...], ...]
+
+    def log_at(self, level: Tensor) -> Tensor:
+        """Log of the factors at levels `(B,)` -> `(B, bands)`."""
+        settings = {"dtype": torch.float64, "device": level.device}
+        nodes, values = torch.tensor(self.level, **settings), torch.tensor(self.factor, **settings).log()
+        query = torch.minimum(torch.maximum(level.double(), nodes[0]), nodes[-1])
+        left = (torch.searchsorted(nodes, query, right=True) - 1).clamp(0, len(nodes) - 2)
+        part = ((query - nodes[left]) / (nodes[left + 1] - nodes[left]))[:, None]
+        return values[left] * (1 - part) + values[left + 1] * part
 
 
-class NetDenoiser(nn.Module):
+# ---- what a network is told of the noise level ----------------------------------------------------------------------
+
+
+class Level(NamedTuple):
+    """Features of the noise level: how many, and the function of (error variance v, data variance, basis, unit)."""
+
+    features: int
+    of: Callable[[Tensor, Tensor, Basis, float], Tensor]
+
+
+def rms_level(v: Tensor, variance: Tensor, basis: Basis, unit: float) -> Tensor:
+    """Log of the root mean error of the Wiener filter over the std of the data, `(B, 1)`."""
+    scale = root_mean(v, basis) / unit
+    return scale.square().mean(1).sqrt().log().reshape(-1, 1)
+
+
+EDGES = (0.0, 0.04, 0.08, 0.16, 0.32, 0.64)
+"""Lower edges of the radial bands of "clock", cycles/mm; the last has no end."""
+
+
+def clock_level(v: Tensor, variance: Tensor, basis: Basis, unit: float) -> Tensor:
+    """`rms_level`, log Wiener error over data power in six radial bands of |f|, log pixel spacing; `(B, 8)`.
+
+    A band that the grid does not reach says that nothing is known there: log 1.
+    """
+    radius, weight = basis.radius(), basis.multiplicity()
+    edges = [*EDGES, float("inf")]
+    told = []
+    for low, high in itertools.pairwise(edges):
+        part = weight * ((radius >= low) & (radius < high))
+        power = (variance * part).sum()
+        error = (v * part).flatten(1).sum(1) / v.shape[1]
+        told.append(torch.where(power > 0, error / power.clamp_min(1e-300), 1.0).clamp_min(1e-6).log())
+    spacing = v.new_tensor(basis.spacing).log().mean().expand(len(v), 1)
+    return torch.cat([rms_level(v, variance, basis, unit), torch.stack(told, -1), spacing], -1)
+
+
+LEVELS: dict[str, Level] = {"rms": Level(1, rms_level), "clock": Level(8, clock_level)}
+"""What a network is told, by name; the first feature is always that of "rms"."""
+
+
+# ---- the denoiser -------------------------------------------------------------------------------------------------
+
+
+def channels_in(process: Process, channels: int = 1) -> int:
+    """Input channels that `NetDenoiser` gives to a network for data of `channels` channels."""
+    return (3 if process.pairing.sees else 2) * channels * (2 if process.basis.complex else 1)
+
+
+def channels_out(process: Process, channels: int = 1, bands: int = 0) -> int:
+    """Output channels that `NetDenoiser` expects of a network: the image, and log-variances in `bands` bands."""
+    return channels * (2 if process.basis.complex else 1) + channels * bands
+
+
+class Terms(NamedTuple):
+    """What a loss needs of one pass: network output (the image part and the log-ratios `(B, bands, C, *N)` or None),
+    c_out `(B, C|1, *1)`, the linear estimate and its image."""
+
+    out: Tensor
+    log_ratio: Tensor | None
+    c_out: Tensor
+    linear: LinearEstimate
+    skip: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class NetDenoiser(Observer):
     """A network as a denoiser, preconditioned by the Wiener filter of the process.
 
     `predicts="wiener"`: D = Wiener(x_t) + c_out(t) N_0, where Wiener is the best linear estimate under the stored
-    `spectrum`, c_out^2 the mean of its error variance, and N = net(inputs, level) has 1 + `bands` channels.  Inputs,
-    each of unit scale: the Wiener estimate, the standardized noise estimate x_t - h Wiener(x_t), and for external
-    conditioning that of the measurement.  level = log(c_out / std of the data).  With `bands` > 0 the further channels
-    are log-variances of the error in octave bands, relative to the Wiener error (`LocalSpread`).
+    `spectrum`, c_out^2 the mean of its error variance, and N = net(inputs, level).  Otherwise N_0 is one of
+    `PREDICTIONS` of the network's output.  Inputs, each of unit scale: the Wiener estimate, the standardized noise
+    estimate x_t - h Wiener(x_t), and for external conditioning that of the measurement.  `level` names what the
+    network is told (`LEVELS`).  With `bands` > 0 further output channels are log-variances of the error in octave
+    bands, relative to the Wiener error (`LocalSpread`).  Complex images are given as real and imaginary channels.
 
-    `spread_scale` multiplies those variances by factors measured on held-out data.
+    `spread_scale` multiplies those variances by factors measured on held-out data; `spread` is one of "local"
+    (learned, times the factors), "uncalibrated" (learned), "wiener" (that of the Wiener filter) and "none"; None takes
+    the best there is.  `unit` is the std of the data on the training grid, a fixed unit of the inputs: on larger grids
+    the spectrum holds lower frequencies, and the mean of it would grow.
 
-    Otherwise `predicts` is one of `PREDICTIONS` and the network sees x_t / sqrt(h^2 L + s^2) (averaged over
-    coefficients), with the condition image as further channel.
-
-    The network maps `(B, inputs, *N)` and level `(B, 1)` to `(B, 1 + bands, *N)`; it runs in its own dtype, under
-    bfloat16 autocast if `precision="bf16"`; states and tables stay in the dtype of x_t and float64.
+    The network maps `(B, inputs, *N)` and level `(B, features)` to `(B, outputs, *N)`; it runs in its own dtype,
+    under bfloat16 autocast if `precision="bf16"`; states and tables stay in the dtype of x_t and float64.
     """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        process: Process,
-        *,
-        spectrum: Spectrum,
-        predicts: str = "wiener",
-        bands: int = 0,
-        precision: str = "float32",
-        spread_scale: SpreadScale | None = None,
-    ) -> None:
-        super().__init__()
-        choice("predicts", predicts, ("wiener", *PREDICTIONS))
-        choice("precision", precision, ("float32", "bf16"))
-        if bands and predicts != "wiener":
-            raise InputError("bands", bands, "0 unless predicts='wiener'")
-        self.net, self.predicts, self.bands, self.precision = net, predicts, bands, precision
-        self.spectrum, self.spread_scale = spectrum, spread_scale
-        self.spread_kind = "local" if bands else "wiener"
-        self.tile: int | None = None
-        self._bind(process)
-        # a fixed unit of the network's inputs: on larger grids L holds lower frequencies, and its mean would grow
-        self._data_std = float(((self._power * self._weight).sum() / self._weight.sum()).sqrt())
+    net: Network
+    process: Process
+    spectrum: Spectrum | None = None
+    predicts: str = "wiener"
+    level: str = "rms"
+    bands: int = 0
+    spread_scale: SpreadScale | None = None
+    precision: str = "float32"
+    unit: float | None = None
+    spread: str | None = None
 
-    def _bind(self, process: Process) -> None:
-        self.process = process
-        self._power = self.spectrum.on(process.basis)
-        self._mean = self.spectrum.mean_on(process.basis)
-        self._weight = process.basis.multiplicity()
-        self._filters = band_filters(process.basis, self.bands) if self.bands else None
+    def __post_init__(self) -> None:
+        """Fill in what follows from the rest and refuse what does not fit."""
+        choice("predicts", self.predicts, ("wiener", *PREDICTIONS))
+        choice("precision", self.precision, ("float32", "bf16"))
+        choice("level", self.level, LEVELS)
+        if self.spectrum is None:
+            raise InputError("NetDenoiser spectrum", "none", "the Spectrum of the data")
+        if self.bands and self.predicts != "wiener":
+            raise InputError("bands", self.bands, "0 unless predicts='wiener'")
+        spread = self.spread or ("local" if self.bands else "wiener")
+        if choice("spread", spread, SPREADS) in ("local", "uncalibrated") and not self.bands:
+            raise InputError("spread", repr(spread), "'wiener' or 'none': this network predicts no variances")
+        object.__setattr__(self, "spread", spread)
+        object.__setattr__(self, "net", network(self.net))
+        if self.unit is None:
+            weight = self.process.basis.multiplicity()
+            power = (self._power * weight).sum() / (weight.sum() * (self.spectrum.channels or 1))
+            object.__setattr__(self, "unit", float(power.sqrt()))
+
+    @cached_property
+    def _power(self) -> Tensor:
+        return self.spectrum.on(self.process.basis)  # type: ignore[union-attr]
+
+    @cached_property
+    def _mean(self) -> Tensor:
+        return self.spectrum.mean_on(self.process.basis)  # type: ignore[union-attr]
+
+    @cached_property
+    def filters(self) -> Tensor | None:
+        """Octave filters of the predicted variances, or None where the network predicts none."""
+        return band_filters(self.process.basis, self.bands) if self.bands else None
+
+    @cached_property
+    def band_shares(self) -> tuple[float, ...]:
+        """Share of the degrees of freedom in each band, found once on the CPU."""
+        basis = self.process.basis.to("cpu")
+        weight = basis.multiplicity() / basis.multiplicity().sum()
+        return tuple(torch.einsum("a...,...->a", band_filters(basis, self.bands) ** 2, weight).tolist())
+
+    @property
+    def multiple(self) -> int:  # type: ignore[override]
+        """Every image axis has to be a multiple of the stride of the network."""
+        return self.net.stride
 
     def on(self, size: Sequence[int]) -> NetDenoiser:
         """The same network on another grid of the same spacing; weights are shared."""
-        other = copy.copy(self)
-        other._bind(self.process.on(tuple(size)))
-        return other
+        return replace(self, process=self.process.on(tuple(size)))
 
-    def bound_to(self, process: Process) -> NetDenoiser:
-        """The same network on another process; the Wiener filter, which does most of the work, is that of `process`."""
-        if process.conditioning != self.process.conditioning or type(process.basis) is not type(self.process.basis):
-            found = f"a {process.conditioning} process in the {type(process.basis).__name__} basis"
-            wanted = f"{self.process.conditioning}, {type(self.process.basis).__name__}, as in training"
-            raise InputError("process", found, wanted)
-        other = copy.copy(self)
-        other._bind(process)
-        return other
+    def to(self, device: str | torch.device) -> NetDenoiser:
+        """The same denoiser on another device; the weights are copied there."""
+        if torch.device(device) == torch.device(self.process.basis.device):
+            return self
+        return replace(self, net=copy.deepcopy(self.net).to(device), process=self.process.to(device))
+
+    def at(self, process: Process) -> NetDenoiser:
+        """The same network on another process; the Wiener filter, which does most of the work, is that of `process`.
+
+        The network has to have been trained with as many inputs and in the same kind of basis.
+        """
+        own = self.process
+        if process.pairing.sees != own.pairing.sees or type(process.basis) is not type(own.basis):
+            found = f"a {process.pairing.kind} process in the {type(process.basis).__name__} basis"
+            raise InputError("process", found, f"{own.pairing.kind}, {type(own.basis).__name__}, as in training")
+        return replace(self, process=process)
 
     def with_spread(self, kind: str) -> NetDenoiser:
-        """The same denoiser with another error law.
-
-        "local": learned, times the factors measured on held-out data; "uncalibrated": learned, without them; "wiener":
-        that of the Wiener filter; "none": not known.
-        """
-        choice("spread", kind, ("local", "uncalibrated", "wiener", "none"))
-        if kind in ("local", "uncalibrated") and not self.bands:
-            raise InputError("spread", repr(kind), "'wiener' or 'none': this network predicts no variances")
-        other = copy.copy(self)
-        other.spread_kind = kind
-        return other
+        """The same denoiser with another error law; see `spread`."""
+        return replace(self, spread=kind)
 
     def tiled(self, tile: int | None) -> NetDenoiser:
         """The same denoiser with the network run on tiles of `tile` pixels a side (None: on the whole image)."""
-        other = copy.copy(self)
-        other.tile = tile
-        return other
+        net = self.net.net if isinstance(self.net, Tiled) else self.net
+        return replace(self, net=net if tile is None else Tiled(net, tile))
 
-    def forward(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
-        """E[x_0 | x_t, cond]: xt `(B, 1, *N)`, t `(B,)` -> `(B, 1, *N)`."""
-        return self.estimate(xt, t, cond).mean
+    def gaussian(self) -> GaussianDenoiser:
+        """The Wiener part alone, which is the exact denoiser of Gaussian data of the stored spectrum."""
+        return GaussianDenoiser(self.process, spectrum=self.spectrum)
+
+    # ---- estimates -----------------------------------------------------------------------------------------------
 
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
-        """D and the law of its error."""
-        self._check(xt, cond)
+        """D and the law of its error: xt `(B, C, *N)`, t `(B,)`."""
         if self.predicts != "wiener":
-            return self._estimate_plain(xt, t, cond)
-        linear = linear_estimate(self.process, self._power, self._mean, xt, t, cond)
-        out, scale = self._raw(linear, xt)
-        mean = self.process.basis.inverse(linear.d) + scale.to(xt) * out[:, :1]
-        return Estimate(mean, self._spread(linear.v, out[:, 1:], scale))
+            require_defined(self.predicts, self.process, t)
+        linear = self._linear(xt, t, cond)
+        return self._finish(self._terms(linear), rate_of(self.process, t))
 
-    def gaussian(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Tensor:
-        """The Wiener estimate alone, `(B, 1, *N)`."""
-        self._check(xt, cond)
-        linear = linear_estimate(self.process, self._power, self._mean, xt, t, cond)
-        return self.process.basis.inverse(linear.d)
+    def observe(self, u: Tensor, m: Moments, cond: Cond = Cond()) -> Estimate:
+        """D given one observation, coefficients u `(B, C, *K)` with moments m: of a state, a measurement, or fused."""
+        linear = linear_estimate(self.process, self._power, self._mean, u, m, cond)
+        return self._finish(self._terms(linear), None)
 
-    def training_terms(self, xt: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor, LinearEstimate, Tensor]:
-        """(raw network output, c_out `(B, 1, *1)`, linear estimate, its image): what a loss needs, in one pass."""
-        self._check(xt, cond)
-        linear = linear_estimate(self.process, self._power, self._mean, xt, t, cond)
-        out, scale = self._raw(linear, xt)
-        return out, scale, linear, self.process.basis.inverse(linear.d)
+    def training_terms(self, xt: Tensor, t: Tensor, cond: Cond) -> Terms:
+        """What a loss needs, in one pass."""
+        return self._terms(self._linear(xt, t, cond))
 
-    def _check(self, xt: Tensor, cond: Cond) -> None:
+    def answer(self, terms: Terms, rate: Rate | None = None) -> Tensor:
+        """The data prediction D `(B, C, *N)` of a network's output; `rate` is for predictions of rates."""
+        if self.predicts == "wiener":
+            return terms.skip + terms.c_out.to(terms.skip.real) * terms.out
+        linear, basis = terms.linear, self.process.basis
+        data = data_from(self.predicts, basis.forward(terms.out), linear.w, linear.m, rate)
+        return basis.inverse(data.to(linear.w))
+
+    def noise_level(self, terms: Terms) -> Tensor:
+        """The noise level log(c_out / std of the data) `(B,)` that factors on the spread are tabulated over."""
+        return rms_level(terms.linear.v, self._power, self.process.basis, self.unit)[:, 0]  # type: ignore[arg-type]
+
+    def _finish(self, terms: Terms, rate: Rate | None) -> Estimate:
+        return Estimate(self.answer(terms, rate), self._error_law(terms))
+
+    def _linear(self, xt: Tensor, t: Tensor, cond: Cond) -> LinearEstimate:
         process = self.process
-        if tuple(xt.shape[2:]) != tuple(process.basis.size):
-            raise InputError(
-                "denoiser input",
-                tuple(xt.shape),
-                f"(B, 1, {', '.join(map(str, process.basis.size))})",
-                "Use denoiser.on(size) for another grid.",
-            )
-        if process.conditioning == "terminal" and cond.image is not None:
-            raise InputError(
-                "denoiser condition",
-                "a measurement image",
-                "none for a terminal process",
-                "x_1 is the measurement already; a second look would count it twice.",
-            )
-        if process.conditioning == "external" and cond.image is None:
-            raise InputError("denoiser condition", "none", "the measurement: the process is external")
+        check_state(process, xt, cond)
+        w = process.to_coefficients(xt, t, cond.image if process.anchored else None)
+        return linear_estimate(process, self._power, self._mean, w, process.moments(t), cond)
 
-    def _raw(self, linear: LinearEstimate, xt: Tensor) -> tuple[Tensor, Tensor]:
-        """Network output `(B, 1 + bands, *N)` and c_out `(B, 1, *1)`."""
+    def _terms(self, linear: LinearEstimate) -> Terms:
         basis, (w, d, v, y, m) = self.process.basis, linear
-        c_out = self._rms(v)
-        inputs = [
-            (basis.inverse(d) - self.spectrum.mean) / self._data_std,
-            self._standard(w - m.h.to(xt) * d, m.s2 - m.h**2 * v),
-        ]
+        real = w.real.dtype
+        skip = basis.inverse(d)
+        inputs = [self._unit_image(skip), standardized(w - m.h.to(real) * d, m.s2 - m.h**2 * v, basis)]
         if y is not None:
             inputs.append(self._second(y, d, v))
-        return self._network(torch.cat(inputs, dim=1), self.level(c_out)[:, None], xt), c_out
+        level = LEVELS[self.level].of(v, self._power, basis, self.unit)  # type: ignore[arg-type]
+        out = self._run(torch.cat([_real(x) for x in inputs], dim=1), level, skip.real)
+        mean, rest = out.split([_real(skip).shape[1], out.shape[1] - _real(skip).shape[1]], dim=1)
+        ratios = rest.reshape(len(rest), self.bands, skip.shape[1], *basis.size) if self.bands else None
+        return Terms(_like(mean, skip), ratios, root_mean(v, basis), linear, skip)
+
+    def _unit_image(self, x: Tensor) -> Tensor:
+        """An image in units of the data: mean 0, std 1."""
+        assert self.spectrum is not None
+        mean = self.spectrum.mean
+        return (
+            x - (mean if isinstance(mean, float) else self.spectrum.mean_image(self.process.basis).to(x))
+        ) / self.unit
 
     def _second(self, y: Tensor, d: Tensor, v: Tensor) -> Tensor:
         """What the measurement adds: its standardized noise estimate, or itself where its law is not known."""
-        if self.process.measured is None:
-            return (self.process.basis.inverse(y) - self.spectrum.mean) / self._data_std
-        gain, noise = self.process.measured
-        return self._standard(y - gain.to(d.real) * d, noise - gain**2 * v)
+        basis, law = self.process.basis, self.process.measurement
+        if law is None:
+            return self._unit_image(basis.inverse(y))
+        return standardized(y - law.h.to(d.real.dtype) * d, law.s2 - law.h**2 * v, basis)
 
-    def _standard(self, u: Tensor, variance: Tensor) -> Tensor:
-        """Image of coefficients u over the square root of the mean of their variance."""
-        scale = self._rms(variance.clamp_min(0.0).expand(len(u), -1, *self.process.basis.shape))
-        image = self.process.basis.inverse(u)
-        return image * ratio(torch.ones_like(scale), scale).to(image)
-
-    def _rms(self, v: Tensor) -> Tensor:
-        v = v.expand(v.shape[0], 1, *self.process.basis.shape)
-        mean = (v * self._weight).flatten(1).sum(1) / self._weight.sum()
-        return mean.sqrt().reshape(-1, 1, *([1] * self.process.ndim))
-
-    def _network(self, inputs: Tensor, level: Tensor, like: Tensor) -> Tensor:
-        dtype = next(self.net.parameters()).dtype
-        context = torch.autocast(inputs.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+    def _run(self, inputs: Tensor, level: Tensor, like: Tensor) -> Tensor:
+        dtype = next((p.dtype for p in self.net.parameters()), inputs.dtype)
+        bf16 = self.precision == "bf16"
         level = level.to(inputs).expand(len(inputs), -1).to(dtype)
+        with torch.autocast(inputs.device.type, torch.bfloat16) if bf16 else nullcontext():
+            out = self.net(inputs.to(dtype), level).to(like)
+        channels = channels_out(self.process, inputs.shape[1] // channels_in(self.process), self.bands)
+        if out.shape != (len(inputs), channels, *inputs.shape[2:]):
+            wanted = (len(inputs), channels, *inputs.shape[2:])
+            raise InputError("network", f"an output of shape {tuple(out.shape)}", f"{wanted}")
+        return out
 
-        def run(x: Tensor) -> Tensor:
-            with context:
-                return self.net(x.to(dtype), level).to(like)
-
-        if self.tile is None or all(n <= self.tile for n in inputs.shape[2:]):
-            return run(inputs)
-        net: Any = self.net
-        for needed in ("receptive_field", "stride"):
-            if not hasattr(net, needed):
-                raise InputError("tile", f"a network without {needed!r}", "one that knows its receptive field")
-        circular = bool(getattr(net, "circular", False))
-        return tiled_apply(run, inputs, tile=self.tile, halo=net.receptive_field, stride=net.stride, circular=circular)
-
-    def level(self, c_out: Tensor) -> Tensor:
-        """Noise level log(c_out / std of the data) `(B,)` that the network is told."""
-        return (c_out / self._data_std).log().reshape(-1)
-
-    def _spread(self, v: Tensor, log_ratio: Tensor, c_out: Tensor) -> Spread | None:
-        if self.spread_kind == "none":
+    def _error_law(self, terms: Terms) -> Spread | None:
+        if self.spread == "none":
             return None
-        if self.spread_kind in ("local", "uncalibrated") and self._filters is not None:
-            if self.spread_scale is not None and self.spread_kind == "local":
-                shift = self.spread_scale.log_at(self.level(c_out)).to(log_ratio)
-                log_ratio = log_ratio + shift.reshape(*shift.shape, *([1] * self.process.ndim))
-            return LocalSpread(self.process.basis, v, log_ratio.clamp(-14.0, 5.0), self._filters)
-        return SpectralSpread(self.process.basis, v)
+        basis, v = self.process.basis, terms.linear.v
+        if self.spread == "wiener" or self.filters is None or terms.log_ratio is None:
+            return SpectralSpread(basis, v)
+        log_ratio = terms.log_ratio
+        if self.spread_scale is not None and self.spread == "local":
+            shift = self.spread_scale.log_at(self.noise_level(terms)).to(log_ratio)
+            log_ratio = log_ratio + shift[(..., None, *[None] * basis.ndim)]
+        return LocalSpread(basis, v, log_ratio.clamp(-14.0, 5.0), self.filters)
 
-    def _estimate_plain(self, xt: Tensor, t: Tensor, cond: Cond) -> Estimate:
-        process, basis = self.process, self.process.basis
-        m = process.moments(t)
-        w = process.to_coefficients(xt, t, cond.image if process.anchored else None)
-        size = self._rms(m.h**2 * self._power + m.s2)
-        inputs = [(basis.inverse(w) / size.to(xt))]
-        if cond.image is not None:
-            inputs.append((cond.image - self.spectrum.mean) / self._data_std)
-        level = (m.h**2 * self._power / (m.h**2 * self._power + m.s2)).expand(len(xt), 1, *basis.shape)
-        out = self._network(
-            torch.cat(inputs, dim=1), (1 - self._rms(level) ** 2).clamp_min(1e-9).log().reshape(-1, 1), xt
-        )
-        mean = basis.inverse(to_data(self.predicts, process, basis.forward(out), w, t).to(w))
-        _, v = wiener(m, self._power)
-        return Estimate(mean, None if self.spread_kind == "none" else SpectralSpread(basis, v))
+
+def _real(x: Tensor) -> Tensor:
+    """Complex channels as twice as many real ones."""
+    return torch.cat([x.real, x.imag], dim=1) if x.is_complex() else x
+
+
+def _like(x: Tensor, image: Tensor) -> Tensor:
+    """Inverse of `_real`, for an image that is as complex as `image`."""
+    return torch.complex(*x.chunk(2, dim=1)) if image.is_complex() else x

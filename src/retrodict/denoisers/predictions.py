@@ -9,56 +9,71 @@ Per coefficient, with h, s^2 = Sigma, F, G^2 of the process and eps = (w - h u_0
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
-from retrodict.processes.process import Moments, Process, ratio
+from retrodict.processes.observation import Moments, ratio
+from retrodict.processes.process import Process
 
-__all__ = ["PREDICTIONS", "target", "to_data"]
+__all__ = ["PREDICTIONS", "Prediction", "Rate", "data_from", "rate_of", "require_defined", "target", "to_data"]
+
+Rate = Callable[[], tuple[Tensor, Tensor]]
+"""() -> (F, G^2), evaluated only by the kinds that need it."""
+
+
+class Prediction(NamedTuple):
+    """A prediction: what the network should say of (u_0, w), and the data that its answer stands for.
+
+    rates: it needs drift and diffusion, and so a state of a process and G^2 > 0; erased: it is defined where h = 0.
+    """
+
+    target: Callable[[Tensor, Tensor, Moments, Rate], Tensor]
+    data: Callable[[Tensor, Tensor, Moments, Rate], Tensor]
+    rates: bool = False
+    erased: bool = False
 
 
 def _noise(u0: Tensor, w: Tensor, m: Moments) -> Tensor:
     """eps, zero where the coefficient carries no noise and a network could not see it (rule Z1)."""
-    s = m.s2.sqrt()
-    return torch.where(s == 0, 0.0, (w - m.h * u0) / torch.where(s == 0, 1.0, s))
+    return ratio(w - m.h * u0, m.s2.sqrt())
 
 
-def _from_noise(eps: Tensor, w: Tensor, m: Moments) -> Tensor:
-    return (w - m.s2.sqrt() * eps) / m.h
-
-
-Rate = Callable[[], tuple[Tensor, Tensor]]  # () -> (F, G2), evaluated only by the kinds that need it
-
-
-_TARGETS: dict[str, Callable[[Tensor, Tensor, Moments, Rate], Tensor]] = {
-    "data": lambda u0, w, m, rate: u0,
-    "eps": lambda u0, w, m, rate: _noise(u0, w, m),
-    "kappa": lambda u0, w, m, rate: w - m.h * u0,
-    "score": lambda u0, w, m, rate: -(w - m.h * u0) / m.s2,
-    "whitened": lambda u0, w, m, rate: -rate()[1] * ratio(torch.ones_like(m.s2), m.s2) * (w - m.h * u0),
-    "velocity": lambda u0, w, m, rate: rate()[0] * w + rate()[1] * (w - m.h * u0) / (2 * m.s2),
-    "q": lambda u0, w, m, rate: (m.h * _noise(u0, w, m) - m.s2.sqrt() * u0) / (m.h**2 + m.s2).sqrt(),
+PREDICTIONS: dict[str, Prediction] = {
+    "data": Prediction(lambda u0, w, m, rate: u0, lambda out, w, m, rate: out, erased=True),
+    "eps": Prediction(
+        lambda u0, w, m, rate: _noise(u0, w, m),
+        lambda out, w, m, rate: (w - m.s2.sqrt() * out) / m.h,
+    ),
+    "kappa": Prediction(lambda u0, w, m, rate: w - m.h * u0, lambda out, w, m, rate: (w - out) / m.h),
+    "score": Prediction(
+        lambda u0, w, m, rate: -(w - m.h * u0) / m.s2,
+        lambda out, w, m, rate: (w + m.s2 * out) / m.h,
+    ),
+    "whitened": Prediction(
+        lambda u0, w, m, rate: -rate()[1] * ratio(torch.ones_like(m.s2), m.s2) * (w - m.h * u0),
+        lambda out, w, m, rate: (w + m.s2 / rate()[1] * out) / m.h,
+        rates=True,
+    ),
+    "velocity": Prediction(
+        lambda u0, w, m, rate: rate()[0] * w + rate()[1] * (w - m.h * u0) / (2 * m.s2),
+        lambda out, w, m, rate: (w + 2 * m.s2 / rate()[1] * (rate()[0] * w - out)) / m.h,
+        rates=True,
+    ),
+    "q": Prediction(
+        lambda u0, w, m, rate: (m.h * _noise(u0, w, m) - m.s2.sqrt() * u0) / (m.h**2 + m.s2).sqrt(),
+        lambda out, w, m, rate: (m.h * w - m.s2.sqrt() * (m.h**2 + m.s2).sqrt() * out) / (m.h**2 + m.s2),
+        erased=True,
+    ),
 }
+"""Predictions in coefficients by name; "wiener" (preconditioned) is handled by the denoiser itself."""
 
 
-_DATA: dict[str, Callable[[Tensor, Tensor, Moments, Rate], Tensor]] = {
-    "data": lambda out, w, m, rate: out,
-    "eps": lambda out, w, m, rate: _from_noise(out, w, m),
-    "kappa": lambda out, w, m, rate: (w - out) / m.h,
-    "score": lambda out, w, m, rate: (w + m.s2 * out) / m.h,
-    "whitened": lambda out, w, m, rate: (w + m.s2 / rate()[1] * out) / m.h,
-    "velocity": lambda out, w, m, rate: (w + 2 * m.s2 / rate()[1] * (rate()[0] * w - out)) / m.h,
-    "q": lambda out, w, m, rate: (m.h * w - m.s2.sqrt() * (m.h**2 + m.s2).sqrt() * out) / (m.h**2 + m.s2),
-}
+def rate_of(process: Process, t: Tensor) -> Rate:
+    """(F, G^2) at t `(B,)`, computed only if a prediction asks for it."""
 
-
-PREDICTIONS = tuple(_TARGETS)
-"""Names of the predictions in coefficients; "wiener" (preconditioned) is handled by the denoiser itself."""
-
-
-def _rate(process: Process, t: Tensor) -> Rate:
     def rate() -> tuple[Tensor, Tensor]:
         r = process.rates(t)
         return r.F, r.G2
@@ -68,21 +83,34 @@ def _rate(process: Process, t: Tensor) -> Rate:
 
 def target(kind: str, process: Process, u0: Tensor, w: Tensor, t: Tensor) -> Tensor:
     """What a network of this kind should say: u0, w `(B, C, *K)`, t `(B,)` -> `(B, C, *K)`."""
-    return _TARGETS[choice("predicts", kind, _TARGETS)](u0, w, process.moments(t), _rate(process, t))
+    prediction = PREDICTIONS[choice("predicts", kind, PREDICTIONS)]
+    return prediction.target(u0, w, process.moments(t), rate_of(process, t))
+
+
+def data_from(kind: str, out: Tensor, w: Tensor, m: Moments, rate: Rate | None) -> Tensor:
+    """Data prediction from a network output in coefficients, for an observation w with moments m."""
+
+    def missing() -> tuple[Tensor, Tensor]:
+        raise InputError(f"predicts {kind!r}", "an observation without a time", "a state of the process")
+
+    return PREDICTIONS[kind].data(out, w, m, rate or missing)
 
 
 def to_data(kind: str, process: Process, out: Tensor, w: Tensor, t: Tensor) -> Tensor:
-    """Data prediction from a network output in coefficients, shapes as in `target`.
+    """Data prediction from a network output in coefficients, shapes as in `target`; see `require_defined`."""
+    choice("predicts", kind, PREDICTIONS)
+    require_defined(kind, process, t)
+    return data_from(kind, out, w, process.moments(t), rate_of(process, t))
 
-    Raises where a coefficient is degenerate for this kind (h = 0 for all but "data" and "q"; G^2 = 0 for "whitened"
-    and "velocity"), instead of returning infinities.
+
+def require_defined(kind: str, process: Process, t: Tensor) -> None:
+    """Raise where a prediction of this kind leaves the data undefined at one of the times t, instead of returning
+    infinities: h = 0, or G^2 = 0 for kinds that need the rates.
     """
-    function = _DATA[choice("predicts", kind, _DATA)]
-    m = process.moments(t)
-    if kind not in ("data", "q") and bool((m.h == 0).any()):
+    times = torch.tensor(sorted(set(t.tolist())), dtype=torch.float64)
+    if not PREDICTIONS[kind].erased and process.erases(times):
         raise InputError(
             f"predicts {kind!r}", "a coefficient with gain h = 0", "h > 0", "Predict 'data', 'q' or 'wiener'."
         )
-    if kind in ("whitened", "velocity") and bool((process.rates(t).G2 == 0).any()):
+    if PREDICTIONS[kind].rates and process.stops(times):
         raise InputError(f"predicts {kind!r}", "a coefficient with G^2 = 0", "G^2 > 0", "Predict 'data' or 'wiener'.")
-    return function(out, w, m, _rate(process, t))

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict._random import white
 from retrodict.bases.curve import Curve
 from retrodict.data import Image
 from retrodict.models.model import Model
 from retrodict.processes.fourier import measured
-from retrodict.processes.process import Gaussian, Process
+from retrodict.processes.observation import Moments
+from retrodict.processes.process import Process
 
 __all__ = ["Agreement", "measure", "model_with_instrument", "own_curves"]
 
@@ -57,7 +57,7 @@ class Agreement:
 def own_curves(process: Process, scale: float) -> tuple[Curve, Curve]:
     """MTF and NPS (data unit^2 mm^n) that a process ends at, as isotropic curves up to the corner of the plane."""
     bound = process.on((256,) * process.ndim)
-    if bound.measured is None:
+    if bound.measurement is None:
         raise InputError("model", "a process without a measurement law", "one that ends at an MTF and NPS")
     radius = bound.basis.radius()
     order = radius.flatten().argsort()
@@ -69,8 +69,8 @@ def own_curves(process: Process, scale: float) -> tuple[Curve, Curve]:
         return values.expand(radius.shape).flatten()[order][place].tolist()
 
     unit = f"unit^2 mm^{max(2, process.ndim)}"
-    mtf = Curve.isotropic(nodes, line(bound.measured.gain), "1")
-    return mtf, Curve.isotropic(nodes, [v * volume for v in line(bound.measured.variance)], unit)
+    mtf = Curve.isotropic(nodes, line(bound.measurement.h), "1")
+    return mtf, Curve.isotropic(nodes, [v * volume for v in line(bound.measurement.s2)], unit)
 
 
 def model_with_instrument(model: Model, mtf: Any = None, nps: Any = None) -> tuple[Model, Agreement]:
@@ -81,32 +81,32 @@ def model_with_instrument(model: Model, mtf: Any = None, nps: Any = None) -> tup
     end at the measurement, and for curves that do not reach its Nyquist frequency or are in another unit.
     """
     process, scale = model.denoiser.process, model.intensity.scale
-    if process.conditioning != "terminal":
-        raise InputError("model", f"a process with conditioning {process.conditioning!r}", "a terminal one")
+    if not process.pairing.starts:
+        raise InputError("model", f"a process with conditioning {process.pairing.kind!r}", "a terminal one")
     own_mtf, own_nps = own_curves(process, scale)
     given = None if nps is None else Curve.parse(nps, "nps")
     if given is not None and given.unit.split("^")[0] != model.intensity.unit:
         raise InputError("nps.unit", repr(given.unit), f"{model.intensity.unit}^2 mm^2, the unit of the model")
     bound = measured(process.basis, own_mtf if mtf is None else mtf, own_nps if given is None else given, scale)
-    assert process.measured is not None
-    assert bound.measured is not None
-    agreement = _agreement(process, process.measured, bound.measured)
-    denoiser = model.denoiser.bound_to(bound)
+    assert process.measurement is not None
+    assert bound.measurement is not None
+    agreement = _agreement(process, process.measurement, bound.measurement)
+    denoiser = model.denoiser.at(bound)
     names = [str(c) for c in (mtf, nps) if isinstance(c, str | Path)]
     source = f"{model.source} at {' and '.join(names) if names else 'measured curves'}"
     return replace(model, denoiser=denoiser, source=source), agreement
 
 
-def _agreement(process: Process, trained: Gaussian, found: Gaussian) -> Agreement:
+def _agreement(process: Process, trained: Moments, found: Moments) -> Agreement:
     """Worst band; every band of equal width up to the Nyquist frequency."""
     radius = process.basis.radius()
     nyquist = 0.5 / max(process.basis.spacing)
     ratio, difference = 1.0, 0.0
     for low, high in itertools.pairwise(torch.linspace(0, nyquist, 6).tolist()):
         band = (radius >= low) & (radius < high)
-        pair = [law.variance.expand(radius.shape)[band].mean() for law in (found, trained)]
+        pair = [law.s2.expand(radius.shape)[band].mean() for law in (found, trained)]
         r = float(pair[0] / pair[1])
-        d = float((found.gain - trained.gain).expand(radius.shape)[band].mean())
+        d = float((found.h - trained.h).expand(radius.shape)[band].mean())
         ratio = r if abs(math.log(max(r, 1e-12))) > abs(math.log(max(ratio, 1e-12))) else ratio
         difference = d if abs(d) > abs(difference) else difference
     return Agreement(ratio, difference)
@@ -114,11 +114,9 @@ def _agreement(process: Process, trained: Gaussian, found: Gaussian) -> Agreemen
 
 def measure(image: Image, model: Model, seed: int = 0) -> Image:
     """Measurement of a clean 2-D image by the instrument of the model: its MTF, then noise of its NPS."""
-    process = model.denoiser.process.on(image.values.shape[1:])
-    if process.measured is None:
+    process = model.denoiser.process.on(tuple(image.values.shape[1:]))
+    if process.measurement is None:
         raise InputError("measure", "a model without a measurement law", "one trained for a measured MTF and NPS")
-    gain, variance = process.measured
     x0 = model.intensity.encode(image.values[None])
-    z = white([seed], "measurement", 0, x0.shape[1:])
-    u = gain.to(x0) * process.basis.forward(x0) + variance.sqrt().to(x0) * process.basis.forward(z)
-    return image.with_values(model.intensity.decode(process.basis.inverse(u))[0])
+    y = process.pairing.simulate(x0, process.basis, torch.tensor([seed]))
+    return image.with_values(model.intensity.decode(y)[0])

@@ -14,11 +14,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from retrodict._check import InputError, Recipe, build
+from retrodict._check import InputError, Recipe, build, choice
 from retrodict._output import write_file
 from retrodict.bases.spectrum import Spectrum
-from retrodict.denoisers.denoiser import SpreadScale
-from retrodict.denoisers.network import NetDenoiser, channels_in
+from retrodict.denoisers.network import LEVELS, NetDenoiser, SpreadScale, channels_in, channels_out
 from retrodict.nets import NETS
 from retrodict.processes.recipes import process_from_recipe
 
@@ -60,6 +59,8 @@ class ModelSpec:
     size: tuple[int, ...]
     predicts: str = "wiener"
     bands: int = 0
+    level: str = "rms"
+    channels: tuple[str, ...] = ("gray",)
     spread_scale: dict[str, Any] | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
@@ -67,15 +68,21 @@ class ModelSpec:
         """A denoiser with fresh weights on the training grid."""
         process = process_from_recipe(self.process, self.size, self.spacing, f"{where}: process")
         recipe = Recipe.from_json(self.network, f"{where}: network")
-        inputs = channels_in(process) if self.predicts == "wiener" else 1 + (process.conditioning == "external")
-        shape = {"ndim": len(self.size), "in_channels": inputs, "out_channels": 1 + self.bands}
-        net: nn.Module = build(NETS, recipe, f"{where}: network", **shape)
+        count = len(self.channels)
+        shape = {
+            "ndim": len(self.size),
+            "in_channels": channels_in(process, count),
+            "out_channels": channels_out(process, count, self.bands),
+            "level_features": LEVELS[choice(f"{where}: level", self.level, LEVELS)].features,
+        }
+        net = build(NETS, recipe, f"{where}: network", **shape)
         spectrum = Spectrum.from_json(self.spectrum, f"{where}: spectrum")
         return NetDenoiser(
             net,
             process,
             spectrum=spectrum,
             predicts=self.predicts,
+            level=self.level,
             bands=self.bands,
             precision=precision,
             spread_scale=self._scale(where),
@@ -129,7 +136,7 @@ def load_model(path: Path | str, precision: str = "float32") -> Model:
     weights_path = base.with_suffix(".safetensors")
     denoiser = spec.build(str(base.with_suffix(".json")), precision)
     load_weights(denoiser.net, read_tensors(weights_path), weights_path)
-    denoiser.eval().requires_grad_(False)
+    denoiser.net.eval().requires_grad_(False)
     return Model(spec, denoiser, str(base))
 
 
@@ -172,7 +179,10 @@ def _read_spec(path: Path) -> ModelSpec:
     record = {k: v for k, v in record.items() if k != "format"}
     known = set(ModelSpec.__dataclass_fields__)
     if set(record) - known or {"process", "network", "spectrum", "intensity", "spacing", "size"} - set(record):
-        wrong = sorted((set(record) - known) | (known - set(record) - {"predicts", "bands", "card", "spread_scale"}))
+        wrong = sorted(
+            (set(record) - known)
+            | (known - set(record) - {"predicts", "bands", "level", "channels", "card", "spread_scale"})
+        )
         raise InputError(f"{path}: {wrong[0]}", "an unknown or missing field", f"the fields {', '.join(sorted(known))}")
     return ModelSpec(
         **{
@@ -180,6 +190,7 @@ def _read_spec(path: Path) -> ModelSpec:
             "intensity": Intensity(**record["intensity"]),
             "spacing": tuple(record["spacing"]),
             "size": tuple(record["size"]),
+            "channels": tuple(record.get("channels", ("gray",))),
         }
     )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
-
+from retrodict.nets.network import Network, network
+from retrodict.nets.tiles import Tiled
 from retrodict.nets.unet import UNet
 
-__all__ = ["NETS", "UNet"]
+__all__ = ["NETS", "Network", "Tiled", "UNet", "network"]
 
-NETS: dict[str, Callable[..., nn.Module]] = {"unet": UNet}
+NETS: dict[str, Callable[..., Network]] = {"unet": UNet}
 """The networks by name, for configurations."""

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
+from retrodict.nets.network import Network
 
-__all__ = ["tiled_apply"]
+__all__ = ["Tiled", "tiled_apply"]
 
 
 class _Span(NamedTuple):
@@ -39,7 +40,7 @@ def tiled_apply(
         raise InputError("tile", tile, f"at least the stride {stride} of the network")
     tile, halo = -(-tile // stride) * stride, -(-halo // stride) * stride
     out: Tensor | None = None
-    for spans in itertools.product(*(list(_spans(n, tile, halo, circular)) for n in x.shape[2:])):
+    for spans in itertools.product(*(list(_spans(n, tile, halo, circular, x.device)) for n in x.shape[2:])):
         piece = x
         for axis, span in enumerate(spans, start=2):
             piece = piece.index_select(axis, span.read)
@@ -51,12 +52,33 @@ def tiled_apply(
     return out
 
 
-def _spans(n: int, tile: int, halo: int, circular: bool) -> Iterator[_Span]:
+def _spans(n: int, tile: int, halo: int, circular: bool, device: torch.device) -> Iterator[_Span]:
     for start in range(0, n, tile):
         stop = min(start + tile, n)
         if circular:
-            read, begin = torch.arange(start - halo, stop + halo) % n, halo
+            read, begin = torch.arange(start - halo, stop + halo, device=device) % n, halo
         else:
             first = max(0, start - halo)
-            read, begin = torch.arange(first, min(n, stop + halo)), start - first
+            read, begin = torch.arange(first, min(n, stop + halo), device=device), start - first
         yield _Span(read, slice(begin, begin + stop - start), slice(start, stop))
+
+
+class Tiled(Network):
+    """A network run on tiles of `tile` pixels a side; the weights are those of `net`.
+
+    Raises where the network does not know its receptive field.
+    """
+
+    def __init__(self, net: Network, tile: int) -> None:
+        super().__init__()
+        if net.receptive_field is None:
+            raise InputError("tile", "a network without 'receptive_field'", "one that knows its receptive field")
+        self.net, self.tile = net, tile
+        self.stride, self.receptive_field, self.circular = net.stride, net.receptive_field, net.circular
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        """As `net`, tile by tile."""
+        if all(n <= self.tile for n in x.shape[2:]):
+            return self.net(x, level)
+        settings = {"tile": self.tile, "halo": self.receptive_field, "stride": self.stride, "circular": self.circular}
+        return tiled_apply(lambda piece: self.net(piece, level), x, **settings)  # type: ignore[arg-type]

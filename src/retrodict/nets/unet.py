@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from retrodict._check import InputError, choice
+from retrodict.nets.network import Network
 
 __all__ = ["UNet"]
 
@@ -237,7 +238,7 @@ def filled(x: Tensor, multiple: int, *, circular: bool) -> Tensor:
     return x
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """A U-Net with a skip at every resolution, full resolution included.
 
     `width * multipliers[i]` channels at level i, `blocks` residual blocks on the way down and on the way up at each
@@ -312,12 +313,12 @@ class UNet(nn.Module):
         nn.init.zeros_(self.head.conv.bias)  # pyright: ignore[reportArgumentType]
 
     @property
-    def stride(self) -> int:
+    def stride(self) -> int:  # type: ignore[override]
         """Pixels between neighbours at the coarsest level: tiles that start at its multiples equal the whole."""
         return 2 ** (self.levels - 1)
 
     @property
-    def receptive_field(self) -> int:
+    def receptive_field(self) -> int:  # type: ignore[override]
         """The farthest, in pixels along an axis, that an input pixel can be and still change an output pixel."""
 
         def reach(level: int, lo: int, hi: int) -> tuple[int, int]:

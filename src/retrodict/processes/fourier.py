@@ -11,7 +11,8 @@ from torch import Tensor
 
 from retrodict.bases import Basis, Fourier
 from retrodict.bases.curve import Curve
-from retrodict.processes.process import Gaussian, Law, Process, _finish
+from retrodict.processes.observation import Moments
+from retrodict.processes.process import Law, Process, assemble
 
 __all__ = ["FourierProcess", "ct_filters", "fourier", "measured"]
 
@@ -25,7 +26,7 @@ FWHM_TO_SIGMA = 1.0 / (2.0 * math.sqrt(2.0 * math.log(2.0)))
 def ct_filters(radius: Tensor, wide: float = 3.0, narrow: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Low-, band- and high-pass filters of eqs. 25-27 at frequency `radius` in cycles/mm.
 
-    Gaussian point spread functions of full width at half maximum `wide` and `narrow` mm, transfer function
+    point spread functions of full width at half maximum `wide` and `narrow` mm, transfer function
     G(f) = exp(-2 pi^2 sigma^2 f^2), sigma = 0.42466 FWHM (analytic, not the transform of a sampled kernel).
     """
 
@@ -62,12 +63,12 @@ def fourier(
     """
     wide, narrow = fwhm
 
-    def terminal(bound: Basis) -> Gaussian:
+    def terminal(bound: Basis) -> Moments:
         filters = ct_filters(bound.radius(), wide, narrow)
-        return Gaussian(_weighted(gain_weights, filters), _weighted(noise_weights, filters))
+        return _measurement(_weighted(gain_weights, filters), _weighted(noise_weights, filters))
 
     def family(bound: Basis) -> Law:
-        gain, noise = terminal(bound)
+        gain, _, noise = terminal(bound)
 
         def law(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             q, rho = _ramps(t, normalised)
@@ -82,7 +83,11 @@ def fourier(
         "normalised": normalised,
     }
     defaults = {"conditioning": "terminal", "measurement": terminal}
-    return _finish(family, basis, "fourier", options, **{**defaults, **pairing})
+    return assemble(family, basis, "fourier", options, **{**defaults, **pairing})
+
+
+def _measurement(gain: Tensor, noise: Tensor) -> Moments:
+    return Moments(gain, torch.zeros_like(gain), noise)
 
 
 def _weighted(weights: Sequence[float], filters: Sequence[Tensor]) -> Tensor:
@@ -100,12 +105,12 @@ def measured(basis: Basis, mtf: Any, nps: Any, unit_scale: float = 1.0, **pairin
     mtf_curve.require("mtf", basis)
     nps_curve.require("nps", basis)
 
-    def terminal(bound: Basis) -> Gaussian:
+    def terminal(bound: Basis) -> Moments:
         volume = math.prod(bound.spacing)
-        return Gaussian(mtf_curve.on(bound), nps_curve.on(bound) / (volume * unit_scale**2))
+        return _measurement(mtf_curve.on(bound), nps_curve.on(bound) / (volume * unit_scale**2))
 
     def family(bound: Basis) -> Law:
-        gain, noise = terminal(bound)
+        gain, _, noise = terminal(bound)
 
         def law(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             q, rho = _ramps(t, normalised=True)
@@ -117,7 +122,7 @@ def measured(basis: Basis, mtf: Any, nps: Any, unit_scale: float = 1.0, **pairin
 
     options = {"mtf": mtf_curve.to_json(), "nps": nps_curve.to_json(), "unit_scale": unit_scale}
     defaults = {"conditioning": "terminal", "measurement": terminal}
-    return _finish(family, basis, "measured", options, **{**defaults, **pairing})
+    return assemble(family, basis, "measured", options, **{**defaults, **pairing})
 
 
 class FourierProcess:

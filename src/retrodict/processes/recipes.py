@@ -9,6 +9,7 @@ from typing import Any
 from retrodict._check import InputError, Recipe, build
 from retrodict.bases import BASES
 from retrodict.processes import PROCESSES
+from retrodict.processes.observation import Pairing
 from retrodict.processes.process import Process
 
 __all__ = ["external", "process_from_recipe", "process_to_recipe"]
@@ -19,15 +20,11 @@ def external(process: Process, instrument: Process) -> Process:
 
     The law of the measurement, y = MTF x_0 + noise, comes from the terminal law of `instrument`.
     """
-    if instrument.measurement is None or instrument.recipe is None or process.recipe is None:
+    if instrument.pairing.law is None or instrument.recipe is None or process.recipe is None:
         raise InputError("external instrument", instrument.recipe, "a process with a measurement law")
     options = {**process.recipe.options, "conditioning": "external", "instrument": instrument.recipe.to_json()}
-    return replace(
-        process,
-        conditioning="external",
-        measurement=instrument.measurement,
-        recipe=Recipe(process.recipe.name, options),
-    )
+    pairing = Pairing("external", instrument.pairing.law)
+    return replace(process, pairing=pairing, recipe=Recipe(process.recipe.name, options))
 
 
 def process_from_recipe(record: dict[str, Any], size: Sequence[int], spacing: Sequence[float], where: str) -> Process:
@@ -49,5 +46,5 @@ def process_to_recipe(process: Process) -> dict[str, Any]:
     if process.recipe is None:
         raise InputError("process", "one without a recipe", "one built by a function in PROCESSES")
     name = next(key for key, kind in BASES.items() if type(process.basis) is kind)
-    fields = {k: v for k, v in vars(process.basis).items() if k in ("levels", "family")}
+    fields = {k: v for k, v in vars(process.basis).items() if k in ("levels", "family") or (k == "complex" and v)}
     return {**process.recipe.to_json(), "basis": {"name": name, "options": fields}}

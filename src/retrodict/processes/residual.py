@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retrodict.bases import Basis
-from retrodict.processes.process import Process, _finish
+from retrodict.processes.process import Process, assemble
 from retrodict.processes.scalar import _scalar
 
 __all__ = ["mean_reverting"]
@@ -37,4 +37,4 @@ def mean_reverting(
         return h, -torch.expm1(-elapsed), -(level**2) * torch.expm1(-2 * elapsed)
 
     options = {"level": level, "delta": delta, "offset": offset}
-    return _finish(_scalar(law), basis, "mean_reverting", options, **{"conditioning": "external", **pairing})
+    return assemble(_scalar(law), basis, "mean_reverting", options, **{"conditioning": "external", **pairing})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retrodict.bases import Basis
-from retrodict.processes.process import Law, Process, _finish
+from retrodict.processes.process import Law, Process, assemble
 
 __all__ = ["cosine", "scalar", "sub_vp", "ve", "vp"]
 
@@ -26,7 +26,7 @@ def vp(basis: Basis, beta_min: float = 0.1, beta_max: float = 20.0, **pairing: A
         log_h = -(t**2) * (beta_max - beta_min) / 4 - t * beta_min / 2
         return log_h.exp(), 0 * t, -torch.expm1(2 * log_h)
 
-    return _finish(_scalar(law), basis, "vp", {"beta_min": beta_min, "beta_max": beta_max}, **pairing)
+    return assemble(_scalar(law), basis, "vp", {"beta_min": beta_min, "beta_max": beta_max}, **pairing)
 
 
 def cosine(basis: Basis, offset: float = 0.008, end: float = 0.9999, **pairing: Any) -> Process:
@@ -42,7 +42,7 @@ def cosine(basis: Basis, offset: float = 0.008, end: float = 0.9999, **pairing: 
         # 1 - h^2 without cancellation: cos^2 a0 - cos^2 a = sin(a - a0) sin(a + a0)
         return h, 0 * t, torch.sin(angle - start) * torch.sin(angle + start) / math.cos(start) ** 2
 
-    return _finish(_scalar(law), basis, "cosine", {"offset": offset, "end": end}, **pairing)
+    return assemble(_scalar(law), basis, "cosine", {"offset": offset, "end": end}, **pairing)
 
 
 def sub_vp(basis: Basis, beta_min: float = 0.1, beta_max: float = 20.0, **pairing: Any) -> Process:
@@ -52,7 +52,7 @@ def sub_vp(basis: Basis, beta_min: float = 0.1, beta_max: float = 20.0, **pairin
         log_h = -(t**2) * (beta_max - beta_min) / 4 - t * beta_min / 2
         return log_h.exp(), 0 * t, torch.expm1(2 * log_h) ** 2
 
-    return _finish(_scalar(law), basis, "sub_vp", {"beta_min": beta_min, "beta_max": beta_max}, **pairing)
+    return assemble(_scalar(law), basis, "sub_vp", {"beta_min": beta_min, "beta_max": beta_max}, **pairing)
 
 
 def ve(basis: Basis, sigma_min: float = 0.01, sigma_max: float = 50.0, **pairing: Any) -> Process:
@@ -61,7 +61,7 @@ def ve(basis: Basis, sigma_min: float = 0.01, sigma_max: float = 50.0, **pairing
     def law(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return torch.ones_like(t), 0 * t, sigma_min**2 * torch.exp(2 * t * math.log(sigma_max / sigma_min))
 
-    return _finish(_scalar(law), basis, "ve", {"sigma_min": sigma_min, "sigma_max": sigma_max}, **pairing)
+    return assemble(_scalar(law), basis, "ve", {"sigma_min": sigma_min, "sigma_max": sigma_max}, **pairing)
 
 
 def scalar(basis: Basis, **pairing: Any) -> Process:
@@ -73,4 +73,4 @@ def scalar(basis: Basis, **pairing: Any) -> Process:
     def law(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return torch.exp(-5 * t**2), 0 * t, -torch.expm1(-10 * t**2)
 
-    return _finish(_scalar(law), basis, "scalar", {}, **pairing)
+    return assemble(_scalar(law), basis, "scalar", {}, **pairing)

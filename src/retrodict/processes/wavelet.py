@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict.bases import Basis, Wavelet
-from retrodict.processes.process import Law, Process, _finish
+from retrodict.processes.process import Law, Process, assemble
 
 __all__ = ["wavelet_bands"]
 
@@ -31,4 +31,4 @@ def wavelet_bands(basis: Wavelet, decay: float = 10.0, tilt: float = 2.0, **pair
 
         return law
 
-    return _finish(family, basis, "wavelet_bands", {"decay": decay, "tilt": tilt}, **pairing)
+    return assemble(family, basis, "wavelet_bands", {"decay": decay, "tilt": tilt}, **pairing)

@@ -1,20 +1,26 @@
-"""The Gaussian card of a plan: its exact gain and variance on Gaussian data, without Monte Carlo.
+"""The Gaussian card of a plan: its exact gain and variance on Gaussian data, without Monte Carlo; and the gate.
 
 For data N(m, L) per coefficient the exact denoiser is linear, so a sampler is a linear recursion.  A state is carried
-as its coefficients on (start, measurement, 1, every random draw).
+as its coefficients on (start, measurement, 1, every random draw).  `dense_card` does the same for any linear denoiser
+by running the real loop on unit fields.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+import math
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from retrodict.processes.process import Gaussian, Process, ratio, wiener
+from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser, Linear
+from retrodict.processes.observation import Moments, wiener
+from retrodict.processes.process import Process
+from retrodict.samplers.loop import sample, start_state
 from retrodict.samplers.plan import Plan, Row
 
-__all__ = ["Card", "gaussian_card", "gaussian_posterior", "posterior_card", "start_law"]
+__all__ = ["Card", "Gate", "card", "dense_card", "gaussian_card", "gaussian_posterior", "posterior_card", "start_law"]
 
 
 class Card(NamedTuple):
@@ -26,91 +32,166 @@ class Card(NamedTuple):
     variance: Tensor
 
 
-class _Linear(NamedTuple):
+class Gate(NamedTuple):
+    """Verdict of the Gaussian card of a plan: worst gain and variance ratio over frequency bands."""
+
+    gain: float
+    variance: float
+    passed: bool
+    reason: str
+
+
+class HasLinear(Protocol):
+    """A denoiser that can write itself as numbers at a time `(1,)`."""
+
+    def linear(self, t: Tensor) -> Linear:
+        """Gains on the state and the measurement, offset and variance."""
+        ...
+
+
+class _Value(NamedTuple):
+    """A quantity of the run as a linear function of its inputs; `noise` by (kind, row)."""
+
     start: Tensor
     measurement: Tensor
     offset: Tensor
-    noise: dict[int, Tensor]
+    noise: dict[tuple[str, int], Tensor]
 
 
-def gaussian_posterior(spectrum: Tensor, measured: Gaussian) -> tuple[Tensor, Tensor]:
-    """Gain K = L a/(a^2 L + S) on y and variance V = L S/(a^2 L + S) of u_0 | y, per coefficient."""
-    total = measured.gain**2 * spectrum + measured.variance
-    return ratio(spectrum * measured.gain, total), ratio(spectrum * measured.variance, total, otherwise=0.0)
+def gaussian_posterior(spectrum: Tensor, measured: Moments) -> tuple[Tensor, Tensor]:
+    """Gain on y and variance of u_0 | y for u_0 ~ N(0, spectrum), per coefficient: `wiener`, by its older name."""
+    return wiener(measured, spectrum)
 
 
 def start_law(process: Process, spectrum: Tensor) -> tuple[Tensor, Tensor]:
     """Gain on y and variance of the shifted state w_1 as a run starts it, `(*K)`, for data N(0, spectrum).
 
     terminal: y itself.  External with a known law: the exact Gaussian law of w_1 given y, h mu_y + N(0, h^2 V + s^2).
-    Otherwise the exact marginal N(0, h^2 L + s^2), or N(0, s^2) around an anchor.
+    Otherwise the exact marginal N(0, h^2 L + s^2).
     """
     zero = torch.zeros_like(spectrum)
-    if process.conditioning == "terminal":
+    if process.pairing.starts:
         return zero + 1, zero
     m = process.moments(torch.ones(1, dtype=torch.float64))
     h, s2 = (zero + m.h)[0, 0], (zero + m.s2)[0, 0]
-    if process.conditioning == "external" and process.measured is not None:
-        gain, variance = gaussian_posterior(spectrum, process.measured)
+    if process.pairing.sees and process.measurement is not None:
+        gain, variance = wiener(process.measurement, spectrum)
         return h * gain, h**2 * variance + s2
-    return zero, s2 if process.anchored else h**2 * spectrum + s2
+    return zero, h**2 * spectrum + s2
 
 
 def posterior_card(plan: Plan, spectrum: Tensor) -> tuple[Tensor, Tensor]:
     """Gain on the measurement and variance of what a whole run returns, its start included, `(*K)`."""
-    card, (gain, variance) = gaussian_card(plan, spectrum), start_law(plan.process, spectrum)
-    return card.measurement + card.start * gain, card.variance + card.start**2 * variance
+    found, (gain, variance) = gaussian_card(plan, spectrum), start_law(plan.process, spectrum)
+    return found.measurement + found.start * gain, found.variance + found.start**2 * variance
 
 
 def gaussian_card(plan: Plan, spectrum: Tensor, mean: Tensor | float = 0.0) -> Card:
     """Exact card of `plan` for data N(mean, spectrum), `(*K)` float64, with the exact (conditional) denoiser."""
-    process = plan.process
-    zero = torch.zeros(process.basis.shape, dtype=torch.float64)
-    states = [_Linear(zero + 1, zero, zero, {})]
-    images: list[_Linear] = []
+    return card(plan, GaussianDenoiser(plan.process, mean, spectrum))
+
+
+def card(plan: Plan, denoiser: HasLinear) -> Card:
+    """Exact card of `plan` with a denoiser that is linear per coefficient."""
+    basis = plan.process.basis
+    zero = torch.zeros(basis.shape, dtype=torch.float64, device=basis.device)
+    states, images, noises, errors = [_Value(zero + 1, zero, zero, {})], [], [], []
     for i, row in enumerate(plan):
-        variance = zero
         if row.call:
-            image, variance = _denoise(process, states[0], row, spectrum, zero + mean)
-            images.insert(0, image)
-        states.insert(0, _advance(row, states, images, variance, i))
-        del states[plan.depth :], images[plan.depth :]
+            linear = denoiser.linear(torch.tensor([row.t], dtype=torch.float64))
+            images.insert(0, _denoised(linear, states[0]))
+            if row.spread:
+                errors.insert(0, _Value(zero, zero, zero, {("spread", i): linear.variance.sqrt()}))
+        if row.noise:
+            noises.insert(0, _Value(zero, zero, zero, {("step", i): zero + 1}))
+        states.insert(0, _advance(row, states, images, noises, errors))
+        for part in (states, images, noises, errors):
+            del part[plan.depth :]
     final = states[0]
-    variance = sum((n**2 for n in final.noise.values()), start=zero)
-    return Card(final.start, final.measurement, final.offset, variance)
+    return Card(*final[:3], sum((n**2 for n in final.noise.values()), start=zero))
 
 
-def _denoise(process: Process, state: _Linear, row: Row, spectrum: Tensor, mean: Tensor) -> tuple[_Linear, Tensor]:
-    """D as a linear function of the state (and of y, for external conditioning with a known law), and its variance."""
-    m = process.moments(torch.tensor([row.t], dtype=torch.float64))
-    g, v = (x[0, 0] for x in wiener(m, spectrum))
-    h, gain_y = m.h[0, 0], torch.zeros_like(spectrum)
-    constant = mean - g * h * mean
-    if process.conditioning == "external" and process.measured is not None:
-        a, s = process.measured
-        kalman = ratio(v * a, a**2 * v + s)
-        g, constant, gain_y, v = g * (1 - kalman * a), constant * (1 - kalman * a), kalman, v * (1 - kalman * a)
-    noise = {j: g * n for j, n in state.noise.items()}
-    image = _Linear(g * state.start, g * state.measurement + gain_y, g * state.offset + constant, noise)
-    return image, v.expand(spectrum.shape)
+def _denoised(linear: Linear, state: _Value) -> _Value:
+    noise = {name: linear.state * n for name, n in state.noise.items()}
+    measurement = linear.state * state.measurement + linear.measurement
+    return _Value(linear.state * state.start, measurement, linear.state * state.offset + linear.offset, noise)
 
 
-def _advance(row: Row, states: list[_Linear], images: list[_Linear], variance: Tensor, index: int) -> _Linear:
+def _advance(
+    row: Row, states: list[_Value], images: list[_Value], noises: list[_Value], errors: list[_Value]
+) -> _Value:
     zero = torch.zeros_like(states[0].start)
     start, measurement, offset, noise = zero, zero, zero, {}
-    terms = [*zip(row.keep, states, strict=False), *zip(row.data, images, strict=False)]
-    for weight, value in terms:
-        weight = _flat(weight)
-        start, measurement = start + weight * value.start, measurement + weight * value.measurement
-        offset = offset + weight * value.offset
-        for j, n in value.noise.items():
-            noise[j] = noise.get(j, zero) + weight * n
-    if row.noise is not None:
-        noise[2 * index] = noise.get(2 * index, zero) + _flat(row.noise)
-    if row.spread is not None:
-        noise[2 * index + 1] = _flat(row.spread) * variance.sqrt()
-    return _Linear(start, measurement, offset, noise)
+    pairs = ((row.keep, states), (row.data, images), (row.noise, noises), (row.spread, errors))
+    for weight, value in (pair for weights, values in pairs for pair in zip(weights, values, strict=False)):
+        w = weight[0, 0] if weight.ndim > 2 else weight.reshape(())
+        start, measurement = start + w * value.start, measurement + w * value.measurement
+        offset = offset + w * value.offset
+        for name, n in value.noise.items():
+            noise[name] = noise.get(name, zero) + w * n
+    return _Value(start, measurement, offset, noise)
 
 
-def _flat(weight: Tensor) -> Tensor:
-    return weight[0, 0] if weight.ndim > 2 else weight.reshape(())
+# ---- any linear denoiser ------------------------------------------------------------------------------------------
+
+
+class _Unit:
+    """Stands for `white`: item i of a batch gets a one at entry i of all noise of a run, in the order of drawing.
+
+    A first run with no item at all writes down what is drawn.
+    """
+
+    def __init__(self) -> None:
+        self.offset: dict[tuple[str, int], int] = {}
+        self.total = 0
+
+    def __call__(self, seeds: Tensor, stream: str, step: int, shape: tuple[int, ...]) -> Tensor:
+        size = math.prod(shape)
+        if (stream, step) not in self.offset:
+            self.offset[stream, step] = self.total
+            self.total += size
+        place = seeds - self.offset[stream, step]
+        field = torch.zeros(len(seeds), size, dtype=torch.float64)
+        inside = (place >= 0) & (place < size)
+        field[inside, place[inside]] = 1.0
+        return field.reshape(len(seeds), *shape)
+
+
+def dense_card(plan: Plan, denoiser: Denoiser, channels: int = 1) -> tuple[Tensor, Tensor]:
+    """Gain on y `(n, n)` and covariance `(n, n)` of what a whole run returns, pixels in a row, n = C prod(N).
+
+    The real loop is run, in float64, on one unit field for every number that enters: for small grids, real images and
+    denoisers that are affine in the state and the measurement.  So every linear posterior method has an exact test.
+    """
+    process, size = plan.process, plan.process.basis.size
+    n, noise = channels * math.prod(size), _Unit()
+
+    def run(seeds: Tensor, y: Tensor) -> Tensor:
+        mean, variance = denoiser.prior() or (0.0, None)
+        start = start_state(
+            process,
+            seeds,
+            (channels, *size),
+            measurement=y,
+            mean=mean,
+            spectrum=variance,
+            dtype=torch.float64,
+            noise=noise,
+        )
+        cond = process.pairing.cond(y)
+        return sample(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise).x.flatten(1)
+
+    nothing = torch.tensor([-1])
+    offset = run(nothing, torch.zeros(1, channels, *size, dtype=torch.float64))
+    units = torch.eye(n, dtype=torch.float64).reshape(n, channels, *size)
+    gain = (run(nothing.expand(n), units) - offset).T
+    root = run(torch.arange(noise.total), torch.zeros(noise.total, channels, *size, dtype=torch.float64)) - offset
+    return gain, root.T @ root
+
+
+def frequency_bands(process: Process, count: int) -> list[Tensor]:
+    """Masks `(*K)` of bands of equal width in |f|, without those that are empty."""
+    radius = process.basis.radius()
+    edges = torch.linspace(0, float(radius.max()) + 1e-9, count + 1, dtype=torch.float64).tolist()
+    parts = [(radius >= a) & (radius < b) for a, b in itertools.pairwise(edges)]
+    return [part for part in parts if bool(part.any())]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +12,24 @@ from torch import Tensor
 
 from retrodict._check import InputError, NotCalibratedError, choice
 from retrodict._random import member_seeds
-from retrodict.denoisers.network import NetDenoiser
-from retrodict.processes.process import Cond, Process
-from retrodict.samplers import RULES, Plan, make_plan, sample, start_state
-from retrodict.samplers.card import gaussian_posterior, posterior_card
-from retrodict.samplers.plan import make_grid
+from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser
+from retrodict.processes.observation import wiener
+from retrodict.processes.process import Process
+from retrodict.samplers.card import Gate, dense_card, frequency_bands, posterior_card
+from retrodict.samplers.loop import sample, start_state
+from retrodict.samplers.plan import Plan, make_grid
+from retrodict.samplers.rules import RULES, make_plan
 
-__all__ = ["Gate", "Restoration", "RunningMoments", "SamplingOptions", "gate", "plan_for", "restore_batch"]
+__all__ = ["Restoration", "RunningMoments", "SamplingOptions", "gate", "plan_for", "restore_batch"]
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How an ensemble is drawn: members, evaluations of the network, rule, grid, seed, error law.
+    """How an ensemble is drawn: members, steps of the rule, rule, grid, seed.
 
     `steps` None takes the default of the rule.  `uncertainty` False asks for a point estimate.  `chunk` members are
     run together; the result does not depend on it.  `margin`: pixels of reflected border around an image, against the
-    periodic boundary of the Fourier basis.  `tile`: side of the tiles the network sees, None for the whole image.
+    periodic boundary of the Fourier basis.
     """
 
     samples: int = 8
@@ -37,16 +37,14 @@ class SamplingOptions:
     rule: str = "matched"
     grid: str | None = None
     seed: int = 0
-    spread: str | None = None
     uncertainty: bool = True
     keep_samples: bool = False
     chunk: int = 1
     margin: int = 16
-    tile: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
-        for name, least in (("samples", 1), ("steps", 1), ("chunk", 1), ("margin", 0), ("tile", 1)):
+        for name, least in (("samples", 1), ("steps", 1), ("chunk", 1), ("margin", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(name, value, f"at least {least}")
@@ -54,10 +52,10 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class Restoration:
-    """Posterior mean and standard deviation `(B, 1, *N)`, in model units, of B measured images.
+    """Posterior mean and standard deviation `(B, C, *N)`, in model units, of B measured images.
 
     `kind` "posterior": `sd` is the standard deviation of the ensemble.  "point": `sd` is None and `reason` says why
-    there is no uncertainty.  `samples` `(K, B, 1, *N)` where they were asked for; `nfe` network calls per member.
+    there is no uncertainty.  `samples` `(K, B, C, *N)` where they were asked for; `nfe` denoiser calls per member.
     """
 
     mean: Tensor
@@ -71,20 +69,12 @@ class Restoration:
     details: dict[str, object] = field(default_factory=dict)
 
 
-class Gate(NamedTuple):
-    """Verdict of the Gaussian card of a plan: worst gain and variance ratio over frequency bands."""
-
-    gain: float
-    variance: float
-    passed: bool
-    reason: str
-
-
 class RunningMoments:
     """Mean and unbiased variance of samples that come one at a time, without keeping them.
 
     Shapes: every sample has one shape; `mean` and `variance` have it too. Units: `mean` in the image unit,
-    `variance` in the unit squared. All sums are float64 on the device of the first sample.
+    `variance` in the unit squared, per real component of complex samples. Sums are float64 on the device of the first
+    sample.
     Formula: m_n = m_{n-1} + (x - m_{n-1}) / n, S_n = S_{n-1} + (x - m_{n-1})(x - m_n), variance = S_n / (n - 1)
     (Welford, Technometrics 4, 1962); `merge` after Chan, Golub and LeVeque, Am. Stat. 37, 1983.
     The same samples in the same order give the same bits; another order agrees to rounding.
@@ -97,17 +87,18 @@ class RunningMoments:
 
     def add(self, sample: Tensor) -> None:
         """Take in one sample."""
-        x = sample.double()
+        x = sample.to(torch.complex128 if sample.is_complex() else torch.float64)
         if not bool(torch.isfinite(x).all()):
             raise InputError("sample", "non-finite values", "finite values")
         if self._mean is None or self._squares is None:
-            self._count, self._mean, self._squares = 1, x.clone(), torch.zeros_like(x)
+            self._count, self._mean, self._squares = 1, x.clone(), torch.zeros_like(x.real)
             return
         self._same_shape(x)
         self._count += 1
         delta = x.to(self._mean.device) - self._mean
         self._mean = self._mean + delta / self._count
-        self._squares = self._squares + delta * (x.to(self._mean.device) - self._mean)
+        rest = x.to(self._mean.device) - self._mean
+        self._squares = self._squares + (delta * rest.conj()).real / (2 if x.is_complex() else 1)
 
     def merge(self, other: RunningMoments) -> None:
         """Take in all samples of `other`, as if they had been added after the ones here."""
@@ -119,7 +110,7 @@ class RunningMoments:
         self._same_shape(other._mean)
         total = self._count + other._count
         delta = other._mean.to(self._mean.device) - self._mean
-        between = delta.square() * (self._count * other._count / total)
+        between = delta.abs().square() / (2 if delta.is_complex() else 1) * (self._count * other._count / total)
         self._squares = self._squares + other._squares.to(self._mean.device) + between
         self._mean = self._mean + delta * (other._count / total)
         self._count = total
@@ -148,49 +139,111 @@ class RunningMoments:
         return self._squares / (self._count - 1)
 
 
-def plan_for(process: Process, options: SamplingOptions, spectrum: Tensor) -> Plan:
-    """The plan that `options` describe on `process`; `spectrum` is the data variance on its basis."""
+def plan_for(process: Process, options: SamplingOptions, spectrum: Tensor | None) -> Plan:
+    """The plan that `options` describe on `process`; `spectrum` is the data variance on its basis, where known."""
     rule = RULES[choice("rule", options.rule, RULES)]
     steps = rule.steps if options.steps is None else options.steps
     times = make_grid(process, steps, options.grid or rule.grid, spectrum=spectrum)
     return make_plan(options.rule, process, times, spectrum)
 
 
-def gate(denoiser: NetDenoiser, options: SamplingOptions, bands: int = 5) -> Gate:
+# ---- the gate ----------------------------------------------------------------------------------------------------
+
+GAIN_LIMIT, VARIANCE_LIMIT = 0.02, 0.05
+
+
+def gate(denoiser: Denoiser, options: SamplingOptions, bands: int = 5) -> Gate:
     """Whether the plan of `options` is a posterior sampler: gain within 2 % and variance within 5 % of the exact ones.
 
-    The plan is run, as numbers, on Gaussian data with the model's own spectrum and measurement law (the Gaussian card,
-    setup R); no network and no Monte Carlo are involved.  The card does not depend on the image grid, so a small one
-    is used.
+    The plan is run, as numbers, with the Gaussian twin of the denoiser and the law of its measurement (the Gaussian
+    card, setup R); no network and no Monte Carlo are involved.  The card does not depend on the image grid, so a small
+    one is used.  Without a law of the measurement, or without a twin, nothing is known and the gate stays shut.
     """
-    process = denoiser.process.on((32,) * denoiser.process.ndim)
-    if process.measured is None:
-        return Gate(
-            float("nan"), float("nan"), RULES[options.rule].posterior, "the law of the measurement is not known"
-        )
-    spectrum = denoiser.spectrum.on(process.basis)
+    unknown = float("nan"), float("nan"), False
+    twin = denoiser.gaussian()
+    if denoiser.process.measurement is None:
+        return Gate(*unknown, "the law of the measurement is not known")
+    if twin is None:
+        return Gate(*unknown, "the denoiser knows no spectrum of the data, so its spread cannot be checked")
+    small = _small(twin.to("cpu"), 32 if isinstance(twin, GaussianDenoiser) else 8)
+    worst = (
+        _card_ratios(small, options, bands) if isinstance(small, GaussianDenoiser) else _dense_ratios(small, options)
+    )
+    passed = abs(worst[0] - 1) <= GAIN_LIMIT and abs(worst[1] - 1) <= VARIANCE_LIMIT
+    return Gate(
+        *worst, passed, f"on Gaussian data its gain is {worst[0]:.3f} and its variance {worst[1]:.3f} of the exact ones"
+    )
+
+
+def _small(twin: Denoiser, side: int) -> Denoiser:
+    """The twin on a small grid, or on its own where its tables cannot be carried over."""
+    try:
+        return twin.on((side,) * twin.process.ndim)
+    except InputError:
+        return twin
+
+
+def _card_ratios(twin: GaussianDenoiser, options: SamplingOptions, bands: int) -> tuple[float, float]:
+    process, (_, spectrum) = twin.process, twin.prior()
+    assert process.measurement is not None
     got_gain, got_variance = posterior_card(plan_for(process, options, spectrum), spectrum)
-    gain, variance = gaussian_posterior(spectrum, process.measured)
+    gain, variance = wiener(process.measurement, spectrum)
     worst_gain, worst_variance = 1.0, 1.0
-    for part in _bands(process, bands):
-        g = float((got_gain * gain)[part].sum() / (gain**2)[part].sum())
-        v = float(got_variance[part].sum() / variance[part].sum())
+    for part in frequency_bands(process, bands):
+        g = float((got_gain * gain)[..., part].sum() / (gain**2)[..., part].sum())
+        v = float(got_variance[..., part].sum() / variance[..., part].sum())
         worst_gain = g if abs(g - 1) > abs(worst_gain - 1) else worst_gain
         worst_variance = v if abs(v - 1) > abs(worst_variance - 1) else worst_variance
-    passed = abs(worst_gain - 1) <= 0.02 and abs(worst_variance - 1) <= 0.05
-    reason = f"on Gaussian data its gain is {worst_gain:.3f} and its variance {worst_variance:.3f} of the exact ones"
-    return Gate(worst_gain, worst_variance, passed, reason)
+    return worst_gain, worst_variance
 
 
-def _bands(process: Process, count: int) -> list[Tensor]:
-    radius = process.basis.radius()
-    edges = torch.linspace(0, float(radius.max()) + 1e-9, count + 1, dtype=torch.float64)
-    parts = [(radius >= a) & (radius < b) for a, b in itertools.pairwise(edges)]
-    return [part for part in parts if bool(part.any())]
+def _dense_ratios(twin: Denoiser, options: SamplingOptions) -> tuple[float, float]:
+    """Gain and variance over the exact ones along the direction, of all pixels, where they are worst.
+
+    For a denoiser that is not diagonal the run is compared as matrices with the posterior given y.
+    """
+    process, prior = twin.process, twin.prior()
+    assert process.measurement is not None
+    assert prior is not None
+    got_gain, got = dense_card(plan_for(process, options, prior[1]), twin)
+    gain, variance = wiener(process.measurement, prior[1])
+    n, basis = len(got), process.basis
+    units = torch.eye(n, dtype=torch.float64).reshape(n, -1, *basis.size)
+    exact_gain, exact = (basis.inverse(x * basis.forward(units)).reshape(n, n).T for x in (gain, variance))
+    root = torch.linalg.cholesky(exact)
+    ratios = torch.linalg.eigvalsh(
+        torch.linalg.solve_triangular(root, torch.linalg.solve_triangular(root, got, upper=False).T, upper=False)
+    )
+    worst = float(max(ratios.tolist(), key=lambda r: abs(r - 1)))
+    return float((got_gain * exact_gain).sum() / (exact_gain**2).sum()), worst
+
+
+def _kind(denoiser: Denoiser, options: SamplingOptions) -> tuple[str, str]:
+    """("posterior", how it was checked) or ("point", why there is no uncertainty)."""
+    rule, pairing = RULES[choice("rule", options.rule, RULES)], denoiser.process.pairing
+    if not pairing.restores:
+        raise InputError("model", "an unconditional process", "one whose process is terminal or external")
+    if pairing.starts and rule.deterministic:
+        reason = f"{options.rule} is deterministic: from a fixed measurement every run gives the same image"
+        if options.uncertainty:
+            raise NotCalibratedError(f"{reason}. Ask for a point estimate (uncertainty off), or use rule 'matched'.")
+        return "point", reason
+    if not options.uncertainty:
+        return "point", "a point estimate was asked for"
+    verdict = gate(denoiser, options)
+    if not verdict.passed:
+        raise NotCalibratedError(
+            f"rule {options.rule!r} at {options.steps or rule.steps} steps is a restoration whose uncertainty is "
+            f"not calibrated: {verdict.reason}. Use rule 'matched', more steps, or a point estimate (uncertainty off)."
+        )
+    return "posterior", verdict.reason
+
+
+# ---- the work ----------------------------------------------------------------------------------------------------
 
 
 def restore_batch(
-    denoiser: NetDenoiser,
+    denoiser: Denoiser,
     measured: Tensor,
     options: SamplingOptions,
     *,
@@ -198,10 +251,11 @@ def restore_batch(
     finish: Callable[[Tensor], Tensor] | None = None,
     watch: Callable[[int, int], None] | None = None,
 ) -> Restoration:
-    """Restore measured images `(B, 1, *N)` in model units; item i uses the seed stream `items[i]` (default i).
+    """Restore measured images `(B, C, *N)` in model units; item i uses the seed stream `items[i]` (default i).
 
-    `finish` maps members `(k, 1, *N)` to what mean and deviation are wanted of, such as another grid or unit: the
-    deviation of resampled members is not the resampled deviation.  `watch(done, total)` counts network calls.
+    Any denoiser of a process with a measurement will do.  `finish` maps members `(k, C, *N)` to what mean and
+    deviation are wanted of, such as another grid or unit: the deviation of resampled members is not the resampled
+    deviation.  `watch(done, total)` counts denoiser calls.  The work is done on the device of the denoiser.
 
     Raises `NotCalibratedError` where an uncertainty is asked of a plan that is not a posterior sampler.
     """
@@ -211,11 +265,10 @@ def restore_batch(
     members = options.samples if kind == "posterior" or not RULES[options.rule].deterministic else 1
     if kind == "posterior" and members < 2:
         raise InputError("samples", members, "at least 2 for a standard deviation (or uncertainty off)")
-    padded, crop = _pad(measured, options.margin, _multiple(denoiser))
-    bound = denoiser.on(padded.shape[2:]).tiled(options.tile)
-    if options.spread:
-        bound = bound.with_spread(options.spread)
-    plan = plan_for(bound.process, options, bound.spectrum.on(bound.process.basis))
+    padded, crop = _pad(measured.to(denoiser.process.basis.device), options.margin, denoiser.multiple)
+    bound = denoiser.on(tuple(padded.shape[2:]))
+    prior = bound.prior()
+    plan = plan_for(bound.process, options, None if prior is None else prior[1])
     total, done = len(measured) * members * plan.nfe, 0
     means, deviations, kept, seeds = [], [], [], []
     for b in range(len(measured)):
@@ -229,88 +282,59 @@ def restore_batch(
             for image in x:
                 moments.add(image)
                 if options.keep_samples:
-                    drawn.append(image)
+                    drawn.append(image.to(measured.device))
             done += len(part) * plan.nfe
             if watch is not None:
                 watch(done, total)
         means.append(moments.mean.to(measured))
-        deviations.append(moments.variance.sqrt().to(measured) if kind == "posterior" else None)
+        deviations.append(moments.variance.sqrt().to(measured.real) if kind == "posterior" else None)
         kept.append(torch.stack(drawn) if drawn else None)
         seeds.append(stream.tolist())
     sd = torch.stack([d for d in deviations if d is not None]) if kind == "posterior" else None
     samples = torch.stack([k for k in kept if k is not None], 1) if options.keep_samples else None
     seconds = time.perf_counter() - started
-    details = {"rule": options.rule, "steps": plan.nfe, "members": members, "grid": [float(t) for t in plan.times]}
+    details = {
+        "rule": options.rule,
+        "steps": len(plan.times) - 1,
+        "nfe": plan.nfe,
+        "members": members,
+        "grid": plan.times.tolist(),
+    }
     return Restoration(torch.stack(means), sd, kind, reason, samples, plan.nfe, seeds, seconds, details)
 
 
-def _check_batch(denoiser: NetDenoiser, measured: Tensor, items: list[int] | None) -> None:
-    ndim = denoiser.process.ndim
-    if measured.ndim != ndim + 2 or measured.shape[1] != 1 or not len(measured):
-        raise InputError("measured", f"shape {tuple(measured.shape)}", f"(B, 1, *N) with {ndim} axes N")
+def _check_batch(denoiser: Denoiser, measured: Tensor, items: list[int] | None) -> None:
+    if not isinstance(denoiser, Denoiser):
+        raise InputError("denoiser", type(denoiser).__name__, "a Denoiser, such as FunctionDenoiser(function, process)")
+    ndim, basis = denoiser.process.ndim, denoiser.process.basis
+    if measured.ndim != ndim + 2 or not len(measured):
+        raise InputError("measured", f"shape {tuple(measured.shape)}", f"(B, C, *N) with {ndim} axes N")
+    prior = denoiser.prior()
+    wanted = prior[1].shape[0] if prior is not None and prior[1].ndim > ndim else measured.shape[1]
+    if wanted != measured.shape[1]:
+        raise InputError("measured", f"{measured.shape[1]} channels", f"{wanted}, as the data of the denoiser")
+    if measured.is_complex() != basis.complex:
+        found, need = ("complex", "real") if measured.is_complex() else ("real", "complex")
+        raise InputError("measured", f"{found} images", f"{need} ones, as the basis of the process")
     if items is not None and len(items) != len(measured):
         raise InputError("items", f"{len(items)} numbers", f"one for each of {len(measured)} images")
 
 
-def _kind(denoiser: NetDenoiser, options: SamplingOptions) -> tuple[str, str]:
-    """("posterior", how it was checked) or ("point", why there is no uncertainty)."""
-    rule = RULES[choice("rule", options.rule, RULES)]
-    terminal = denoiser.process.conditioning == "terminal"
-    if denoiser.process.conditioning == "none":
-        raise InputError("model", "an unconditional process", "one whose process is terminal or external")
-    if terminal and rule.deterministic:
-        reason = f"{options.rule} is deterministic: from a fixed measurement every run gives the same image"
-        if options.uncertainty:
-            raise NotCalibratedError(f"{reason}. Ask for a point estimate (uncertainty off), or use rule 'matched'.")
-        return "point", reason
-    if not options.uncertainty:
-        return "point", "a point estimate was asked for"
-    verdict = gate(denoiser, options)
-    if not verdict.passed:
-        raise NotCalibratedError(
-            f"rule {options.rule!r} at {options.steps or rule.steps} evaluations is a restoration whose uncertainty is "
-            f"not calibrated: {verdict.reason}. Use rule 'matched', more steps, or a point estimate (uncertainty off)."
-        )
-    return "posterior", verdict.reason
-
-
-def _draw(denoiser: NetDenoiser, plan: Plan, measured: Tensor, seeds: Tensor) -> Tensor:
-    """Samples `(len(seeds), 1, *N)` from one measured image `(1, 1, *N)`."""
-    process = denoiser.process
+def _draw(denoiser: Denoiser, plan: Plan, measured: Tensor, seeds: Tensor) -> Tensor:
+    """Samples `(len(seeds), C, *N)` from one measured image `(1, C, *N)`."""
     y = measured.expand(len(seeds), *measured.shape[1:])
-    cond = Cond(image=y) if process.conditioning == "external" else Cond()
-    mean, spectrum = _start_moments(denoiser, y)
-    start = start_state(
-        process,
-        seeds,
-        tuple(y.shape[1:]),
-        measurement=y if process.conditioning == "terminal" or process.anchored else None,
-        mean=mean,
-        spectrum=spectrum,
-        dtype=y.dtype,
-    )
-    with torch.inference_mode():
-        return sample(denoiser, plan, start, seeds=seeds, cond=cond).x
-
-
-def _start_moments(denoiser: NetDenoiser, y: Tensor) -> tuple[Tensor | float, Tensor | None]:
-    """Gaussian mean and variance of u_0 that the start at t = 1 is drawn with: given y where its law is known."""
-    process = denoiser.process
-    mean, spectrum = denoiser.spectrum.mean_on(process.basis), denoiser.spectrum.on(process.basis)
-    if process.measured is not None:
-        gain, variance = gaussian_posterior(spectrum, process.measured)
-        u = process.basis.forward(y)
-        mean = mean.to(u)
-        return mean + gain.to(y) * (u - process.measured.gain.to(y) * mean), variance
-    return (0.0, None) if process.anchored else (mean.to(process.basis.forward(y)), spectrum)
-
-
-def _multiple(denoiser: NetDenoiser) -> int:
-    return int(getattr(denoiser.net, "stride", 1))
+    mean, spectrum = denoiser.prior() or (0.0, None)
+    shape = tuple(y.shape[1:])
+    start = start_state(denoiser.process, seeds, shape, measurement=y, mean=mean, spectrum=spectrum, dtype=y.dtype)
+    with torch.no_grad():
+        return sample(denoiser, plan, start, seeds=seeds, cond=denoiser.process.pairing.cond(y)).x
 
 
 def _pad(x: Tensor, margin: int, multiple: int) -> tuple[Tensor, tuple[slice, ...]]:
     """Reflect `margin` pixels around x and fill each axis up to `multiple`; also the slices that undo it."""
+    if x.is_complex():
+        (real, crop), (imaginary, _) = _pad(x.real, margin, multiple), _pad(x.imag, margin, multiple)
+        return torch.complex(real, imaginary), crop
     pads, crop = [], []
     for n in x.shape[2:]:
         before = min(margin, n - 1)

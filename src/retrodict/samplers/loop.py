@@ -1,28 +1,44 @@
-"""The one loop that runs every plan."""
+"""The loop that runs every plan: a pure step, a generator of steps, and `sample`, which runs them to the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict._random import white
+from retrodict.denoisers.denoiser import Denoiser
+from retrodict.processes.observation import Cond, noise_like
 from retrodict.processes.process import Process
 from retrodict.samplers.plan import Plan, Row
 
-__all__ = ["Samples", "Step", "advance", "sample", "start_state"]
+__all__ = ["Memory", "Samples", "Step", "advance", "begin", "sample", "start_state", "step", "steps"]
+
+Noise = Callable[..., Tensor]
+"""(seeds, stream, step, shape) -> white noise `(len(seeds), *shape)`, as `retrodict._random.white`."""
 
 
-class _Denoiser(Protocol):
-    """What the loop needs of a denoiser; rules that draw x_0 also need `estimate`."""
+class Memory(NamedTuple):
+    """What a run remembers, newest first: coefficients `(B, C, *K)` of states, denoised images, noises and errors.
 
-    @property
-    def process(self) -> Process: ...
+    `image` is the last denoised image `(B, C, *N)`; `nfe` counts denoiser calls; `depth` entries are kept of each.
+    """
 
-    def __call__(self, xt: Tensor, t: Tensor, cond: Any) -> Tensor: ...
+    states: tuple[Tensor, ...]
+    images: tuple[Tensor, ...] = ()
+    noises: tuple[Tensor, ...] = ()
+    errors: tuple[Tensor, ...] = ()
+    image: Tensor | None = None
+    nfe: int = 0
+    depth: int = 1
+
+    def take(self, which: Tensor) -> Memory:
+        """The memory of items `which` (indices or a mask), for particles that are reordered or dropped."""
+        parts = (tuple(x[which] for x in part) for part in self[:4])
+        return Memory(*parts, None if self.image is None else self.image[which], self.nfe, self.depth)
 
 
 class Samples(NamedTuple):
@@ -46,19 +62,6 @@ class Step(NamedTuple):
     nfe: int
 
 
-def advance(row: Row, states: list[Tensor], images: list[Tensor], noise: Tensor | None, error: Tensor | None) -> Tensor:
-    """One row: the new state is a weighted sum of what is remembered, newest first."""
-    terms = [*zip(row.keep, states, strict=False), *zip(row.data, images, strict=False)]
-    if noise is not None and row.noise is not None:
-        terms.append((row.noise, noise))
-    if error is not None and row.spread is not None:
-        terms.append((row.spread, error))
-    total = terms[0][0] * terms[0][1]
-    for weight, value in terms[1:]:
-        total = torch.addcmul(total, weight, value)
-    return total
-
-
 def start_state(
     process: Process,
     seeds: Tensor,
@@ -68,75 +71,134 @@ def start_state(
     mean: Tensor | float = 0.0,
     spectrum: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
+    noise: Noise = white,
 ) -> Tensor:
-    """Shifted coefficients at t = 1 for items of shape (C, *N): the measurement itself, or noise from the seeds."""
+    """Shifted coefficients at t = 1 for items of shape (C, *N): the measurement itself, or noise from the seeds.
+
+    `mean` and `spectrum` are those of the data, in coefficients; see `Process.start`.
+    """
     if measurement is not None and len(measurement) != len(seeds):
         raise InputError("start", f"{len(measurement)} measurements", f"one for each of {len(seeds)} seeds")
-    if process.conditioning == "terminal":
-        z = torch.zeros(len(seeds), *shape, dtype=dtype)
-    else:
-        z = white(seeds, "start", 0, shape).to(dtype)
-    return process.start(z, measurement=measurement, mean=mean, spectrum=spectrum)
+    like = torch.zeros(len(seeds), *shape, dtype=dtype, device=process.basis.device)
+    z = like if process.pairing.starts else noise_like(like, seeds, "start", 0, noise)
+    return process.start(z, measurement, mean, spectrum)
+
+
+def begin(start: Tensor, depth: int = 1) -> Memory:
+    """The memory of a run that starts at shifted coefficients `(B, C, *K)`."""
+    return Memory((start,), depth=depth)
+
+
+def step(
+    denoiser: Denoiser,
+    row: Row,
+    memory: Memory,
+    *,
+    seeds: Tensor,
+    index: int,
+    cond: Cond = Cond(),
+    noise: Noise = white,
+) -> Memory:
+    """One row of a plan: a pure function of the memory, the seeds `(B,)` and the number of the row."""
+    process, state = denoiser.process, memory.states[0]
+    row = row.cast(state.dtype, state.device)
+    images, noises, errors, image, nfe = memory.images, memory.noises, memory.errors, memory.image, memory.nfe
+    if row.call:
+        t = row.t if isinstance(row.t, Tensor) else torch.full((len(state),), row.t, dtype=torch.float64)
+        xt = process.to_image(state, t, cond.image if process.anchored else None)
+        image, error = _evaluate(denoiser, row, xt, t, cond, seeds, index, noise)
+        if nfe == 0:
+            _require_finite(image)
+        nfe += 1
+        images = (process.basis.forward(image), *images)
+        errors = errors if error is None else (error, *errors)
+    if row.noise:
+        like = process.basis.inverse(state) if image is None else image
+        noises = (process.basis.forward(noise_like(like, seeds, "step", index, noise)), *noises)
+    new = advance(row, memory.states, images, noises, errors)
+    kept = (part[: memory.depth] for part in ((new, *memory.states), images, noises, errors))
+    return Memory(*kept, image, nfe, memory.depth)
+
+
+def advance(
+    row: Row,
+    states: tuple[Tensor, ...],
+    images: tuple[Tensor, ...],
+    noises: tuple[Tensor, ...] = (),
+    errors: tuple[Tensor, ...] = (),
+) -> Tensor:
+    """The new state: a weighted sum of what is remembered, newest first."""
+    pairs = ((row.keep, states), (row.data, images), (row.noise, noises), (row.spread, errors))
+    terms = [pair for weights, values in pairs for pair in zip(weights, values, strict=False)]
+    total = terms[0][0] * terms[0][1]
+    for weight, value in terms[1:]:
+        total = torch.addcmul(total, weight, value)
+    return total
+
+
+def _evaluate(
+    denoiser: Denoiser, row: Row, xt: Tensor, t: Tensor, cond: Cond, seeds: Tensor, index: int, noise: Noise
+) -> tuple[Tensor, Tensor | None]:
+    """Denoised image and, where the row asks for it, the coefficients of a draw of its error."""
+    if not row.spread:
+        return _shaped(denoiser(xt, t, cond), xt), None
+    mean, spread = denoiser.estimate(xt, t, cond)
+    if spread is None:
+        raise InputError("matched", "a denoiser that does not know its error law", "one with a spectrum or a spread")
+    like = _shaped(mean, xt).expand(spread.fields, *mean.shape).transpose(0, 1)  # (B, fields, C, *N)
+    z = noise_like(like, seeds, "spread", index, noise)
+    return mean, denoiser.process.basis.forward(spread.draw(z.transpose(0, 1)))
+
+
+def _shaped(mean: Tensor, xt: Tensor) -> Tensor:
+    if mean.shape != xt.shape:
+        raise InputError("denoiser", f"an estimate of shape {tuple(mean.shape)}", f"{tuple(xt.shape)}, as its input")
+    return mean
+
+
+def _require_finite(mean: Tensor) -> None:
+    if not bool(torch.isfinite(mean).all()):
+        raise InputError("denoiser", "an estimate with NaN or infinite values at the first call", "finite values")
+
+
+def steps(
+    denoiser: Denoiser, plan: Plan, start: Tensor, *, seeds: Tensor, cond: Cond = Cond(), noise: Noise = white
+) -> Iterator[Memory]:
+    """The memory after each row of `plan`, from shifted coefficients `(B, C, *K)` at its first time."""
+    memory = begin(start, plan.depth)
+    for i in range(len(plan)):
+        row = plan.cast(i, start.dtype, start.device)
+        memory = step(denoiser, row, memory, seeds=seeds, index=i, cond=cond, noise=noise)
+        yield memory
 
 
 def sample(
-    denoiser: _Denoiser,
+    denoiser: Denoiser,
     plan: Plan,
     start: Tensor,
     *,
     seeds: Tensor,
-    cond: Any = None,
-    edit_data: Callable[[Tensor, Tensor, float], Tensor] | None = None,
+    cond: Cond | None = None,
     watch: Callable[[Step], None] | None = None,
+    noise: Noise = white,
 ) -> Samples:
     """Run `plan` from `start`, shifted coefficients `(B, C, *K)` at plan.times[0]; seeds `(B,)`, one per item.
 
     A pure function: the noise of item i at row j depends on (seeds[i], j) alone, so a batch equals its items.
     `cond` is the record of conditions handed to the denoiser; its `image` is also the anchor of a process with k != 0.
-    `edit_data(D, x_t, t)` may replace the denoised image `(B, C, *N)` (data consistency).
     """
-    process = plan.process
-    anchor = cond.image if cond is not None and process.anchored else None
+    process, cond = plan.process, Cond() if cond is None else cond
+    anchor = cond.image if process.anchored else None
     if process.anchored and anchor is None:
         raise InputError("sample", "no condition image", "cond with the image that the process is pulled to")
-    conditions = () if cond is None else (cond,)
-    states, images = [start], []
-    mean = start.real
-    nfe = 0
-    for i in range(len(plan)):
-        row = plan.cast(i, start.dtype, start.device)
-        t = torch.full((len(start),), row.t, dtype=torch.float64)
-        error = None
-        if row.call:
-            xt = process.to_image(states[0], t, anchor)
-            mean, error = _evaluate(denoiser, row, xt, t, conditions, seeds, i)
-            if edit_data is not None:
-                mean = edit_data(mean, xt, row.t)
-            nfe += 1
-            images.insert(0, process.basis.forward(mean))
-        noise = None
-        if row.noise is not None:
-            z = white(seeds, "step", i, mean.shape[1:]).to(mean)
-            noise = process.basis.forward(z)
-        states.insert(0, advance(row, states, images, noise, error))
-        del states[plan.depth :], images[plan.depth :]
+    if denoiser.process.basis != process.basis:
+        found, wanted = denoiser.process.basis, process.basis
+        raise InputError("sample", f"a denoiser on {found}", f"{wanted}, that of the plan", "Use denoiser.on(size).")
+    memory = begin(start, plan.depth)
+    for i, memory in enumerate(steps(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise)):
         if watch is not None:
-            watch(Step(i + 1, len(plan), nfe))
+            watch(Step(i + 1, len(plan), memory.nfe))
     end = torch.full((len(start),), plan.last, dtype=torch.float64)
-    x = process.to_image(states[0], end, anchor)
-    return Samples(x, mean, nfe, seeds, "sample" if plan.stochastic else "point")
-
-
-def _evaluate(
-    denoiser: Any, row: Row, xt: Tensor, t: Tensor, conditions: tuple[Any, ...], seeds: Tensor, index: int
-) -> tuple[Tensor, Tensor | None]:
-    """Denoised image and, where the row asks for it, the coefficients of a draw of its error."""
-    if row.spread is None:
-        return denoiser(xt, t, *conditions), None
-    if not hasattr(denoiser, "estimate"):
-        raise InputError("matched", type(denoiser).__name__, "a denoiser with `estimate` (it must know its error law)")
-    mean, spread = denoiser.estimate(xt, t, *conditions)
-    if spread is None:
-        raise InputError("matched", "a denoiser that does not know its error law", "one with a spectrum or a spread")
-    z = white(seeds, "spread", index, (spread.fields, *mean.shape[1:])).to(mean)
-    return mean, denoiser.process.basis.forward(spread.draw(z.transpose(0, 1)))
+    x = process.to_image(memory.states[0], end, anchor)
+    image = x if memory.image is None else memory.image
+    return Samples(x, image, memory.nfe, seeds, "sample" if plan.stochastic else "point")

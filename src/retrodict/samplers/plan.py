@@ -1,6 +1,6 @@
-"""A sampler written as numbers: rows of weights of one linear recursion.
+"""A sampler written as numbers: times, and rows of weights of one linear recursion.
 
-    w' = sum_i keep_i w_i + sum_j data_j D_j + noise z + spread e,     newest first,
+    w' = sum_i keep_i w_i + sum_j data_j D_j + sum_k noise_k z_k + sum_l spread_l e_l,     newest first,
 
 with z white and e a draw of the error x_0 - D from the denoiser's own law.  Because a plan is data, its exact gain
 and variance on Gaussian data follow without Monte Carlo (`retrodict.samplers.card`).
@@ -17,33 +17,41 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
+from retrodict.processes.observation import ratio
 from retrodict.processes.process import Process
 
-__all__ = ["GRIDS", "Level", "Levels", "Plan", "Row", "Rule", "make_grid"]
-
+__all__ = ["GRIDS", "Plan", "Row", "Rule", "denoise_row", "make_grid"]
 
 CACHE_LIMIT = 256 * 2**20
 """Rows of a plan are kept in memory if together they are smaller than this many bytes, and computed anew otherwise."""
 
 
 class Row(NamedTuple):
-    """One line of a sampler; weights are float64, broadcastable to `(1, 1, *K)`.
+    """One line of a sampler; weights are float64, broadcastable to `(B, C, *K)`, for what is newest first.
 
-    t: time of the newest state; call: evaluate the denoiser there?  keep, data: weights of the newest states and
-    denoised images; noise: weight of fresh white noise; spread: weight of a draw of the denoiser's error law.
+    t: time of the newest state, a number or `(B,)`, times of its own for every item; call: evaluate the denoiser
+    there?  keep, data: weights of states and of denoised images; noise: of white fields; spread: of draws of the
+    denoiser's error law.  A row that names a noise or a spread draws one fresh field; older ones are remembered.
     """
 
-    t: float
+    t: float | Tensor
     call: bool
     keep: tuple[Tensor, ...]
     data: tuple[Tensor, ...] = ()
-    noise: Tensor | None = None
-    spread: Tensor | None = None
+    noise: tuple[Tensor, ...] = ()
+    spread: tuple[Tensor, ...] = ()
+
+    def cast(self, dtype: torch.dtype, device: torch.device) -> Row:
+        """The row with weights in the dtype of a state, complex ones too (mixed products would convert at every
+        step); weights that are so already are not copied.
+        """
+        parts = (tuple(w.to(dtype=dtype, device=device) for w in part) for part in self[2:])
+        return Row(self.t, self.call, *parts)
 
 
 @dataclass(frozen=True)
 class Plan(Sequence[Row]):
-    """An immutable sequence of rows, from t = 1 to `last`.
+    """An immutable sequence of rows, from the first of `times` to the last.
 
     build(i) makes row i; `nfe` counts denoiser calls, `depth` how many past states or images a row may use.
     `stochastic`: fresh randomness enters.  `uses_spread`: the denoiser must know the law of its error.
@@ -60,6 +68,7 @@ class Plan(Sequence[Row]):
     uses_spread: bool = False
 
     def __post_init__(self) -> None:
+        """Refuse times that do not fall."""
         times = self.times
         if times.ndim != 1 or len(times) < 2 or times.dtype != torch.float64:
             raise InputError("plan times", f"{tuple(times.shape)} {times.dtype}", "a float64 vector of two or more")
@@ -73,7 +82,7 @@ class Plan(Sequence[Row]):
     def _rows(self) -> list[Row] | None:
         """All rows, or None where they would not fit the cache."""
         first = self.build(0)
-        size = sum(w.numel() for w in (*first.keep, *first.data) if w is not None) * 8 * 3
+        size = sum(w.numel() for w in (*first.keep, *first.data)) * 8 * 3
         return [self.build(i) for i in range(self.length)] if size * self.length < CACHE_LIMIT else None
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
@@ -90,14 +99,12 @@ class Plan(Sequence[Row]):
         return {}
 
     def cast(self, index: int, dtype: torch.dtype, device: torch.device) -> Row:
-        """Row with weights in the dtype of a state, complex ones too (mixed products would convert at every step);
-        cast once per plan and dtype where rows are cached.
-        """
+        """Row with weights in the dtype of a state; cast once per plan and dtype where rows are cached."""
         if self._rows is None:
-            return _to(self[index], dtype, device)
+            return self[index].cast(dtype, device)
         rows = self._cast.get((dtype, str(device)))
         if rows is None:
-            rows = [_to(row, dtype, device) for row in self._rows]
+            rows = [row.cast(dtype, device) for row in self._rows]
             self._cast[(dtype, str(device))] = rows
         return rows[index]
 
@@ -107,42 +114,38 @@ class Plan(Sequence[Row]):
         return float(self.times[-1])
 
 
-def _to(row: Row, dtype: torch.dtype, device: torch.device) -> Row:
-    def move(w: Tensor | None) -> Tensor | None:
-        return None if w is None else w.to(dtype=dtype, device=device)
+class Rule(NamedTuple):
+    """A rule and what may be said of it; the contracts of the tests read these declarations.
 
-    keep = tuple(w.to(dtype=dtype, device=device) for w in row.keep)
-    data = tuple(w.to(dtype=dtype, device=device) for w in row.data)
-    return Row(row.t, row.call, keep, data, move(row.noise), move(row.spread))
+    build(process, times, spectrum, **options) makes the plan on a grid of N + 1 times.  `steps`: the default N.
+    posterior: from a fixed measurement its samples have the gain and variance of the posterior (within 2 % and 5 % on
+    the Gaussian card at `steps`); where False the spread is not an uncertainty and is refused as one.  deterministic:
+    no randomness after the start.  calls_per_step: denoiser calls of one step of the grid.  order: global order in the
+    step of the mean it follows.  exact: gain and variance are right on Gaussian data at any number of steps.
+    """
+
+    build: Callable[..., Plan]
+    steps: int
+    posterior: bool
+    deterministic: bool
+    grid: str
+    reference: str
+    calls_per_step: int = 1
+    order: int = 1
+    exact: bool = False
 
 
-class Level(NamedTuple):
-    """Moments at one time of a grid: h, s2, s and half log-SNR l = log(h/s) per coefficient, float64 `(1, 1, *K)`."""
-
-    h: Tensor
-    s2: Tensor
-    s: Tensor
-    l: Tensor
+def denoise_row(t: float) -> Row:
+    """The row that returns the denoised image itself."""
+    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    return Row(t, True, (zero,), (one,))
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Moments of a process along a time grid, computed on demand."""
+# ---- time grids: strictly decreasing float64 times `(N + 1,)`, explicit at both ends -----------------------------
 
-    process: Process
-    times: Tensor
-
-    def __getitem__(self, index: int) -> Level:
-        m = self.process.moments(self.times[index : index + 1])
-        s = m.s2.sqrt()
-        return Level(m.h, m.s2, s, m.h.log() - s.log())
-
-    def pair(self, index: int) -> tuple[Tensor, Tensor]:
-        """Times t_i and t_{i+1} as `(1,)` tensors."""
-        return self.times[index : index + 1], self.times[index + 1 : index + 2]
-
-    def __len__(self) -> int:
-        return len(self.times) - 1
+ERASED = 1e8
+"""Noise clock that stands for an erased coefficient in the mean that a grid is uniform in: far above any signal, and
+near enough that the grid keeps its nodes where something happens.  Coefficients without noise do not count."""
 
 
 def _uniform(process: Process, steps: int, last: float, spectrum: Tensor | None) -> Tensor:
@@ -150,14 +153,15 @@ def _uniform(process: Process, steps: int, last: float, spectrum: Tensor | None)
     return torch.linspace(1.0, last, steps + 1, dtype=torch.float64)
 
 
-def _summary(process: Process, spectrum: Tensor | None, t: Tensor) -> Tensor:
+def _summary(process: Process, t: Tensor) -> Tensor:
     """Mean log clock over degrees of freedom at times `(n,)`: the one number that stands for a structured clock."""
     weight = process.basis.multiplicity()
     rows = []
     for time in t:
-        clock = process.clock(time[None]).clamp(1e-300, 1e300).log().expand(1, 1, *process.basis.shape)
-        rows.append((clock[0, 0] * weight).sum() / weight.sum())
-    return torch.stack(rows)
+        m = process.moments(time[None])
+        r = torch.where(m.s2 == 0, 1.0, torch.where(m.h == 0, ERASED, ratio(m.s2, m.h**2)))
+        rows.append((r.log().expand(1, 1, *process.basis.shape)[0, 0] * weight).sum() / weight.sum())
+    return torch.stack(rows).cpu()
 
 
 def _invert(times: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
@@ -171,38 +175,37 @@ def _invert(times: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
 
 def _logsnr(process: Process, steps: int, last: float, spectrum: Tensor | None) -> Tensor:
     """Uniform in the mean log-SNR of the coefficients; `last` must be positive."""
-    return _warped(process, steps, last, spectrum, lambda r: r, lambda v: v)
+    return _warped(process, steps, last, lambda r: r, lambda v: v)
 
 
 def _rho(process: Process, steps: int, last: float, spectrum: Tensor | None) -> Tensor:
     """Uniform in sigma^(1/7), sigma = s/h as geometric mean over coefficients (Karras et al. 2022, eq. 5)."""
-    return _warped(process, steps, last, spectrum, lambda r: (r / 14).exp(), lambda v: 14 * v.log())
+    return _warped(process, steps, last, lambda r: (r / 14).exp(), lambda v: 14 * v.log())
 
 
 def _warped(
     process: Process,
     steps: int,
     last: float,
-    spectrum: Tensor | None,
     forward: Callable[[Tensor], Tensor],
     backward: Callable[[Tensor], Tensor],
 ) -> Tensor:
     if last <= 0:
         raise InputError("grid last", last, "a positive time for a log-SNR or rho grid")
     times = last * (1 / last) ** torch.linspace(0, 1, 513, dtype=torch.float64)
-    values = _summary(process, spectrum, times)
+    values = torch.cummax(_summary(process, times), 0).values
     span = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     wanted = backward(forward(values[-1]) * (1 - span) + forward(values[0]) * span)
     grid = _invert(times, values, wanted)
     # interpolation leaves 1e-4 errors; two Newton-free bisection refinements make the grid exact to round-off
-    return _refine(process, spectrum, grid, wanted, times)
+    return _refine(process, grid, wanted, times)
 
 
-def _refine(process: Process, spectrum: Tensor | None, grid: Tensor, wanted: Tensor, times: Tensor) -> Tensor:
+def _refine(process: Process, grid: Tensor, wanted: Tensor, times: Tensor) -> Tensor:
     low, high = (grid * 0.97).clamp_min(float(times[0])), (grid * 1.03).clamp_max(1.0)
     for _ in range(46):
         middle = 0.5 * (low + high)
-        below = _summary(process, spectrum, middle) < wanted
+        below = _summary(process, middle) < wanted
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     exact = 0.5 * (low + high)
     exact[0], exact[-1] = 1.0, times[0]
@@ -222,7 +225,7 @@ def _energy(process: Process, steps: int, last: float, spectrum: Tensor | None) 
     clocks = [process.clock(t[None]).expand(1, 1, *process.basis.shape)[0, 0].clamp(1e-300, 1e300) for t in times]
     # integral of L/(L + r) dlog r = log r - log(L + r), rising in t at every coefficient
     levels = [((r.log() - (spectrum + r).log()) * weight * spectrum.sqrt()).sum() for r in clocks]
-    values = torch.stack(levels)
+    values = torch.stack(levels).cpu()
     span = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     grid = _invert(times, values, values[-1] * (1 - span) + values[0] * span)
     grid[0], grid[-1] = 1.0, last
@@ -258,20 +261,3 @@ def make_grid(
 
 
 # ---- the dictionary ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A rule and what may be said of it.
-
-    posterior: from a fixed measurement its samples have the gain and variance of the posterior (within 2 % and 5 % on
-    the Gaussian card at `steps` evaluations); where False the spread is not an uncertainty and is refused as one.
-    deterministic: no randomness after the start.
-    """
-
-    build: Callable[..., Plan]
-    steps: int
-    posterior: bool
-    deterministic: bool
-    grid: str
-    reference: str

@@ -477,15 +477,15 @@ def _detect(config: EvaluationConfig, task: Task, record: dict[str, Any], measur
     for method in (m for m in config.methods if m.path is None):
         entry = next(m for m in record["methods"] if m["name"] == method.name)
         process = open_model(_model(method, base)).denoiser.process.on(measured.values.shape[1:])
-        assert process.measured is not None
+        assert process.measurement is not None
 
         def restored(values: Tensor, method: Method = method) -> Tensor:
             image = measured.with_values(values[None].float())
             return _run(method, "task", image, base).mean
 
         def blurred(values: Tensor, process: Process = process) -> Tensor:
-            assert process.measured is not None
-            return process.basis.inverse(process.measured.gain * process.basis.forward(values))
+            assert process.measurement is not None
+            return process.basis.inverse(process.measurement.h * process.basis.forward(values))
 
         found = perturbation_mtf(restored, measured.values[0], pixel, blur=blurred, contrast=task.contrast,
                                  radius=task.radius, positions=task.positions)  # fmt: skip

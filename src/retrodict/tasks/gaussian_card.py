@@ -35,11 +35,12 @@ from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import Spectrum
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import ct_filters
+from retrodict.processes.observation import wiener
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import external
 from retrodict.samplers import RULES, make_plan
 from retrodict.samplers.card import gaussian_card as card_of
-from retrodict.samplers.card import gaussian_posterior, posterior_card
+from retrodict.samplers.card import posterior_card
 from retrodict.samplers.plan import make_grid
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def card_restoration(
     for name in PROCESSES if processes is None else processes:
         process = _restoring_process(name, instrument)
         for rule in RULES if rules is None else rules:
-            head = _head("R", name, "external" if isinstance(process, str) else process.conditioning, rule)
+            head = _head("R", name, "external" if isinstance(process, str) else process.pairing.kind, rule)
             if isinstance(process, str):
                 records.append(_undefined(head, process))
                 continue
@@ -226,15 +227,15 @@ def _run_restoration(head: Record, process: Process, setup: Setup, rule: str, st
         plan = make_plan(rule, process, make_grid(process, steps, RULES[rule].grid, spectrum=L), L)
     except InputError as error:
         return _undefined({**head, "steps": steps}, str(error))
-    assert process.measured is not None
+    assert process.measurement is not None
     gain, variance = posterior_card(plan, L)
-    K, V = gaussian_posterior(L, process.measured)
+    K, V = wiener(process.measurement, L)
     end = process.moments(plan.times[-1:])
     exact_gain, exact_variance = (end.h * K)[0, 0], (end.h**2 * V + end.s2)[0, 0]
     if process.anchored:
         gain = gain + end.k[0, 0]
         exact_gain = exact_gain + end.k[0, 0]
-    power = process.measured.gain**2 * L + process.measured.variance
+    power = process.measurement.h**2 * L + process.measurement.s2
     ratios = [
         _band(gain, exact_gain, variance, exact_variance, power * setup.weight, setup.weight, part)
         for part in setup.parts

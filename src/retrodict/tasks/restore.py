@@ -106,9 +106,9 @@ def restore(
         seed=seed,
         uncertainty=uncertainty,
         keep_samples=keep_samples,
-        tile=tile,
         chunk=2,
     )
+    loaded = replace(loaded, denoiser=loaded.denoiser.tiled(tile))
     if out is not None:
         _refuse_existing(Path(out), name, force)
     _check_image(image, loaded, name)
@@ -374,7 +374,7 @@ def _curves(model: Model, unit: str) -> tuple[Curve | None, Curve | None]:
     """The instrument's MTF and NPS that the restoration assumed, along the first frequency axis up to Nyquist."""
     report = _report_module()
     process: Process = model.denoiser.process.on((256,) * model.denoiser.process.ndim)
-    if process.measured is None:
+    if process.measurement is None:
         return None, None
     radius = process.basis.radius()
     line = (0,) * (radius.ndim - 1)
@@ -382,8 +382,8 @@ def _curves(model: Model, unit: str) -> tuple[Curve | None, Curve | None]:
     volume, scale = 1.0, model.intensity.scale
     for d in process.basis.spacing:
         volume *= d
-    gain = process.measured.gain.expand(radius.shape)[line]
-    noise = process.measured.variance.expand(radius.shape)[line] * scale**2 * volume
+    gain = process.measurement.h.expand(radius.shape)[line]
+    noise = process.measurement.s2.expand(radius.shape)[line] * scale**2 * volume
     dimension = process.ndim
     return (
         report.Curve(x, gain.tolist(), label="MTF"),

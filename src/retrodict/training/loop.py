@@ -11,7 +11,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +24,12 @@ from retrodict._output import write_folder
 from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.model import load_weights, read_tensors
-from retrodict.training.losses import Losses, denoising_loss
+from retrodict.training.losses import Batch, Losses, denoising_loss
 
 __all__ = ["Progress", "TrainingOptions", "latest_checkpoint", "train"]
 
 
-Batch = Callable[[list[int]], Tensor]
-"""Integer keys, one for each item, to clean images `(B, 1, *N)` in model units."""
-
-
-Objective = Callable[[NetDenoiser, Tensor, Tensor, str, float], Losses]
+Objective = Callable[[NetDenoiser, Any, Tensor, str, float], Losses]
 """(denoiser, clean images, seeds, `TrainingOptions.loss`, `spread_weight`) to the losses of each item."""
 
 
@@ -86,10 +82,10 @@ def train(
     """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(mixed_precision="no")
+    accelerator = Accelerator(mixed_precision="no", cpu=denoiser.process.basis.device == "cpu")
     optimizer = _optimizer(denoiser, options)
     net, optimizer = accelerator.prepare(denoiser.net, optimizer)
-    denoiser.net = net
+    denoiser = replace(denoiser, net=net)
     average = {name: value.detach().clone() for name, value in accelerator.unwrap_model(net).state_dict().items()}
     step = _resume(accelerator.unwrap_model(net), optimizer, average, folder, options)
     durations: list[float] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,13 +9,28 @@ import torch
 from torch import Tensor
 
 from retrodict._check import choice
-from retrodict._random import uniform, white
-from retrodict.denoisers.denoiser import LinearEstimate
-from retrodict.denoisers.network import NetDenoiser
-from retrodict.processes.process import Cond, Moments, Process, ratio
+from retrodict._random import uniform
+from retrodict.bases import Basis
+from retrodict.denoisers.network import NetDenoiser, Terms
+from retrodict.denoisers.predictions import rate_of
+from retrodict.processes.observation import Cond, Moments, noise_like, ratio
+from retrodict.processes.process import Process
 
-__all__ = ["WEIGHTS", "Losses", "denoising_loss", "draw_times", "simulate"]
+__all__ = [
+    "WEIGHTS",
+    "Batch",
+    "Example",
+    "Losses",
+    "ProcessLaw",
+    "band_errors",
+    "denoising_loss",
+    "draw_times",
+    "example",
+    "simulate",
+]
 
+ProcessLaw = Callable[[Basis, Tensor], Process]
+"""(basis, seeds `(B,)`) -> a process whose tables have a row for every item."""
 
 Weight = Callable[[Moments, Tensor], Tensor]
 
@@ -45,82 +59,104 @@ def draw_times(seeds: Tensor, first: float = 1e-3) -> Tensor:
     return first + (1 - first) * uniform(seeds, "time", 0)
 
 
-def simulate(process: Process, x0: Tensor, t: Tensor, seeds: Tensor) -> tuple[Tensor, Cond]:
-    """x_t and, for external conditioning, a measurement with noise of its own: x0 `(B, 1, *N)` -> (xt, cond)."""
-    z = white(seeds, "state", 0, x0.shape[1:]).to(x0)
-    if process.conditioning != "external":
+class Example(NamedTuple):
+    """A batch of clean images x0 `(B, C, *N)` and, where their law is not known, of measured images beside them."""
+
+    x0: Tensor
+    y: Tensor | None = None
+
+
+Batch = Callable[[list[int]], Tensor | Example]
+"""Integer keys, one for each item, to clean images `(B, C, *N)` in model units, or to pairs."""
+
+
+def example(batch: Tensor | Example, denoiser: NetDenoiser) -> Example:
+    """A batch on the device of the denoiser."""
+    x0, y = batch if isinstance(batch, Example) else (batch, None)
+    device = denoiser.process.basis.device
+    return Example(x0.to(device), None if y is None else y.to(device))
+
+
+def simulate(process: Process, x0: Tensor, t: Tensor, seeds: Tensor, y: Tensor | None = None) -> tuple[Tensor, Cond]:
+    """x_t and, for external conditioning, the measurement: x0 `(B, C, *N)` -> (xt, cond).
+
+    The measurement is y where it is given, and else simulated with noise of its own; a process that does not know the
+    law of its measurement needs pairs.
+    """
+    z = noise_like(x0, seeds, "state", 0)
+    if not process.pairing.sees:
         return process.corrupt(x0, t, z), Cond()
-    y = x0
-    if process.measured is not None:
-        gain, variance = process.measured
-        noise = process.basis.forward(white(seeds, "measurement", 0, x0.shape[1:]).to(x0))
-        y = process.basis.inverse(gain.to(x0) * process.basis.forward(x0) + variance.sqrt().to(x0) * noise)
-    return process.corrupt(x0, t, z, y if process.anchored else None), Cond(image=y)
+    if y is None:
+        y = process.pairing.simulate(x0, process.basis, seeds)
+    return process.corrupt(x0, t, z, y if process.anchored else None), process.pairing.cond(y)
 
 
 def denoising_loss(
-    denoiser: NetDenoiser, x0: Tensor, seeds: Tensor, weight: str = "unit", spread_weight: float = 0.1
+    denoiser: NetDenoiser,
+    batch: Tensor | Example,
+    seeds: Tensor,
+    weight: str = "unit",
+    spread_weight: float = 0.1,
+    *,
+    law: ProcessLaw | None = None,
 ) -> Losses:
-    """Loss of each item of x0 `(B, 1, *N)` at a random time; every draw is a function of its seed.
+    """Loss of each item of a batch of clean images `(B, C, *N)` at a random time; every draw is a function of its seed.
 
     weight "unit": mean |D - x_0|^2 / c_out^2 (unit-variance target; for predicts="wiener"), or one of `WEIGHTS`.
     Where the network predicts variances, the Gaussian negative log-likelihood of its own error in every band is added
-    with `spread_weight`; the error is detached there, so that the variance cannot bias the mean.
+    with `spread_weight`; the error is detached there, so that the variance cannot bias the mean.  `law` draws a
+    process for every item (`law(basis, seeds)`), whose denoiser is then trained.
     """
+    x0, y = example(batch, denoiser)
+    denoiser = denoiser if law is None else denoiser.at(law(denoiser.process.basis, seeds))
     t = draw_times(seeds)
-    xt, cond = simulate(denoiser.process, x0, t, seeds)
-    if denoiser.predicts != "wiener":
-        return _plain_loss(denoiser, x0, xt, t, cond, weight)
-    out, c_out, linear, skip = denoiser.training_terms(xt, t, cond)
-    mean = skip + c_out.to(x0) * out[:, :1]
-    if weight == "unit":
-        error = ((out[:, :1] - (x0 - skip) / c_out.to(x0)) ** 2).flatten(1).mean(1)
+    xt, cond = simulate(denoiser.process, x0, t, seeds, y)
+    terms = denoiser.training_terms(xt, t, cond)
+    mean = denoiser.answer(terms, rate_of(denoiser.process, t))
+    if weight == "unit" and denoiser.predicts == "wiener":
+        scale = terms.c_out.to(x0.real)
+        error = ((terms.out - (x0 - terms.skip) / scale).abs() ** 2).flatten(1).mean(1)
     else:
-        error = _weighted(denoiser.process, mean - x0, t, weight)
-    if not denoiser.bands:
+        error = _weighted(denoiser.process, mean - x0, t, "eps" if weight == "unit" else weight)
+    if terms.log_ratio is None:
         return Losses(error, error, torch.zeros_like(error))
-    nll = _spread_nll(denoiser, (x0 - mean).detach(), linear, out[:, 1:])
+    nll = _spread_nll(denoiser, (x0 - mean).detach(), terms)
     return Losses(error + spread_weight * nll, error, nll)
-
-
-def _plain_loss(denoiser: NetDenoiser, x0: Tensor, xt: Tensor, t: Tensor, cond: Cond, weight: str) -> Losses:
-    error = _weighted(denoiser.process, denoiser(xt, t, cond) - x0, t, "eps" if weight == "unit" else weight)
-    return Losses(error, error, torch.zeros_like(error))
 
 
 def _weighted(process: Process, error: Tensor, t: Tensor, weight: str) -> Tensor:
     basis = process.basis
     density = WEIGHTS[choice("loss weight", weight, WEIGHTS)](process.moments(t), process.rates(t).G2)
-    energy = basis.forward(error).abs() ** 2
-    return (energy * (density * basis.multiplicity()).to(error)).flatten(1).sum(1) / math.prod(basis.size)
+    energy = basis.energy(basis.forward(error))
+    total = (energy * (density * basis.multiplicity()).to(error.real)).flatten(1).sum(1)
+    return total / (float(basis.multiplicity().sum()) * error.shape[1])
 
 
-def _spread_nll(denoiser: NetDenoiser, error: Tensor, linear: LinearEstimate, log_ratio: Tensor) -> Tensor:
-    """Mean over bands and pixels of (log p + e^2 / p) / 2 of the whitened error of each band, `(B,)`."""
-    e2, p, filled = _band_errors(denoiser, error, linear.v, log_ratio)
-    terms = 0.5 * (p.log() + e2 / p)[:, filled]
-    return terms.flatten(2).mean(2).mean(1)
+def _spread_nll(denoiser: NetDenoiser, error: Tensor, terms: Terms) -> Tensor:
+    """Mean over bands, channels and pixels of (log p + e^2 / p) / 2 of the whitened error of each band, `(B,)`."""
+    e2, p, filled = band_errors(denoiser, error, terms)
+    parts = 0.5 * (p.log() + e2 / p)[:, filled]
+    return parts.flatten(2).mean(2).mean(1)
 
 
-def _band_errors(
-    denoiser: NetDenoiser, error: Tensor, v: Tensor, log_ratio: Tensor
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Squared whitened error e_b^2 and its predicted variance p_b, `(B, bands, *N)`, and the bands that are not empty.
+def band_errors(denoiser: NetDenoiser, error: Tensor, terms: Terms) -> tuple[Tensor, Tensor, list[int]]:
+    """Squared whitened error e_b^2 and its predicted variance p_b, `(B, bands, C, *N)`, and the bands not empty.
 
     e_b = B^-1 [F_b v^-1/2 B error] has local variance p_b = sum_b' M_bb' ratio_b', M_bb' = mean F_b^2 F_b'^2.
     """
-    basis = denoiser.process.basis
-    filters = denoiser._filters
+    basis, filters, v, log_ratio = denoiser.process.basis, denoiser.filters, terms.linear.v, terms.log_ratio
     assert filters is not None
-    whitened = basis.forward(error) * ratio(torch.ones_like(v), v.sqrt()).to(error)
-    weight = basis.multiplicity() / math.prod(basis.size)
+    assert log_ratio is not None
+    whitened = basis.forward(error) * ratio(torch.ones_like(v), v.sqrt()).to(error.real)
+    weight = basis.multiplicity() / basis.multiplicity().sum()
     overlap = torch.einsum("a...,b...,...->ab", filters**2, filters**2, weight)
-    scale = torch.einsum("a...,...->a", filters**2, weight)
-    overlap = (overlap / overlap.sum(1, keepdim=True).clamp_min(1e-300)).to(error)
+    shares = denoiser.band_shares
+    overlap = (overlap / overlap.sum(1, keepdim=True).clamp_min(1e-300)).to(error.real)
     local = log_ratio.clamp(-14.0, 5.0).exp()
-    filled = [b for b in range(len(filters)) if float(scale[b]) > 0]  # the pixel basis has no frequencies to divide
+    filled = [b for b, share in enumerate(shares) if share > 0]  # the pixel basis has no frequencies to divide
+    halves = 0.5 if error.is_complex() else 1.0  # per real component
     squares = [
-        basis.inverse(filters[b].to(error) * whitened)[:, 0] ** 2 / max(float(scale[b]), 1e-300)
-        for b in range(len(filters))
+        halves * basis.inverse(filters[b].to(error.real) * whitened).abs() ** 2 / max(share, 1e-300)
+        for b, share in enumerate(shares)
     ]
     return torch.stack(squares, 1), torch.einsum("ab,nb...->na...", overlap, local), filled

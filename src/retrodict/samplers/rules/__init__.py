@@ -15,13 +15,17 @@ from retrodict.samplers.rules.multistep import dpmpp2m, sde_dpmpp2m
 __all__ = ["RULES", "make_plan"]
 
 RULES: dict[str, Rule] = {
-    "matched": Rule(matched, 8, True, False, "time", "ancestral with drawn x_0; exact in the Gaussian part"),
+    "matched": Rule(
+        matched, 8, True, False, "time", "ancestral with drawn x_0; exact in the Gaussian part", exact=True
+    ),
     "euler": Rule(euler, 256, False, False, "time", "Tivnan et al. 2023, eq. 21"),
     "ancestral": Rule(ancestral, 32, False, False, "time", "Ho, Jain, Abbeel 2020; Song et al. 2020, eta = 1"),
     "ddim": Rule(ddim, 32, False, True, "time", "Song, Meng, Ermon 2020"),
-    "dpmpp2m": Rule(dpmpp2m, 16, False, True, "logsnr", "Lu et al. 2022, algorithm 2"),
+    "dpmpp2m": Rule(dpmpp2m, 16, False, True, "logsnr", "Lu et al. 2022, algorithm 2", order=2),
     "sde_dpmpp2m": Rule(sde_dpmpp2m, 64, True, False, "logsnr", "Lu et al. 2022, stochastic 2M"),
-    "gaussian_ode": Rule(gaussian_ode, 8, False, True, "time", "probability flow, exact in the Gaussian part"),
+    "gaussian_ode": Rule(
+        gaussian_ode, 8, False, True, "time", "probability flow, exact in the Gaussian part", order=2, exact=True
+    ),
 }
 """Rules by name.  A deterministic rule is a posterior sampler only from a random start (external conditioning)."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from retrodict.processes.process import Process
-from retrodict.samplers.plan import Levels, Plan, Row
+from retrodict.samplers.plan import Plan, Row
 
-__all__ = []
+__all__ = ["ancestral", "ddim", "matched"]
 
 
 def ddim(process: Process, times: Tensor, spectrum: Tensor | None = None, *, eta: float = 0.0) -> Plan:
@@ -19,18 +21,16 @@ def ddim(process: Process, times: Tensor, spectrum: Tensor | None = None, *, eta
         process.require_markov("ddim with eta > 0")
 
     def row(i: int) -> Row:
-        t, s = levels.pair(i)
+        t, s = times[i : i + 1], times[i + 1 : i + 2]
         keep, data, std = process.conditional(t, s, eta)
-        return Row(float(t), True, (keep,), (data,), std if eta else None)
+        return Row(float(t), True, (keep,), (data,), (std,) if eta else ())
 
-    levels = Levels(process, times)
-    return Plan(process, times, row, len(levels), len(levels), "ddim", stochastic=eta > 0)
+    return Plan(process, times, row, len(times) - 1, len(times) - 1, "ddim", stochastic=eta > 0)
 
 
 def ancestral(process: Process, times: Tensor, spectrum: Tensor | None = None) -> Plan:
     """Ancestral sampling, q(x_s | x_t, x_0 = D): exact mean, too little variance at few steps, NFE = N."""
-    plan = ddim(process, times, eta=1.0)
-    return Plan(process, times, plan.build, len(plan), plan.nfe, "ancestral", stochastic=True)
+    return replace(ddim(process, times, eta=1.0), rule="ancestral")
 
 
 def matched(process: Process, times: Tensor, spectrum: Tensor | None = None) -> Plan:
@@ -42,12 +42,12 @@ def matched(process: Process, times: Tensor, spectrum: Tensor | None = None) -> 
     whitened score held constant over the step, and V + data^2 v the exact Gaussian noise.  NFE = N.
     """
     process.require_markov("matched")
+    quiet = process.noise_free(times[-1:])
 
     def row(i: int) -> Row:
-        t, s = levels.pair(i)
+        t, s = times[i : i + 1], times[i + 1 : i + 2]
         keep, data, std = process.conditional(t, s, 1.0)
-        noise = None if float(s) == 0 and not bool(std.any()) else std
-        return Row(float(t), True, (keep,), (data,), noise, data)
+        noise = () if quiet and i == len(times) - 2 else (std,)
+        return Row(float(t), True, (keep,), (data,), noise, (data,))
 
-    levels = Levels(process, times)
-    return Plan(process, times, row, len(levels), len(levels), "matched", stochastic=True, uses_spread=True)
+    return Plan(process, times, row, len(times) - 1, len(times) - 1, "matched", stochastic=True, uses_spread=True)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.processes.process import Process, ratio
-from retrodict.samplers.card import gaussian_posterior
-from retrodict.samplers.plan import Levels, Plan, Row
+from retrodict.processes.observation import Moments, clock, clock_ratio, ratio, wiener
+from retrodict.processes.process import Process
+from retrodict.samplers.plan import Plan, Row
 
-__all__ = []
+__all__ = ["gaussian_ode"]
 
 
 def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None, *, order: int = 2) -> Plan:
@@ -20,42 +20,45 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
     tau = 1/sqrt(L + r), where Q = (D - L y/(L + r)) (L + r)/r is the non-Gaussian rest of the denoiser (zero for
     Gaussian data).  Q is held constant (order 1) or continued linearly in tau (order 2, Adams-Bashforth).  L = 0 gives
     DDIM; for external conditioning with a known law L is the posterior variance given y.  Order 1 in weights:
-    a = sqrt((L + r')/(L + r)), b = (1 - r'/r)/(1 + a): y' = (1 - b) y + b D.
+    a = sqrt((L + r')/(L + r)), b = (1 - r'/r)/(1 + a): y' = (1 - b) y + b D.  Out of an erased coefficient (h = 0) the
+    state keeps sqrt(M'/M), M = h^2 L + s^2.
     """
     if spectrum is None:
         raise InputError("gaussian_ode", "no spectrum", "the data spectrum (variance of every coefficient)")
     if order not in (1, 2):
         raise InputError("gaussian_ode order", order, "1 or 2")
-    if process.conditioning == "external" and process.measured is not None:
-        _, spectrum = gaussian_posterior(spectrum, process.measured)  # the flow of the Gaussian posterior given y
+    if process.pairing.sees and process.measurement is not None:
+        _, spectrum = wiener(process.measurement, spectrum)  # the flow of the Gaussian posterior given y
+    steps = len(times) - 1
+
+    def moments(i: int) -> tuple[Moments, Tensor]:
+        m = process.moments(times[i : i + 1])
+        return m, clock(m)
 
     def row(i: int) -> Row:
-        t, s = levels.pair(i)
-        mt, ms = process.moments(t), process.moments(s)
-        rt, rs = process.clock(t), process.clock(s)
-        q = torch.where(torch.isinf(rt), 0.0, torch.where(rt == 0, 1.0, ratio(rs, rt)))
+        (mt, rt), (ms, rs) = moments(i), moments(i + 1)
+        q = clock_ratio(ms, mt)
         root = torch.where(torch.isinf(rt), 0.0, ratio(spectrum + rs, spectrum + rt, otherwise=1.0).sqrt())
         b = (1 - q) / (1 + root)
-        keep, data = torch.where(mt.h == 0, 0.0, ratio(ms.h, mt.h) * (1 - b)), ms.h * b
+        total = ratio(ms.h**2 * spectrum + ms.s2, mt.h**2 * spectrum + mt.s2)
+        keep = torch.where(mt.h == 0, total.sqrt(), ratio(ms.h, mt.h) * (1 - b))
+        data = ms.h * torch.where(torch.isinf(rt), 1.0, b)
         if order == 1 or i == 0:
-            return Row(float(t), True, (keep,), (data,))
+            return Row(float(times[i]), True, (keep,), (data,))
         # second difference: with g = (L + r)/r the rest is Q = g D - (g - 1) y, so that g (1 - L/(L + r)) = 1
-        rp = process.clock(times[i - 1 : i])
+        mp, rp = moments(i - 1)
         tau, before, after = (_inverse_root(spectrum + r) for r in (rt, rp, rs))
         step, previous = after - tau, tau - before
         part = 0.5 * ratio(step, previous) * step * (spectrum + rs).sqrt()
-        usable = torch.isfinite(rp) & (rt > 0) & (previous != 0)
+        usable = torch.isfinite(rp) & torch.isfinite(rt) & (rt > 0) & (previous != 0)
         gt, gp = (torch.where(usable, ratio(spectrum + r, r), 0.0) for r in (rt, rp))
         part = torch.where(usable, part, 0.0)
-        hp = process.moments(times[i - 1 : i]).h
         ct, cp = part * gt, part * gp
-        lt, lp = (ratio(spectrum, spectrum + r) for r in (rt, torch.where(usable, rp, 1.0)))
-        keeps = (keep - ms.h * ct * ratio(lt, mt.h), torch.where(usable, ms.h * cp * ratio(lp, hp), 0.0))
-        return Row(float(t), True, keeps, (data + ms.h * ct, -ms.h * cp))
+        lt, lp = (torch.where(usable, ratio(spectrum, spectrum + r), 0.0) for r in (rt, rp))
+        keeps = (keep - ms.h * ct * ratio(lt, mt.h), ms.h * cp * ratio(lp, mp.h))
+        return Row(float(times[i]), True, keeps, (data + ms.h * ct, -ms.h * cp))
 
-    levels = Levels(process, times)
-    depth = 1 if order == 1 else 2
-    return Plan(process, times, row, len(levels), len(levels), "gaussian_ode", depth=depth)
+    return Plan(process, times, row, steps, steps, "gaussian_ode", depth=1 if order == 1 else 2)
 
 
 def _inverse_root(x: Tensor) -> Tensor:

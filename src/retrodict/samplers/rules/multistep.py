@@ -1,6 +1,6 @@
 """DPM-Solver++ 2M, deterministic and stochastic.
 
-Per coefficient: primes mark the next (cleaner) time, l = log(h/s).
+Per coefficient: primes mark the next (cleaner) time, l = log(h/s), dl = l' - l.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.processes.process import Process, ratio
-from retrodict.samplers.plan import Level, Levels, Plan, Row
+from retrodict.processes.observation import log_snr_step, ratio
+from retrodict.processes.process import Process
+from retrodict.samplers.plan import Plan, Row
 
-__all__ = []
+__all__ = ["dpmpp2m", "sde_dpmpp2m"]
 
 
 def dpmpp2m(
@@ -48,33 +49,27 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
         raise InputError(f"{name} order", order, "1 or 2")
     if eta:
         process.require_markov(name)
+    if eta and process.memory is not None:
+        raise InputError(name, "a process with a noise memory of its own", "a Markov one", "Use ancestral or matched.")
+    steps = len(times) - 1
 
     def row(i: int) -> Row:
-        t, s = levels.pair(i)
-        now, nxt = levels[i], levels[i + 1]
-        step = _advance(now, nxt)
-        moved = step > 0
-        dl = torch.where(moved, step, 0.0)
-        final = torch.isinf(dl)
-        decay = torch.where(final, 0.0, torch.exp(-eta * torch.where(final, 0.0, dl)))
-        scale = torch.where(now.s == 0, ratio(nxt.h, now.h), ratio(nxt.s, now.s))
-        keep = scale * decay
-        total = (1 + eta) * dl
-        data = torch.where(moved, nxt.h * -torch.expm1(-total), 0.0)
-        std = nxt.s * (-torch.expm1(-2 * eta * dl)).clamp_min(0.0).sqrt() if eta else None
-        last = i == len(levels) - 1 and (lower_last or float(s) == 0)
+        before, now, after = (process.moments(times[j : j + 1]) for j in (max(i - 1, 0), i, i + 1))
+        dl = log_snr_step(now, after)
+        moved = dl > 0
+        dl = torch.where(moved, dl, 0.0)
+        s, s_now = after.s2.sqrt(), now.s2.sqrt()
+        # e^(-eta dl) is 1 for eta = 0 even where dl is infinite: out of an erased coefficient, onto a noise-free one
+        decay = torch.exp(-eta * dl) if eta else 1.0
+        keep = torch.where(s_now == 0, ratio(after.h, now.h), ratio(s, s_now)) * decay
+        data = torch.where(moved, after.h * -torch.expm1(-(1 + eta) * dl), 0.0)
+        noise = (s * (-torch.expm1(-2 * eta * dl)).clamp_min(0.0).sqrt(),) if eta else ()
+        last = i == steps - 1 and (lower_last or float(times[-1]) == 0)
         if order == 1 or i == 0 or last:
-            return Row(float(t), True, (keep,), (data,), std)
-        before = _advance(levels[i - 1], now)
-        usable = moved & (before > 0) & torch.isfinite(before) & torch.isfinite(dl)
-        half = torch.where(usable, 0.5 * data * ratio(dl, torch.where(usable, before, 1.0)), 0.0)
-        return Row(float(t), True, (keep,), (data + half, -half), std)
+            return Row(float(times[i]), True, (keep,), (data,), noise)
+        old = log_snr_step(before, now)
+        usable = moved & (old > 0) & torch.isfinite(old) & torch.isfinite(dl)
+        half = torch.where(usable, 0.5 * data * ratio(dl, torch.where(usable, old, 1.0)), 0.0)
+        return Row(float(times[i]), True, (keep,), (data + half, -half), noise)
 
-    levels = Levels(process, times)
-    return Plan(process, times, row, len(levels), len(levels), name, depth=order, stochastic=eta > 0)
-
-
-def _advance(now: Level, nxt: Level) -> Tensor:
-    """Dl = l' - l >= 0 per coefficient; infinite onto s' = 0; 0 where both times are noise-free."""
-    clean = (now.s == 0) & (nxt.s == 0)
-    return torch.where(clean, 0.0, nxt.l - now.l)
+    return Plan(process, times, row, steps, steps, name, depth=order, stochastic=eta > 0)

@@ -1,0 +1,144 @@
+"""Denoisers made of denoisers: guidance, a further measurement, slices of a volume, another error law."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from retrodict._check import InputError, choice
+from retrodict.bases.spectrum import Spectrum
+from retrodict.denoisers.denoiser import Denoiser, Estimate, Observer, SpectralSpread
+from retrodict.processes.observation import Cond, Moments, fuse, wiener
+from retrodict.processes.process import Process
+
+__all__ = ["Fused", "Guided", "Respread", "Wrapper"]
+
+
+@dataclass(frozen=True)
+class Wrapper(Denoiser):
+    """A denoiser round `inner`: process, spectrum, grid, device and Gaussian twin pass through; write `estimate`."""
+
+    inner: Denoiser
+
+    @property
+    def process(self) -> Process:  # type: ignore[override]
+        """That of the inner denoiser."""
+        return self.inner.process
+
+    @property
+    def spectrum(self) -> Spectrum | Tensor | None:  # type: ignore[override]
+        """That of the inner denoiser."""
+        return self.inner.spectrum
+
+    @property
+    def multiple(self) -> int:  # type: ignore[override]
+        """That of the inner denoiser."""
+        return self.inner.multiple
+
+    def prior(self) -> tuple[Tensor, Tensor] | None:
+        """That of the inner denoiser."""
+        return self.inner.prior()
+
+    def on(self, size: Sequence[int]) -> Self:
+        """Round the inner denoiser on another grid."""
+        return replace(self, inner=self.inner.on(size))
+
+    def to(self, device: str | torch.device) -> Self:
+        """Round the inner denoiser on another device."""
+        return replace(self, inner=self.inner.to(device))
+
+    def gaussian(self) -> Denoiser | None:
+        """Round the Gaussian twin of the inner denoiser."""
+        twin = self.inner.gaussian()
+        return None if twin is None else replace(self, inner=twin)
+
+
+@dataclass(frozen=True)
+class Guided(Wrapper):
+    """Guidance: D = free + weight (inner - free), an extrapolation of what a condition changes (Ho, Salimans 2022).
+
+    For weight other than 1 the result is no posterior mean, so the law of its error is not known.
+    """
+
+    free: Denoiser
+    weight: float = 1.0
+
+    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
+        """Both denoisers at the state, the second without the condition."""
+        mean, spread = self.inner.estimate(xt, t, cond)
+        if self.weight == 1.0:
+            return Estimate(mean, spread)
+        free = self.free(xt, t)
+        return Estimate(free + self.weight * (mean - free), None)
+
+    def on(self, size: Sequence[int]) -> Self:
+        """Both on another grid."""
+        return replace(self, inner=self.inner.on(size), free=self.free.on(size))
+
+    def to(self, device: str | torch.device) -> Self:
+        """Both on another device."""
+        return replace(self, inner=self.inner.to(device), free=self.free.to(device))
+
+    def gaussian(self) -> Denoiser | None:
+        """Guidance of the twins."""
+        inner, free = self.inner.gaussian(), self.free.gaussian()
+        return None if inner is None or free is None else replace(self, inner=inner, free=free)
+
+
+@dataclass(frozen=True)
+class Fused(Wrapper):
+    """A denoiser that knows one more measurement y of the image, diagonal in the basis of its process (identity I5).
+
+    State and measurement are fused to one observation, and the inner denoiser is asked once: no guidance and no inner
+    solve.  `y` is an image `(B|1, C, *N)`, `law` its moments; the inner denoiser has to be one that answers for any
+    observation (`observe`): exact ones do, and networks that are told the clock.
+    """
+
+    inner: Observer
+    y: Tensor
+    law: Moments
+
+    def __post_init__(self) -> None:
+        """Refuse an inner denoiser that cannot answer for a fused observation."""
+        if not isinstance(self.inner, Observer):
+            raise InputError("Fused", type(self.inner).__name__, "a denoiser that answers for any observation")
+
+    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
+        """One call at the fused observation."""
+        process = self.process
+        w = process.to_coefficients(xt, t, cond.image if process.anchored else None)
+        y = process.basis.forward(self.y).expand_as(w)
+        return self.inner.observe(*fuse(w, process.moments(t), y, self.law), cond)
+
+    def on(self, size: Sequence[int]) -> Self:
+        """Itself: a measurement is on one grid."""
+        if tuple(size) != self.process.basis.size:
+            raise InputError("size", tuple(size), f"{self.process.basis.size}, the grid of the measurement")
+        return self
+
+
+@dataclass(frozen=True)
+class Respread(Wrapper):
+    """The inner denoiser with another law of its error: "wiener", that of the Wiener filter, or "none"."""
+
+    kind: str = "wiener"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown law, and a Wiener law without a spectrum."""
+        choice("spread", self.kind, ("wiener", "none"))
+        if self.kind == "wiener" and self.inner.prior() is None:
+            raise InputError("spread 'wiener'", "a denoiser without a spectrum", "one that knows the data spectrum")
+
+    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
+        """The inner mean with the chosen law."""
+        mean = self.inner(xt, t, cond)
+        prior = self.inner.prior()
+        if self.kind == "none" or prior is None:
+            return Estimate(mean, None)
+        _, v = wiener(self.process.moments(t), prior[1])
+        y = self.process.measurement if self.process.pairing.sees and cond.image is not None else None
+        return Estimate(mean, SpectralSpread(self.process.basis, v if y is None else wiener(y, v)[1]))
