@@ -92,6 +92,9 @@ def _header(image: Image, description: str, path: Path) -> tuple[Any, tuple[int,
     if not isinstance(image.header, NiftiHeader):
         raise InputError(path, "no NIfTI header", "an image as it was read", "A resampled image has lost it.")
     header, shape = image.header.header.copy(), image.header.shape
+    grid, expected = tuple(image.values.shape[1:]), _spatial(shape, path)[::-1]
+    if grid not in (expected, shape[::-1]):
+        raise InputError(path, f"{grid} voxels to write", f"{expected}, the grid of the header")
     header.set_data_dtype(np.float32)
     header.set_slope_inter(1, 0)
     header["cal_min"] = header["cal_max"] = 0  # the display range of the source
