@@ -252,6 +252,17 @@ def test_a_line_in_the_table_is_all_that_a_new_format_needs(tmp_path, monkeypatc
     assert format_titles() == "DICOM, NIfTI, TIFF, PNG, npz, MetaImage or Toy"
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_without_a_destination_only_the_header_is_tried(tmp_path, monkeypatch, name):
+    source = made(name, tmp_path)
+    here = source.source[0].parent / "result"  # a relative name must not be taken for the source
+    (here.parent / "result").mkdir()
+    monkeypatch.chdir(here.parent)
+    assert answer(check_writable, replace(source, source=(here / "x", *source.source))) is None
+    refused = answer(check_writable, replace(source, header=None))
+    assert (refused is not None) == (name in MAKERS)
+
+
 def test_an_unknown_format_is_answered_with_the_table(tmp_path):
     image = Image(whole(), "arbitrary", SPACING, "jpeg", ())
     early, late = both(image, tmp_path / "out")
