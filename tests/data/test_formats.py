@@ -249,7 +249,8 @@ def test_a_line_in_the_table_is_all_that_a_new_format_needs(tmp_path, monkeypatc
     assert early == late == f"{tmp_path / 'c.toy'}: found no toy header; expected one."
     (tmp_path / "x.other").write_text("")
     assert " .toy." in (answer(read, tmp_path / "x.other") or "")
-    assert format_titles() == "DICOM, NIfTI, TIFF, PNG, npz, MetaImage or Toy"
+    assert format_titles().startswith("DICOM, NIfTI, TIFF, PNG, npz, MetaImage, ")
+    assert format_titles().endswith(" or Toy")
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -267,8 +268,12 @@ def test_an_unknown_format_is_answered_with_the_table(tmp_path):
     image = Image(whole(), "arbitrary", SPACING, "jpeg", ())
     early, late = both(image, tmp_path / "out")
     assert early == late
-    assert "format 'jpeg'; expected dicom, dicom-series, nifti, tiff, png, npz or mha." in early
+    assert early is not None
+    assert "format 'jpeg'; expected dicom, dicom-series, nifti, " in early
     (tmp_path / "a.jpeg").write_bytes(b"x")
-    expected = "expected DICOM or one of .dcm .dicom .ima .nii .nii.gz .tif .tiff .png .npz .mha."
-    assert expected in (answer(read, tmp_path / "a.jpeg") or "")
-    assert format_titles() == "DICOM, NIfTI, TIFF, PNG, npz or MetaImage"
+    sentence = answer(read, tmp_path / "a.jpeg") or ""
+    assert "expected DICOM or one of .dcm .dicom .ima .nii .nii.gz .tif .tiff .png .npz .mha" in sentence
+    for row in FORMATS.values():
+        assert row.name in early
+        assert row.title in format_titles()
+        assert all(f" {suffix}" in sentence for suffix in row.suffixes)

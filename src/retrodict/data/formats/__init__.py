@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from retrodict._check import InputError
-from retrodict.data.formats import dicom, metaimage, nifti, npz, png, tiff
+from retrodict.data.formats import dicom, metaimage, nifti, npz, nrrd, png, tiff
 from retrodict.data.formats.format import Format
 
 __all__ = [
@@ -30,6 +30,7 @@ FORMATS: dict[str, Format] = {
         png.FORMAT,
         npz.FORMAT,
         metaimage.FORMAT,
+        nrrd.FORMAT,
     )
 }
 """Every format by the name that an `Image` carries, in the order in which they are listed to people."""
