@@ -2,6 +2,8 @@
 
 import builtins
 import errno
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -193,9 +195,11 @@ def test_plain_tiff_takes_and_keeps_the_spacing_given(tmp_path):
     rewritten(source, tmp_path / "out.tif")
 
 
-def test_tiff_in_color_or_of_other_numbers_is_refused(tmp_path):
-    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((20, 21, 3), np.uint8), photometric="rgb")
-    refused("rgb.tif", "YXS", "gray", path=tmp_path / "rgb.tif", spacing=(1, 1))
+def test_tiff_with_alpha_of_other_axes_or_of_other_numbers_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "rgba.tif", np.zeros((20, 21, 4), np.uint8), photometric="rgb", extrasamples=[2])
+    refused("rgba.tif", "YXS", "4 samples", "alpha", path=tmp_path / "rgba.tif", spacing=(1, 1))
+    tifffile.imwrite(tmp_path / "t.tif", np.zeros((2, 20, 21), np.uint8), metadata={"axes": "TYX"})
+    refused("t.tif", "TYX", "gray", path=tmp_path / "t.tif", spacing=(1, 1))
     tifffile.imwrite(tmp_path / "c.tif", np.zeros((20, 21), np.complex64))
     refused("c.tif", "complex64", path=tmp_path / "c.tif", spacing=(1, 1))
 
@@ -217,9 +221,22 @@ def test_png_keeps_its_depth_for_whole_values_and_becomes_tiff_otherwise(tmp_pat
     assert not (tmp_path / "mean.png").exists()
 
 
-def test_color_png_is_refused(tmp_path):
-    pillow.new("RGB", (9, 8)).save(tmp_path / "c.png")
-    refused("c.png", "RGB", "gray", path=tmp_path / "c.png", spacing=(1, 1))
+@pytest.mark.parametrize("mode", ["RGBA", "P", "1"])
+def test_png_that_is_neither_gray_nor_rgb_is_refused(tmp_path, mode):
+    pillow.new(mode, (9, 8)).save(tmp_path / "c.png")
+    refused("c.png", mode, "gray", path=tmp_path / "c.png", spacing=(1, 1))
+
+
+def test_png_of_16_bit_rgb_is_refused_because_its_lower_bytes_would_be_lost(tmp_path):
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(b"\0" + bytes(range(30)) for _ in range(4))  # 5 pixels of 3 numbers of 2 bytes
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 4, 16, 2, 0, 0, 0))
+    (tmp_path / "c.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    refused("c.png", "16 bits", "TIFF", path=tmp_path / "c.png", spacing=(1, 1))
 
 
 # --- npz
@@ -266,8 +283,12 @@ def test_unusable_npz_is_refused(tmp_path):
     refused("rgb.npz[image]", "color", path=tmp_path / "rgb.npz", spacing=(1, 1, 1))
     np.savez(tmp_path / "4d.npz", image=np.zeros((2, 3, 4, 5)))
     refused("4d.npz[image]", "(2, 3, 4, 5)", path=tmp_path / "4d.npz")
-    np.savez(tmp_path / "c.npz", image=np.zeros((3, 4), complex))
-    refused("c.npz[image]", "complex128", path=tmp_path / "c.npz")
+    np.savez(tmp_path / "c.npz", image=np.zeros((3, 4), complex), spacing=1.0)
+    refused("c.npz", "complex values in HU", path=tmp_path / "c.npz", unit="HU")
+    np.savez(tmp_path / "s.npz", image=np.array([["a", "b"]]))
+    refused("s.npz[image]", "<U1", path=tmp_path / "s.npz")
+    np.savez(tmp_path / "n.npz", image=np.zeros((2, 5, 6)), channels=["a", "b", "c"])
+    refused("n.npz[image]", "3 channels along axis 0", "a, b, c", path=tmp_path / "n.npz")
     np.savez(tmp_path / "nothing.npz", image=np.zeros((0, 4)), spacing=1.0)
     refused("nothing.npz", "empty", path=tmp_path / "nothing.npz")
 

@@ -68,3 +68,17 @@ def test_padding_follows():
     assert result.padding is not None
     assert result.padding[:, :5].all()
     assert not result.padding[:, 5:].any()
+
+
+def test_channels_and_complex_values_are_resampled_each_for_itself():
+    parts = [torch.randn(20, 30, generator=torch.Generator().manual_seed(i)) for i in range(4)]
+    values = torch.stack([torch.complex(parts[0], parts[1]), torch.complex(parts[2], parts[3])])
+    mask = torch.zeros(20, 30, dtype=torch.bool)
+    source = Image(values, "arbitrary", (1.0, 1.0), "npz", (), padding=mask, channels=("a", "b"))
+    result = resample(source, (1.7, 0.6))
+    assert result.channels == ("a", "b")
+    assert result.values.dtype == torch.complex64
+    for index, part in enumerate(parts):
+        alone = resample(image(part, (1.0, 1.0)), (1.7, 0.6)).values[0]
+        channel = result.values[index // 2]
+        assert torch.allclose(channel.imag if index % 2 else channel.real, alone, atol=1e-6)

@@ -157,6 +157,69 @@ def test_mixed_units_are_refused():
         PatchSet([group("a", picture()), group("b", picture(unit="arbitrary"))], size=8)
 
 
+def field(channels, axes="yx", size=12):
+    """Return the vector field whose components are the coordinates, from the middle of the image, of every pixel."""
+    grid = torch.meshgrid(*[torch.arange(size) - (size - 1) / 2] * len(axes), indexing="ij")
+    along = {f"d{axis}": values for axis, values in zip(axes, grid, strict=True)}
+    return along, torch.stack([along.get(name, 100 + grid[0]) for name in channels])
+
+
+@pytest.mark.parametrize("channels", [("dy", "dx"), ("dx", "m", "dy"), ("dx",), ("dy",), ("dz", "dy", "dx")])
+def test_a_vector_field_that_points_away_from_the_middle_does_so_after_every_turn(channels):
+    axes = "zyx" if "dz" in channels else "yx"
+    along, values = field(channels, axes)
+    image = Image(values, "mm", (1.0,) * len(axes), "npz", (), channels=channels)
+    data = PatchSet([group("a", image)], size=12, ndim=len(axes), channels=None, empty_below=None)
+    assert data.names == channels
+    turns = {data._draw(key)[2] for key in range(400)}
+    paired = {"dy", "dx"} <= set(channels)
+    assert len(turns) == (4 if paired else 2) * 2 ** len(axes)
+    for key in range(100):
+        patch = data.patch(key)
+        for name, component in zip(channels, patch, strict=True):
+            if name in along:
+                assert torch.equal(component, along[name]), (name, data._draw(key)[2])
+
+
+def test_a_component_that_leaves_the_plane_is_moved_like_a_gray_value():
+    along, values = field(("dz", "dy", "dx"), "zyx")
+    image = Image(values, "mm", (1.0, 1.0, 1.0), "npz", (), channels=("dz", "dy", "dx"))
+    data = PatchSet([group("a", image, axis=1)], size=12, channels=3, empty_below=None)  # planes of z and x
+    for key in range(40):
+        dz, dy, dx = data.patch(key)
+        assert (dy == dy[0, 0]).all()
+        assert torch.equal(dz, along["dz"][:, 0])
+        assert torch.equal(dx, along["dx"][0])
+
+
+def test_channels_stay_together_and_draws_do_not_depend_on_their_number():
+    gray = picture()
+    three = Image(gray.values * torch.tensor([1.0, 2.0, -3.0])[:, None, None], "HU", (1.0, 1.0), "npz", ())
+    one, many = PatchSet([group("a", gray)], size=8), PatchSet([group("a", three)], size=8, channels=3)
+    for key in range(20):
+        patch = many.patch(key)
+        assert torch.equal(patch[0], one.patch(key)[0])
+        assert torch.equal(patch[1] * -1.5, patch[2])
+    assert many.batch([1, 2]).shape == (2, 3, 8, 8)
+    assert torch.equal(many.images()[0][1], three.values)
+
+
+def test_complex_images_give_complex_patches():
+    values = torch.complex(picture().values, picture(seed=1).values)
+    data = PatchSet([group("a", Image(values, "arbitrary", (1.0, 1.0), "npz", ()))], size=50, small="reflect")
+    assert data.patch(3).dtype == torch.complex64
+    with pytest.raises(InputError, match="real values; expected complex"):
+        PatchSet([group("a", Image(values, "HU", (1.0, 1.0), "npz", ())), group("b", picture())], size=8)
+
+
+def test_other_channels_than_asked_for_are_refused():
+    three = Image(picture().values.repeat(3, 1, 1), "HU", (1.0, 1.0), "npz", ())
+    with pytest.raises(InputError, match="3 channels; expected one"):
+        PatchSet([group("a", three)], size=8)
+    with pytest.raises(InputError, match=r"'gray',.*those of the images before"):
+        PatchSet([group("a", three), group("b", picture())], size=8, channels=None)
+
+
 def test_files_are_found_by_folder_and_by_pattern(tmp_path):
     make_series(tmp_path / "s", leave_out=(2,))
     (tmp_path / "s" / "README.txt").write_text("no image")

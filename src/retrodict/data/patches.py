@@ -15,6 +15,8 @@ from retrodict._random import key as random_key
 from retrodict.data.image import Image, Source
 from retrodict.data.io import discover, read
 from retrodict.data.resample import resample_axes
+from retrodict.data.turn import components, turned
+from retrodict.data.units import UNITS
 
 __all__ = ["Group", "PatchSet", "Place", "split"]
 
@@ -118,11 +120,16 @@ def _apart(one: Group, two: Group) -> bool:
 
 @dataclass(frozen=True)
 class _Stack:
-    """Images of one grid: values (K, *N) with N the axes of a patch, and their spacing in mm."""
+    """Images of one grid: values (K, C, *N) with N the axes of a patch, their spacing in mm, and names like "yx"."""
 
     group: str
     values: Tensor
     spacing: tuple[float, ...]
+    axes: str
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return tuple(self.values.shape[2:])
 
 
 @dataclass(frozen=True)
@@ -146,12 +153,16 @@ class PatchSet:
     small : an image smaller than the patch is continued by reflection ("reflect") or left out with a note ("skip").
     flips, rotations : mirror along each axis, turn by multiples of 90 degrees in the last two axes, each with equal
         probability; only half turns where rows and columns differ in size or spacing.
-    empty_below, max_empty : a patch with more than this fraction of values below `empty_below` (in the unit of the
-        images; -900 HU is air) is drawn again, up to `tries` times; the fullest of them is used if all are empty.
+    empty_below, max_empty : a patch with more than this fraction of pixels below `empty_below` in every channel (in the
+        unit of the images; -900 HU is air) is drawn again, up to `tries` times; the fullest of them is used if all are
+        empty. Complex images are never empty.
     balance : "pixels" draws every pixel equally often, "groups" every group.
     seed : another seed gives other patches for the same numbers.
+    channels : the number that every image must have; None takes what the first image has. Channels called "dz", "dy",
+        "dx" are the components of a vector along the axes: mirrored and turned as vectors, not only moved.
 
-    `notes` says what was resampled, kept, continued or left out.
+    `unit` and `names` (of the channels) are those of all images; `notes` says what was resampled, kept, continued or
+    left out.
     """
 
     groups: Sequence[Group]
@@ -162,15 +173,16 @@ class PatchSet:
     small: str = "reflect"
     flips: bool = True
     rotations: bool = True
-    empty_below: float | None = -900.0
+    empty_below: float | None = UNITS["HU"].empty_below
     max_empty: float = 0.9
     tries: int = 8
     balance: str = "pixels"
     seed: int = 0
+    channels: int | None = 1
     notes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        """Load everything; `InputError` for a file that cannot be read, mixed units, or nothing left."""
+        """Load everything; `InputError` for a file that cannot be read, mixed units or channels, or nothing left."""
         choice("coarser", self.coarser, ("keep", "resample", "refuse"))
         choice("small", self.small, ("reflect", "skip"))
         choice("balance", self.balance, ("pixels", "groups"))
@@ -179,6 +191,7 @@ class PatchSet:
         self.size = _per_axis("size", self.size, self.ndim)
         self._target = None if self.spacing is None else _per_axis("spacing", self.spacing, self.ndim)
         self.unit = ""
+        self.names: tuple[str, ...] = ()
         self._stacks: list[_Stack] = []
         for group in self.groups:
             for image in self._images(group):
@@ -192,16 +205,16 @@ class PatchSet:
         return sum(len(s.values) for s in self._stacks)
 
     def images(self) -> list[tuple[str, Tensor]]:
-        """Return (group, image (1, *N)) for every image on the grid it has here; tensors share memory."""
-        return [(s.group, v[None]) for s in self._stacks for v in s.values]
+        """Return (group, image (C, *N)) for every image on the grid it has here; tensors share memory."""
+        return [(s.group, v) for s in self._stacks for v in s.values]
 
     def patch(self, key: int) -> Tensor:
-        """Return patch number `key` as (1, *size) float32; the same number always gives the same patch."""
+        """Return patch number `key` as (C, *size), float32 or complex64; a number always gives the same patch."""
         stack, place, turn = self._draw(key)
-        return _turned(self._cut(stack, place), turn)[None].contiguous()
+        return turned(self._cut(stack, place), turn, self.names, stack.axes).contiguous()
 
     def batch(self, keys: Sequence[int]) -> Tensor:
-        """Return the patches of several numbers as (len(keys), 1, *size)."""
+        """Return the patches of several numbers as (len(keys), C, *size)."""
         return torch.stack([self.patch(k) for k in keys])
 
     def place(self, key: int) -> Place:
@@ -219,41 +232,53 @@ class PatchSet:
         where = f"group {group.name}" + (f", {image.source[0]}" if image.source else "")
         if self.unit and image.unit != self.unit:
             raise InputError(where, f"unit {image.unit!r}", f"{self.unit!r}, the unit of the images before it")
-        self.unit = image.unit
-        values, spacing = self._planes(group, image, where)
+        self._check_channels(image, where)
+        self.unit, self.names = image.unit, image.channels
+        values, spacing, axes = self._planes(group, image, where)
         values, spacing = self._regrid(values, spacing, where)
-        if any(n < s for n, s in zip(values.shape[1:], self._size, strict=True)):
-            found = f"{where}: {tuple(values.shape[1:])} is smaller than the patch {self._size}"
+        grid = tuple(values.shape[2:])
+        if any(n < s for n, s in zip(grid, self._size, strict=True)):
+            found = f"{where}: {grid} is smaller than the patch {self._size}"
             self.notes.append(f"{found}, {'continued by reflection' if self.small == 'reflect' else 'left out'}.")
             if self.small == "skip":
                 return
             values = _reflected(values, self._size)
-        self._stacks.append(_Stack(group.name, values, spacing))
+        self._stacks.append(_Stack(group.name, values, spacing, axes))
+
+    def _check_channels(self, image: Image, where: str) -> None:
+        count = len(image.channels)
+        if self.channels is not None and count != self.channels:
+            raise InputError(where, f"{count} channels", "one" if self.channels == 1 else self.channels)
+        if self.names and image.channels != self.names:
+            raise InputError(where, f"channels {image.channels}", f"{self.names}, those of the images before it")
+        before = self._stacks[0].values if self._stacks else image.values
+        if image.values.is_complex() != before.is_complex():
+            kinds = ["complex" if v.is_complex() else "real" for v in (image.values, before)]
+            raise InputError(where, f"{kinds[0]} values", f"{kinds[1]} ones, as in the images before it")
 
     @property
     def _size(self) -> tuple[int, ...]:
         assert isinstance(self.size, tuple)
         return self.size
 
-    def _planes(self, group: Group, image: Image, where: str) -> tuple[Tensor, tuple[float, ...]]:
-        """Return (K, *N) and the spacing of N: a volume becomes its slices in 2D and stays whole in 3D."""
+    def _planes(self, group: Group, image: Image, where: str) -> tuple[Tensor, tuple[float, ...], str]:
+        """Return (K, C, *N), spacing and axes of N: a volume becomes its slices in 2D and stays whole in 3D."""
         values, spacing = image.values, image.spacing
-        if values.shape[0] != 1:
-            raise InputError(where, f"{values.shape[0]} channels", "one")
         if self.ndim == 3:
             if len(spacing) != 3 or not image.regular:
                 raise InputError(where, "slices", "a volume with a slice spacing", "Use ndim=2.")
-            return values, spacing
+            return values[None], spacing, "zyx"
         if len(spacing) == 2:
-            return values, spacing
+            return values[None], spacing, "yx"
         if not 0 <= group.axis <= 2:
             raise InputError(where, f"axis {group.axis}", "0, 1 or 2")
-        values = values[0].movedim(group.axis, 0)
+        values = values.movedim(1 + group.axis, 0)
         if group.keep is not None:
             values = values[slice(*group.keep)].clone()  # a view would keep the whole stack in memory
             if len(values) == 0:
                 raise InputError(where, f"keep {group.keep}", f"a part of 0 to {image.values.shape[1 + group.axis]}")
-        return values, tuple(s for i, s in enumerate(spacing) if i != group.axis)
+        rest = [i for i in range(3) if i != group.axis]
+        return values, tuple(spacing[i] for i in rest), "".join("zyx"[i] for i in rest)
 
     def _regrid(self, values: Tensor, spacing: tuple[float, ...], where: str) -> tuple[Tensor, tuple[float, ...]]:
         target = self._target
@@ -271,7 +296,7 @@ class PatchSet:
         return values, actual
 
     def _stack_weights(self) -> Tensor:
-        pixels = torch.tensor([s.values.numel() for s in self._stacks], dtype=torch.float64)
+        pixels = torch.tensor([s.values[:, 0].numel() for s in self._stacks], dtype=torch.float64)
         if self.balance == "pixels":
             return pixels / pixels.sum()
         names = [s.group for s in self._stacks]
@@ -296,24 +321,26 @@ class PatchSet:
         uniform = torch.rand(2 + self.ndim, generator=generator, dtype=torch.float64)
         which = min(int(torch.searchsorted(self._weights, uniform[0], right=True)), len(self._stacks) - 1)
         stack = self._stacks[which]
-        free = [n - s + 1 for n, s in zip(stack.values.shape[1:], self._size, strict=True)]
+        free = [n - s + 1 for n, s in zip(stack.grid, self._size, strict=True)]
         offset = tuple(int(u * f) for u, f in zip(uniform[2:].tolist(), free, strict=True))
         return stack, Place(stack.group, int(uniform[1] * len(stack.values)), offset, stack.spacing)
 
     def _cut(self, stack: _Stack, place: Place) -> Tensor:
         window = tuple(slice(o, o + s) for o, s in zip(place.offset, self._size, strict=True))
-        return stack.values[(place.index, *window)]
+        return stack.values[(place.index, slice(None), *window)]
 
     def _empty(self, stack: _Stack, place: Place) -> float:
-        if self.empty_below is None:
+        if self.empty_below is None or stack.values.is_complex():
             return 0.0
-        return float((self._cut(stack, place) < self.empty_below).float().mean())
+        return float((self._cut(stack, place) < self.empty_below).all(0).float().mean())
 
     def _turn(self, generator: torch.Generator, stack: _Stack) -> tuple[int, ...]:
         """Return (quarter turns, mirror of each axis), all drawn so that a switch changes nothing else."""
         *mirrors, quarter = torch.randint(0, 4, (self.ndim + 1,), generator=generator).tolist()
         dy, dx = stack.spacing[-2:]
         square = self._size[-1] == self._size[-2] and abs(dy / dx - 1) <= TOLERANCE
+        # One component without the other has nothing to turn into.
+        square &= len(components(stack.axes[-2:]) & set(self.names)) != 1
         quarter = (quarter if square else 2 * (quarter % 2)) if self.rotations else 0
         return (quarter, *(m % 2 if self.flips else 0 for m in mirrors))
 
@@ -329,15 +356,9 @@ def _mm(spacing: tuple[float, ...]) -> str:
     return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
 
 
-def _turned(patch: Tensor, turn: tuple[int, ...]) -> Tensor:
-    quarter, *mirrors = turn
-    axes = [axis for axis, mirror in enumerate(mirrors) if mirror]
-    return torch.rot90(patch.flip(axes) if axes else patch, quarter, (-2, -1))
-
-
 def _reflected(values: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Continue (K, *N) by reflection, as often as needed, to at least `size`; the image stays in the middle."""
-    for axis, want in enumerate(size, start=1):
+    """Continue (K, C, *N) by reflection, as often as needed, to at least `size`; the image stays in the middle."""
+    for axis, want in enumerate(size, start=2):
         count = values.shape[axis]
         if count < want:
             period = max(1, 2 * (count - 1))

@@ -15,6 +15,7 @@ from torch import Tensor
 from retrodict._check import InputError, NotCalibratedError
 from retrodict._output import staged, stamp, write_file
 from retrodict.data import Image, Source, discover, read, resample, write
+from retrodict.data.formats import format_titles, written_suffix
 from retrodict.models.instrument import model_with_instrument
 from retrodict.models.model import Model
 from retrodict.processes.process import Process
@@ -153,7 +154,7 @@ def restore_all(path: str | Path, out: str | Path, *, watch: Watch | None = None
         except (InputError, OSError) as error:
             summary.failures.append((source.name, str(error)))
     if not summary.restored and not summary.failures:
-        raise InputError(path, "no image", "DICOM, NIfTI, TIFF, PNG, npz or MetaImage files")
+        raise InputError(path, "no image", f"{format_titles()} files")
     return summary
 
 
@@ -264,16 +265,6 @@ def _record(result: Restoration, model: Model, options: SamplingOptions, image: 
 
 # ---- files -------------------------------------------------------------------------------------------------------
 
-_SUFFIX = {
-    "dicom": ".dcm",
-    "dicom-series": "",
-    "nifti": ".nii.gz",
-    "tiff": ".tif",
-    "png": ".png",
-    "npz": ".npz",
-    "mha": ".nii.gz",
-}
-
 
 def _refuse_existing(out: Path, name: str, force: bool) -> None:
     """Look before the long computation, not after it."""
@@ -304,7 +295,7 @@ def _write_parts(restored: Restored, folder: Path, model: Model, truth: Image | 
     written: list[Path] = []
     like = restored.input
     for role, image, text in parts:
-        destination = folder / f"{restored.name}_{role}{_SUFFIX[like.format]}"
+        destination = folder / f"{restored.name}_{role}{written_suffix(like.format)}"
         description = f"retrodict {text}, model {Path(model.source).name}"
         paths = write(image, destination, like=like, role=role, description=description)
         written += [destination] if destination.is_dir() else paths

@@ -19,15 +19,19 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 
 from retrodict._check import InputError
-from retrodict.data.image import IO_EXTRA, Image, clean_hu, decoding, finite
+from retrodict.data.image import IO_EXTRA, Image, clean, decoding, finite
+from retrodict.data.units import unit as unit_named
 
-__all__ = ["DicomHeader", "probe", "read_series", "read_slice", "series_key"]
+__all__ = ["RESCALE_TYPES", "DicomHeader", "probe", "read_series", "read_slice", "series_key"]
 
 
 DIRECTORY = "1.2.840.10008.1.3.10"  # Media Storage Directory (DICOMDIR): an index, not an image
 
 
 NO_IMAGE = {"SR", "RTSTRUCT", "RTPLAN", "RTRECORD", "PR", "KO", "REG", "DOC", "AU"}
+
+
+RESCALE_TYPES = {"HU": "HU"}  # our units that RescaleType can say; it is US, unspecified, for all others
 
 
 WANTED = ["SeriesInstanceUID", "SeriesNumber", "Modality", "Rows"]
@@ -129,17 +133,15 @@ def _slice(
     values = stored * slope + intercept
     finite(values, path)
     marked = _marked(ds, stored)
-    if unit == "HU":
-        clean, padding, level = clean_hu(values, marked, clip)
-    else:
-        clean, padding, level = _clean_other(values, marked)
-    finite(clean, path)  # a float64 may be too large for a float32
+    cleaner = _clean_other if unit_named(unit).range is None else clean
+    cleaned, padding, level = cleaner(values, unit, marked, clip)
+    finite(cleaned, path)  # a float64 may be too large for a float32
     for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
         if keyword in ds:
             delattr(ds, keyword)
     number = ds.get("InstanceNumber")
     instance = None if number is None or number == "" else int(number)
-    return _Slice(path, ds, clean, padding, level, unit, grid, position, axes, instance)
+    return _Slice(path, ds, cleaned, padding, level, unit, grid, position, axes, instance)
 
 
 def _check_kind(ds: Dataset, path: Path, expect: str | None) -> None:
@@ -192,10 +194,12 @@ def _check_codec(syntax: Any, path: Path) -> None:
 
 
 def _rescale(ds: Dataset, path: Path, unit: str) -> tuple[float, float]:
-    if unit == "HU":
-        kind = str(ds.get("RescaleType", "") or "HU")
-        if kind != "HU":
-            raise InputError(path, f"RescaleType {kind}", "RescaleType HU", "Give unit= to read it in another unit.")
+    wanted = RESCALE_TYPES.get(unit)
+    if wanted is not None:
+        kind = str(ds.get("RescaleType", "") or wanted)
+        if kind != wanted:
+            expected = f"RescaleType {wanted}"
+            raise InputError(path, f"RescaleType {kind}", expected, "Give unit= to read it in another unit.")
         slope, intercept = (float(_numbers(ds, k, 1, path)[0]) for k in ("RescaleSlope", "RescaleIntercept"))
     else:
         slope = float(_numbers(ds, "RescaleSlope", 1, path)[0]) if "RescaleSlope" in ds else 1.0
@@ -225,15 +229,17 @@ def _signed(ds: Dataset, value: int) -> int:
     return value + (1 << bits) if not signed and value < 0 else value
 
 
-def _clean_other(values: np.ndarray, marked: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None, float]:
-    """Give padding in an image that is not HU the smallest valid value; no unit says what 'nothing' would be."""
+def _clean_other(
+    values: np.ndarray, unit: str, marked: np.ndarray | None, clip: bool
+) -> tuple[np.ndarray, np.ndarray | None, float]:
+    """Give padding the smallest valid value, in a unit without a range that would say what 'nothing' is."""
     with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is found and said later
-        clean = values.astype(np.float32)
+        cleaned = values.astype(np.float32)
     if marked is None:
-        return clean, None, math.nan
+        return cleaned, None, math.nan
     level = float(values[marked].min())
-    clean[marked] = clean[~marked].min()
-    return clean, marked, level
+    cleaned[marked] = cleaned[~marked].min()
+    return cleaned, marked, level
 
 
 def read_slice(

@@ -15,10 +15,12 @@ from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from retrodict._check import InputError
-from retrodict.data.formats.dicom_read import DicomHeader
-from retrodict.data.image import AIR, TOP, Image
+from retrodict.data.formats.dicom_read import RESCALE_TYPES, DicomHeader
+from retrodict.data.formats.format import Labels, one_gray_channel
+from retrodict.data.image import Image
+from retrodict.data.units import unit as unit_named
 
-__all__ = ["encode"]
+__all__ = ["check", "encode"]
 
 
 LOWEST = -3072.0  # HU; padding below this would cost the valid range its resolution
@@ -43,24 +45,44 @@ def is_image(role: str) -> bool:
     return role.startswith(IMAGE_ROLES)
 
 
-def encode(image: Image, like: Image, role: str, description: str, series_uid: str | None) -> Iterator[bytes]:
-    """Yield the bytes of one DICOM file per slice, in slice order.
+def check(image: Image, path: Path) -> None:
+    """Refuse what `encode` would refuse: the header of every slice is derived and encoded, without its pixels."""
+    one_gray_channel(image, "DICOM", path)
+    header = _header(image)
+    context = _context(header, Labels(path, "mean", ""), image.unit)
+    for index, source in enumerate(header.datasets):
+        _bytes(_derived(source, index, image.values.shape[-2:], context))
+
+
+def encode(image: Image, labels: Labels) -> Iterator[tuple[str, bytes]]:
+    """Yield a DICOM file for each slice, in slice order: 0001.dcm, ..., or the one file that the labels name.
 
     The stored pixels are uint16 with one RescaleSlope and RescaleIntercept for the series. An HU image of a role like
     "mean" or "sample-000" is clipped to [-1024, 3071] as the reader would, its padding gets a stored value of its own,
     and its quantization is at most 0.05 HU; a map such as "sd" is 0 in the padding and as fine as its range allows.
     """
-    header = like.header
-    if not isinstance(header, DicomHeader):
-        raise InputError(like.format, "no DICOM header", "an image as it was read", "A resampled image has lost it.")
+    one_gray_channel(image, "DICOM", labels.path)
+    header = _header(image)
     slices = image.values[0].numpy()
-    slices = slices if slices.ndim == 3 else slices[None]
-    padding = None if like.padding is None else like.padding.numpy().reshape(slices.shape)
-    coder = _Coder.fit(slices, padding, header, image.unit, role)
-    context = _Context(role, description, series_uid or generate_uid(), _study(header), datetime.now(), image.unit)
+    single = slices.ndim == 2
+    slices = slices[None] if single else slices
+    padding = None if image.padding is None else image.padding.numpy().reshape(slices.shape)
+    coder = _Coder.fit(slices, padding, header, image.unit, labels.role)
+    context = _context(header, labels, image.unit)
     for index, source in enumerate(header.datasets):
-        mask = None if padding is None else padding[index]
-        yield _file(source, index, slices[index], mask, coder, context)
+        ds = _derived(source, index, slices[index].shape, context)
+        _set_pixels(ds, slices[index], None if padding is None else padding[index], coder, context)
+        yield labels.path.name if single else f"{index + 1:04d}.dcm", _bytes(ds)
+
+
+def _header(image: Image) -> DicomHeader:
+    header = image.header
+    if not isinstance(header, DicomHeader):
+        raise InputError(image.format, "no DICOM header", "an image as it was read", "A resampled image has lost it.")
+    count = image.values.shape[1] if image.values.ndim == 4 else 1
+    if len(header.datasets) != count:
+        raise InputError(image.format, f"{count} slices to write", f"{len(header.datasets)}, the number of the source")
+    return header
 
 
 class _Context:
@@ -72,26 +94,38 @@ class _Context:
         self.date, self.time = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
 
 
+def _context(header: DicomHeader, labels: Labels, unit: str) -> _Context:
+    series = labels.series_uid or generate_uid()
+    return _Context(labels.role, labels.description, series, _study(header), datetime.now(), unit)
+
+
 class _Coder:
     """The map between values and stored numbers of a series: value = slope * stored + intercept."""
 
     def __init__(
-        self, slope: float, intercept: float, level: float, clip: bool, window: tuple[float, float] | None
+        self,
+        slope: float,
+        intercept: float,
+        level: float,
+        clip: tuple[float, float] | None,
+        window: tuple[float, float] | None,
     ) -> None:
         self.slope, self.intercept, self.level, self.clip, self.window = slope, intercept, level, clip, window
 
     @classmethod
     def fit(cls, slices: np.ndarray, padding: np.ndarray | None, header: DicomHeader, unit: str, role: str) -> _Coder:
-        clip = unit == "HU" and is_image(role) and role != "measured"  # noise below -1024 HU is part of a measurement
+        # noise below the range of a unit is part of a measurement
+        clip = unit_named(unit).range if is_image(role) and role != "measured" else None
         low, high = _range(slices, padding)
         window = None
         if not is_image(role):
             some = slices.reshape(-1)[:: max(1, slices.size // 1_000_000)]  # a window needs no exact quantile
             window = (min(low, 0.0), max(float(np.quantile(some, 0.995)), 1e-6))
         level = math.nan
-        if clip:
-            low, high = max(low, AIR), min(high, TOP)
-            low, high = min(low, TOP), max(high, AIR)
+        if clip is not None:
+            bottom, top = clip
+            low, high = max(low, bottom), min(high, top)
+            low, high = min(low, top), max(high, bottom)
         if padding is not None:
             level = _padding_level(header, low, clip)
             low, high = min(low, level), max(high, level)
@@ -100,7 +134,7 @@ class _Coder:
 
     def stored(self, values: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
         values = values.astype(np.float64)  # a float32 would add its own rounding
-        values = np.clip(values, AIR, TOP) if self.clip else values
+        values = values if self.clip is None else np.clip(values, *self.clip)
         if padding is not None:
             values = np.where(padding, self.level, values)
         return np.clip(np.rint((values - self.intercept) / self.slope), 0, 65535).astype("<u2")
@@ -113,16 +147,17 @@ def _range(slices: np.ndarray, padding: np.ndarray | None) -> tuple[float, float
     return min(float(v.min()) for v in valid), max(float(v.max()) for v in valid)
 
 
-def _padding_level(header: DicomHeader, low: float, clip: bool) -> float:
+def _padding_level(header: DicomHeader, low: float, clip: tuple[float, float] | None) -> float:
     """Return the value to write in the padding.
 
     In an HU image it is the one the source had, kept below every valid value so that no valid pixel is taken for
     padding when the file is read again, and above -3072 HU so that it costs no resolution. A map has nothing there: 0.
     """
-    if not clip:
+    if clip is None:
         return 0.0
+    air = clip[0]
     known = [v for v in header.padding_level if not math.isnan(v)]
-    return min(max(min(known, default=AIR), LOWEST), math.floor(min(low, AIR)) - 1.0)
+    return min(max(min(known, default=air), LOWEST), math.floor(min(low, air)) - 1.0)
 
 
 def _nice(least: float) -> float:
@@ -150,20 +185,22 @@ def _reference(source: Dataset) -> tuple[str, str]:
     return kind, instance or generate_uid(entropy_srcs=["retrodict", Path(str(source.filename)).name])
 
 
-def _file(
-    source: Dataset, index: int, values: np.ndarray, padding: np.ndarray | None, coder: _Coder, context: _Context
-) -> bytes:
-    if values.shape != (source.Rows, source.Columns):
-        raise InputError(source.filename, f"{values.shape} pixels to write", f"{(source.Rows, source.Columns)}")
+def _derived(source: Dataset, index: int, shape: tuple[int, ...], context: _Context) -> Dataset:
+    """Return the data set of a slice to write, still without pixels."""
+    if tuple(shape) != (source.Rows, source.Columns):
+        raise InputError(source.filename, f"{tuple(shape)} pixels to write", f"{(source.Rows, source.Columns)}")
     ds = Dataset()
     ds.update(copy.deepcopy({e.tag: e for e in source if e.tag.group != 0x0002}))
     _drop_stale(ds)
     _identify(ds, source, index, context)
-    _set_pixels(ds, values, padding, coder, context)
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    return ds
+
+
+def _bytes(ds: Dataset) -> bytes:
     buffer = BytesIO()
     ds.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
@@ -213,8 +250,8 @@ def _set_pixels(ds: Dataset, values: np.ndarray, padding: np.ndarray | None, cod
     stored = coder.stored(values, padding)
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.SamplesPerPixel = 16, 16, 15, 0, 1
     ds.RescaleSlope, ds.RescaleIntercept = f"{coder.slope:.12g}", f"{coder.intercept:.12g}"
-    ds.RescaleType = "HU" if context.unit == "HU" else "US"
-    if coder.clip and padding is not None and padding.any():
+    ds.RescaleType = RESCALE_TYPES.get(context.unit, "US")
+    if coder.clip is not None and padding is not None and padding.any():
         code = round((coder.level - coder.intercept) / coder.slope)
         ds.add_new("PixelPaddingValue", "US", code)
     if coder.window is not None:
