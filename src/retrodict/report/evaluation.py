@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import LogLocator
 
 from retrodict.report.page import (
     DASHED,
@@ -22,6 +22,7 @@ from retrodict.report.page import (
     number,
     panel,
     percent_axes,
+    plain_log,
     plot,
     render_page,
     rows,
@@ -39,7 +40,7 @@ Record = Mapping[str, Any]
 
 
 def render(record: Record, pictures: Mapping[str, np.ndarray], metrics: Mapping[str, tuple[str, str]]) -> str:
-    """The page of an evaluation record (`retrodict.evaluating`); `metrics` names the columns."""
+    """The page of an evaluation record (`retrodict.tasks.evaluate`); `metrics` names the columns."""
     colors = _colors(record)
     context = {
         "kind": "Evaluation",
@@ -190,9 +191,11 @@ def _draw_reliability(axes: Axes, shown: list[tuple[str, Record]], colors: Mappi
 
 def _draw_nps(axes: Axes, shown: list[tuple[str, Record]], colors: Mapping[str, str], unit: str) -> None:
     for name, s in shown:
-        axes.semilogy(s["frequency"], s["value"], color=colors[name], label=name)
+        axes.plot(s["frequency"], s["value"], color=colors[name], label=name)
     axes.set(xlabel="cycles/mm", ylabel=f"{square(unit)} mm²")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    plain_log(axes)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.set_ylim(bottom=0.3 * min(min(s["value"]) for _, s in shown) or None)  # room for the names
     axes.legend(loc="lower left", ncols=2)
 
 

@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 from PIL import Image
 
 from retrodict._version import __version__
@@ -49,10 +49,12 @@ __all__ = [
     "panel",
     "percent",
     "percent_axes",
+    "plain_log",
     "plot",
     "quantity",
     "render_page",
     "rows",
+    "sentence",
     "short",
     "signed_scale",
     "square",
@@ -112,6 +114,11 @@ def quantity(value: float, unit: str, digits: int = 3) -> str:
 def percent(fraction: float) -> str:
     """A fraction in percent."""
     return f"{100 * fraction:.1f}{NBSP}%"
+
+
+def sentence(text: str) -> str:
+    """End with one full stop, also after a unit such as a.u."""
+    return text if text.endswith(".") else f"{text}."
 
 
 def square(unit: str) -> str:
@@ -300,6 +307,13 @@ def _inline(name: str, svg: str) -> Markup:
 def legend(axes: Axes) -> None:
     """Names in one row above the plot, out of the way of the lines."""
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, borderaxespad=0.1, handlelength=1.6)
+
+
+def plain_log(axes: Axes) -> None:
+    """A logarithmic y axis with numbers on it; the formulas of matplotlib would need TeX."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def percent_axes(axes: Axes, x: str, y: str) -> None:

@@ -8,14 +8,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 from torch import Tensor
 
 from retrodict import metrics
 from retrodict.bases.curve import Curve
 from retrodict.report.given import Case, ReportData, View
-from retrodict.report.page import INPUT, MEAN, SAMPLE, TRUTH, curve_unit, legend, panel, plot, quantity, square
+from retrodict.report.page import (
+    INPUT,
+    MEAN,
+    SAMPLE,
+    TRUTH,
+    curve_unit,
+    legend,
+    panel,
+    plain_log,
+    plot,
+    quantity,
+    square,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,9 +159,8 @@ def _noise_drawer(case: Case, view: View) -> Callable[[Axes], None]:
             frequency, power = metrics.radial(metrics.nps(field, case.pixel), case.pixel, bins)
             label = f"{name}: {quantity(float(field.std()), case.data.unit)}"
             axes.plot(frequency, power, style, color=color, label=label, marker="o", markersize=2.6)
-        axes.set(xlabel=f"spatial frequency / (cycles/{case.length})", ylabel=f"NPS / ({unit})", yscale="log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # no formula: it would need TeX
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel=f"spatial frequency / (cycles/{case.length})", ylabel=f"NPS / ({unit})")
+        plain_log(axes)
         axes.set_xlim(0, 0.5 / max(case.pixel))
         legend(axes)
 

@@ -33,6 +33,7 @@ from retrodict.report.page import (
     quantity,
     render_page,
     rows,
+    sentence,
     short,
     signed_scale,
     square,
@@ -99,11 +100,11 @@ def _verdict(case: Case) -> str:
         middle = quantity(float(np.median(case.sd)), data.unit)
         made = f"Restored {size} as the mean of {of}; the median standard deviation is {middle}"
     if data.truth is None:
-        return f"{made}."
+        return sentence(made)
     before, after = (_rmse(x, data.truth) for x in (data.input, data.mean))
     change = "fell" if after < before else "rose" if after > before else "stayed"
     to = f"from {number(before)} to {quantity(after, data.unit)}"
-    return f"{made}. Against the truth the RMS error {change} {to}."
+    return f"{sentence(made)} Against the truth the RMS error {change} {sentence(to)}"
 
 
 def _rmse(a: Tensor, b: Tensor) -> float:
@@ -175,8 +176,8 @@ def _sd_scale(case: Case) -> Scale | None:
     if case.sd is None:
         return None
     high, unit = nice(float(np.percentile(case.sd[:, case.slices], 99.5))), case.data.unit
-    words = f"Scale 0 to {short(high)}{NBSP}{unit}; the largest value is {quantity(float(case.sd.max()), unit)}."
-    return Scale(0.0, high, "inferno", unit, words)
+    words = f"Scale 0 to {short(high)}{NBSP}{unit}; the largest value is {quantity(float(case.sd.max()), unit)}"
+    return Scale(0.0, high, "inferno", unit, sentence(words))
 
 
 def _change_scale(case: Case, since: Literal["input", "truth"]) -> Scale:
@@ -205,7 +206,7 @@ def _lines(case: Case, view: View, z: int, scales: _Scales) -> list[dict[str, An
     panels = [*_shown(case, view, z), *_maps(case, view, z, scales)]
     lines = [{"panels": panels, "grid": "columns-2" if len(panels) == 4 else "columns-3"}]
     if case.complex:
-        lines.append({"panels": _phases(case, view, z), "grid": "small"})
+        lines.append({"panels": _phases(case, view, z), "grid": "gallery"})
     return lines
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -381,6 +382,6 @@ def _curves(model: Model) -> tuple[Curve | None, Curve | None]:
 
 def _up_to(curve: Curve, highest: float) -> Curve:
     """The part of an isotropic curve from 0 to a frequency; what lies in the corners of the plane is left out."""
-    axis = curve.frequency[0]
-    count = sum(f <= highest * (1 + 1e-9) for f in axis)
-    return replace(curve, frequency=(axis[:count],), value=curve.value[:count])
+    axis = [*(f for f in curve.frequency[0] if f < highest), highest]
+    value = np.interp(axis, curve.frequency[0], curve.value)
+    return replace(curve, frequency=(tuple(axis),), value=tuple(value.tolist()))
