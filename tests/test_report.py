@@ -187,6 +187,13 @@ def test_complex_images_are_shown_by_magnitude_and_phase():
     assert f"from {page.number(rms)} to 0" in words(html)
 
 
+def test_a_complex_volume_of_several_channels_may_be_a_conjugate():
+    values = torch.randn(2, 3, 16, 18, dtype=torch.complex64)
+    images = {"input": values.conj(), "mean": values.conj(), "sd": values.abs()}
+    html = report.render(data(**images, channels=("coil 1", "coil 2"), window=None))
+    assert titles(html).count("Input, phase") == 6
+
+
 def test_the_spread_of_complex_images_is_that_of_each_part():
     g = torch.Generator().manual_seed(1)
     truth = torch.zeros(64, 72, dtype=torch.complex64)

@@ -154,7 +154,7 @@ def parts(image: Tensor) -> Tensor:
 def _array(image: Tensor, channels: int) -> np.ndarray:
     """Return (C, Z, H, W) of single precision on the CPU; the numbers come from the tensors, these are for pictures."""
     dtype = torch.complex64 if image.is_complex() else torch.float32
-    out = image.detach().to(device="cpu", dtype=dtype).numpy()
+    out = image.detach().to(device="cpu", dtype=dtype).resolve_conj().resolve_neg().numpy()
     out = out if channels > 1 or out.ndim == 4 else out[None]
     return out if out.ndim == 4 else out[:, None]
 
