@@ -191,7 +191,7 @@ def test_a_complex_volume_of_several_channels_may_be_a_conjugate():
     values = torch.randn(2, 3, 16, 18, dtype=torch.complex64)
     images = {"input": values.conj(), "mean": values.conj(), "sd": values.abs()}
     html = report.render(data(**images, channels=("coil 1", "coil 2"), window=None))
-    assert titles(html).count("Input, phase") == 6
+    assert titles(html).count("Input, phase") == 4  # two of the three slices are shown
 
 
 def test_the_spread_of_complex_images_is_that_of_each_part():
