@@ -35,6 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "cli": GROUND | {"tasks", "models", "report"},
     "__main__": {"cli"},
 }
+# Of these folders only one module, so that a page knows units and no images.
+ONLY: dict[tuple[str, str], set[str]] = {("report", "data"): {"retrodict.data.units"}}
 # The public list resolves names lazily and may therefore point anywhere; nobody inside imports through it.
 PUBLIC = "__init__"
 
@@ -90,6 +92,18 @@ def complaints(name: str, source: str) -> list[str]:
 def test_a_module_imports_only_what_the_table_allows(path: Path):
     said = complaints(owner(path), path.read_text(encoding="utf-8"))
     assert not said
+
+
+@pytest.mark.parametrize("pair", ONLY, ids=" -> ".join)
+def test_of_some_folders_only_one_module(pair: tuple[str, str]):
+    folder, target = pair
+    found = set()
+    for path in (PACKAGE / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found |= {n for n in names if n == f"retrodict.{target}" or n.startswith(f"retrodict.{target}.")}
+    assert found <= ONLY[pair]
 
 
 def test_the_table_has_no_cycle():

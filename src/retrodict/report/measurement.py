@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from retrodict.report.page import square
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -16,7 +18,7 @@ __all__ = ["PALETTE", "chance", "finish", "measured_figure", "style"]
 
 
 class Measured(Protocol):
-    """What a measurement shows: its JSON record, and the arrays behind it (see `retrodict.measuring.Measured`)."""
+    """What a measurement shows: its JSON record, and the arrays behind it (see `retrodict.tasks.measure.Measured`)."""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def _nps(measured: Measured) -> bytes:
     middle.grid(False)
     frequency = np.asarray(record["frequency"])
     _banded(right, frequency, record)
-    style(right, "radial NPS with 95 % band", "cycles/mm", f"{shown['unit']}² mm²")
+    style(right, "radial NPS with 95 % band", "cycles/mm", f"{square(shown['unit'])} mm²")
     right.set_ylim(bottom=0)
     right.set_xlim(0, frequency[-1])
     note = f"noise {summary['noise_sd']:.4g} {shown['unit']}\naverage {summary['average_frequency']:.3g} /mm"

@@ -8,21 +8,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from retrodict._check import InputError, NotCalibratedError
 from retrodict._output import staged, stamp, write_file
-from retrodict.data import Image, Source, discover, read, resample, write
+from retrodict.data import Image, Source, discover, read, resample, units, write
 from retrodict.data.formats import format_titles, written_suffix
-from retrodict.models.instrument import model_with_instrument
+from retrodict.models.instrument import model_with_instrument, own_curves
 from retrodict.models.model import Model
-from retrodict.processes.process import Process
 from retrodict.samplers.ensemble import Restoration, SamplingOptions, restore_batch
 
 if TYPE_CHECKING:
-    from retrodict.report.restoration import Curve, ReportData
+    from retrodict.bases.curve import Curve
+    from retrodict.report.restoration import ReportData
 from retrodict.models.model import open_model
 
 __all__ = ["Restored", "Summary", "restore", "restore_all"]
@@ -314,23 +315,22 @@ def _report_module() -> Any:
 
 
 def _report(restored: Restored, model: Model, truth: Image | None, files: list[Path]) -> ReportData:
-    report = _report_module()
     image, details = restored.input, restored.details
-    mtf, nps = _curves(model, image.unit)
+    mtf, nps = _curves(model)
     off = [f"Restored at {model.spec.spacing} mm and resampled back."] if _off_grid(image, model) else []
     spacing = tuple(float(s) for s in image.spacing)
-    return report.ReportData(
+    return _report_module().ReportData(
         title=f"Restoration of {restored.name}",
-        input=image.values[0],
-        mean=restored.mean.values[0],
-        sd=None if restored.sd is None else restored.sd.values[0],
-        truth=None if truth is None else truth.values[0],
-        samples=[s.values[0] for s in restored.samples] or None,
+        input=image.values,
+        mean=restored.mean.values,
+        sd=None if restored.sd is None else restored.sd.values,
+        truth=None if truth is None else truth.values,
+        samples=[s.values for s in restored.samples] or None,
+        channels=image.channels,
         sample_count=int(details["sampling"]["members"]),
         unit=image.unit,
         spacing=spacing if all(s == s for s in spacing) else None,
-        window=report.CT_WINDOW if image.unit == "HU" else None,
-        data_range=2000.0 if image.unit == "HU" and truth is not None else None,
+        data_range=units.unit(image.unit).data_range,
         point_estimate=restored.sd is None,
         point_estimate_reason=restored.reason,
         created=details["date"],
@@ -361,22 +361,18 @@ def _card(model: Model) -> dict[str, Any]:
     }
 
 
-def _curves(model: Model, unit: str) -> tuple[Curve | None, Curve | None]:
-    """The instrument's MTF and NPS that the restoration assumed, along the first frequency axis up to Nyquist."""
-    report = _report_module()
-    process: Process = model.denoiser.process.on((256,) * model.denoiser.process.ndim)
+def _curves(model: Model) -> tuple[Curve | None, Curve | None]:
+    """The instrument's MTF and NPS that the restoration assumed, up to Nyquist and in the unit of the model."""
+    process = model.denoiser.process
     if process.measurement is None:
         return None, None
-    radius = process.basis.radius()
-    line = (0,) * (radius.ndim - 1)
-    x = radius[line].tolist()
-    volume, scale = 1.0, model.intensity.scale
-    for d in process.basis.spacing:
-        volume *= d
-    gain = process.measurement.h.expand(radius.shape)[line]
-    noise = process.measurement.s2.expand(radius.shape)[line] * scale**2 * volume
-    dimension = process.ndim
-    return (
-        report.Curve(x, gain.tolist(), label="MTF"),
-        report.Curve(x, noise.tolist(), y_unit=f"{unit}\u00b2 mm^{dimension}", label="NPS"),
-    )
+    nyquist = 0.5 / process.basis.spacing[-1]
+    mtf, nps = (_up_to(curve, nyquist) for curve in own_curves(process, model.intensity.scale))
+    return mtf, replace(nps, unit=nps.unit.replace("unit", model.intensity.unit))
+
+
+def _up_to(curve: Curve, highest: float) -> Curve:
+    """The part of an isotropic curve from 0 to a frequency; what lies in the corners of the plane is left out."""
+    axis = [*(f for f in curve.frequency[0] if f < highest), highest]
+    value = np.interp(axis, curve.frequency[0], curve.value)
+    return replace(curve, frequency=(tuple(axis),), value=tuple(value.tolist()))
