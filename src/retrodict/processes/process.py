@@ -144,10 +144,10 @@ class Process:
 
     def _search(self) -> tuple[int, float] | None:
         times = torch.linspace(0, 1, 1001, dtype=torch.float64)
+        single = self.moments(times[:1]).s2.shape[0] == 1  # else the law has a row for every item
         for first in range(0, len(times) - 1, _BLOCK):
             t = times[first : first + _BLOCK + 1]
-            s2, gain = self.moments(t).s2, self.memory_gain(t)
-            r = torch.where(gain == 0, torch.inf, ratio(s2, gain**2)).flatten(1)
+            r = self._memory_clock(t) if single else torch.cat([self._memory_clock(x[None]) for x in t])
             before, after = r[:-1], r[1:]
             drop = torch.where(torch.isfinite(after) | torch.isfinite(before), before - after, 0.0)
             least = (1e-10 * torch.where(torch.isfinite(before), before, 0.0)).clamp_min(1e-13)
@@ -156,6 +156,11 @@ class Process:
                 row, column = divmod(int(bad.flatten().nonzero()[0]), bad.shape[1])
                 return column, float(t[row + 1])
         return None
+
+    def _memory_clock(self, t: Tensor) -> Tensor:
+        """s^2/A^2 at times `(n,)`, a row for each."""
+        s2, gain = self.moments(t).s2, self.memory_gain(t)
+        return torch.where(gain == 0, torch.inf, ratio(s2, gain**2)).reshape(len(t), -1)
 
     def require_markov(self, what: str) -> None:
         """Raise where stochastic steps are not defined."""
@@ -171,19 +176,23 @@ class Process:
     @cached_property
     def anchored(self) -> bool:
         """Whether k(t) is not zero everywhere, so that the state is pulled towards a condition image."""
-        return bool((self._small.moments(torch.tensor([0.5, 1.0])).k != 0).any())
+        return self._ever(torch.tensor([0.5, 1.0], dtype=torch.float64), lambda m: m.k != 0)
 
     def noise_free(self, times: Tensor) -> bool:
         """Whether no coefficient carries noise at any of the times `(n,)`."""
-        return bool((self._small.moments(times).s2 == 0).all())
+        return not self._ever(times, lambda m: m.s2 != 0)
 
     def erases(self, times: Tensor) -> bool:
         """Whether some coefficient has lost the image at one of the times `(n,)`: h = 0."""
-        return bool((self._small.moments(times).h == 0).any())
+        return self._ever(times, lambda m: m.h == 0)
+
+    def _ever(self, times: Tensor, what: Callable[[Moments], Tensor]) -> bool:
+        """Whether something holds at one of the times; one at a time, because a law may have a row for every item."""
+        return any(bool(what(self._small.moments(t[None])).any()) for t in times.cpu())
 
     def stops(self, times: Tensor) -> bool:
         """Whether some coefficient takes up no noise at one of the times `(n,)`: G^2 = 0."""
-        return bool((self._small.rates(times).G2 == 0).any())
+        return any(bool((self._small.rates(t[None]).G2 == 0).any()) for t in times.cpu())
 
     # ---- states --------------------------------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ def step(
         t = row.t if isinstance(row.t, Tensor) else torch.full((len(state),), row.t, dtype=torch.float64)
         xt = process.to_image(state, t, cond.image if process.anchored else None)
         image, error = _evaluate(denoiser, row, xt, t, cond, seeds, index, noise)
-        if nfe == 0:
+        if nfe == 0 and image.device.type == "cpu":  # elsewhere it would be a read-back; the ensemble looks at the end
             _require_finite(image)
         nfe += 1
         images = (process.basis.forward(image), *images)
