@@ -16,7 +16,8 @@ from retrodict import InputError
 from retrodict.cli.app import app
 from retrodict.metrics.bootstrap import bootstrap, paired_bootstrap
 from retrodict.metrics.similarity import ssim, ssim_map
-from retrodict.tasks.evaluate import EvaluationConfig, Method, evaluate, load_evaluation
+from retrodict.tasks.evaluate import evaluate
+from retrodict.tasks.evaluate_methods import EvaluationConfig, Method, load_evaluation
 
 SIDE, COUNT, K = 48, 6, 12
 

@@ -19,6 +19,7 @@ from retrodict._random import key
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import radial_spectrum
 from retrodict.data import Group, PatchSet, split
+from retrodict.data.units import unit
 from retrodict.models.model import Intensity, ModelSpec, load_weights, read_tensors, save_model
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_config import FitConfig
@@ -134,14 +135,13 @@ def _patch_sets(config: FitConfig, base: Path) -> tuple[PatchSet, PatchSet | Non
 
     def load(part: list[Group]) -> PatchSet:
         size = tuple(config.data.patch)
-        empty = -900.0 if config.intensity.unit == "HU" else None
         patches = PatchSet(
             part,
             size,
             ndim=len(size),
             spacing=tuple(config.spacing),
             coarser=config.data.coarser,
-            empty_below=empty,
+            empty_below=unit(config.intensity.unit).empty_below,
             seed=config.training.seed,
         )
         if patches.unit != config.intensity.unit:

@@ -16,15 +16,12 @@ from retrodict._check import InputError, choice
 from retrodict._output import stamp, write_file
 from retrodict.bases.curve import Curve
 from retrodict.data import Image, acquisition, discover, fingerprints, read, resample
+from retrodict.data.units import unit as unit_named
 from retrodict.metrics.noise import NoiseSpectrum, autocorrelation, noise_fields, noise_spectrum, whiteness
 from retrodict.metrics.regions import Region, check_uniform, cut, find_uniform
 from retrodict.metrics.resolution import Resolution, circular_edge_mtf, edge_mtf, point_mtf
 
-__all__ = ["Measured", "check_target", "measure_mtf", "measure_nps"]
-
-
-AIR = -900.0
-"""HU below which a region is air, where scanners clip the noise."""
+__all__ = ["Measured", "check_target", "measure_mtf", "measure_nps", "verdict"]
 
 
 Box = tuple[int, int, int, int]
@@ -72,6 +69,13 @@ def check_target(path: str | Path, *, plot: bool = True, force: bool = False) ->
     return files
 
 
+def verdict(white: dict[str, Any]) -> str:
+    """The test of whiteness in words: "white (p = 0.3)"."""
+    from retrodict.report.measurement import chance
+
+    return f"{'white' if white['white'] else 'not white'} ({chance(white['p_value'])})"
+
+
 # ---- noise -------------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +113,7 @@ def measure_nps(
     images = [_load(s, spacing, unit, at, slices) for s in _list(sources)]
     pixel = _pixel(images)
     stacks = [_stack(i) for i in images]
-    lowest = AIR if images[0].unit == "HU" else None
+    lowest = unit_named(images[0].unit).air
     if repeats == "none":
         chosen, fields, how = _single(stacks, regions, size, count, lowest), None, detrend
         patches = torch.cat([cut(s, c) for s, c in zip(stacks, chosen, strict=True)])
