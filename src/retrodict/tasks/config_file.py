@@ -102,17 +102,17 @@ def _first(cls: type[Strict], path: Path, error: ValidationError) -> InputError:
     return InputError(f"{path}: {where}", repr(item.get("input"))[:80], item["msg"])
 
 
-def _walk(cls: Any, loc: Iterable[Any]) -> tuple[list[Any], list[str]]:
+def _walk(cls: Any, loc: Iterable[str | int]) -> tuple[list[str | int], list[str]]:
     """The parts of a place as the file writes them, and the keys that are known where the last of them stands."""
-    written, known = [], []
+    written: list[str | int] = []
+    known: list[str] = []
     for part in loc:
-        is_config = isinstance(cls, type) and issubclass(cls, Strict)
-        known = cls.keys() if is_config else known if isinstance(part, int) else []
-        if not is_config or part not in cls.embeds:
+        config = cls if isinstance(cls, type) and issubclass(cls, Strict) else None
+        if config is None or part not in config.embeds:
             written.append(part)
-        if is_config and part in cls.model_fields:
-            inner = cls.model_fields[part].annotation
-            cls = next(iter(get_args(inner)), inner)
-        elif not isinstance(part, int):
-            cls = None
+        if isinstance(part, int):  # an item of a list, whose class is known by now
+            continue
+        known = config.keys() if config else []
+        inner = config.model_fields[part].annotation if config and part in config.model_fields else None
+        cls = next(iter(get_args(inner)), inner)
     return written, known
