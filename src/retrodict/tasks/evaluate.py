@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from retrodict.data import Image
 from retrodict.metrics.response import perturbation_mtf
 from retrodict.metrics.task import detectability, disc_spectrum
 from retrodict.models.model import open_model
-from retrodict.processes.process import Process
 from retrodict.tasks.evaluate_methods import (
     EvaluationConfig,
     Method,
@@ -28,12 +27,14 @@ from retrodict.tasks.evaluate_methods import (
     Task,
     measured_images,
     method_model,
+    options_of,
     point,
     result_of,
     run,
     true_images,
 )
 from retrodict.tasks.evaluate_metrics import METRICS, Judged, case_of, differences, judge, stacked, summary
+from retrodict.tasks.prepare import prepared
 
 __all__ = ["Evaluation", "check_folder", "evaluate"]
 
@@ -175,34 +176,41 @@ def _detect(config: EvaluationConfig, task: Task, record: dict[str, Any], measur
     if measured is None or measured.values.ndim != 3 or not config.uniform:
         found = "no 2-D measured image" if measured is None or measured.values.ndim != 3 else "no uniform regions"
         raise InputError("task", found, "measured 2-D images and `uniform` regions for the noise")
-    pixel = (float(measured.spacing[-2]), float(measured.spacing[-1]))
     for method in (m for m in config.methods if m.path is None):
         entry = next(m for m in record["methods"] if m["name"] == method.name)
-        process = open_model(method_model(method, base)).denoiser.process.on(measured.values.shape[1:])
-        assert process.measured is not None
+        entry["task"] = _detected(method, task, entry["nps"], measured, base)
 
-        def restored(values: Tensor, method: Method = method) -> Tensor:
-            image = measured.with_values(values[None].float())
-            return run(method, "task", image, base).mean
 
-        def blurred(values: Tensor, process: Process = process) -> Tensor:
-            assert process.measured is not None
-            return process.basis.inverse(process.measured.gain * process.basis.forward(values))
+def _detected(method: Method, task: Task, noise: dict[str, Any], measured: Image, base: Path) -> dict[str, Any]:
+    """Response and detectability of one method, with the noise of its uniform regions."""
 
-        found = perturbation_mtf(restored, measured.values[0], pixel, blur=blurred, contrast=task.contrast,
-                                 radius=task.radius, positions=task.positions)  # fmt: skip
-        noise = entry["nps"]
-        level = np.interp(found.frequency.numpy(), noise["frequency"], noise["value"])
-        spectrum = disc_spectrum(found.frequency, task.contrast, task.radius)
-        curves = (found.value, found.lower, found.upper)
-        seen, low, high = (
-            detectability(found.frequency, spectrum, c.clamp_min(0.0), torch.from_numpy(level)) for c in curves
-        )
-        entry["task"] = {"contrast": task.contrast, "radius_mm": task.radius, "frequency": found.frequency.tolist(),
-                         "mtf": found.value.tolist(), "lower": found.lower.tolist(), "upper": found.upper.tolist(),
-                         "d_npw": seen.npw, "d_hotelling": seen.hotelling,
-                         "d_npw_band": sorted((low.npw, high.npw)),
-                         "d_hotelling_band": sorted((low.hotelling, high.hotelling))}  # fmt: skip
+    def restored(values: Tensor) -> Tensor:
+        return run(method, "task", measured.with_values(values[None].float()), base).mean
+
+    pixel = (float(measured.spacing[-2]), float(measured.spacing[-1]))
+    found = perturbation_mtf(restored, measured.values[0], pixel, blur=_blur(method, measured, base),
+                             contrast=task.contrast, radius=task.radius, positions=task.positions)  # fmt: skip
+    level = torch.from_numpy(np.interp(found.frequency.numpy(), noise["frequency"], noise["value"]))
+    spectrum = disc_spectrum(found.frequency, task.contrast, task.radius)
+    curves = (found.value, found.lower, found.upper)
+    seen, low, high = (detectability(found.frequency, spectrum, c.clamp_min(0.0), level) for c in curves)
+    return {"contrast": task.contrast, "radius_mm": task.radius, "frequency": found.frequency.tolist(),
+            "mtf": found.value.tolist(), "lower": found.lower.tolist(), "upper": found.upper.tolist(),
+            "d_npw": seen.npw, "d_hotelling": seen.hotelling,
+            "d_npw_band": sorted((low.npw, high.npw)),
+            "d_hotelling_band": sorted((low.hotelling, high.hotelling))}  # fmt: skip
+
+
+def _blur(method: Method, measured: Image, base: Path) -> Callable[[Tensor], Tensor]:
+    """The blur of the instrument that a method assumes, on the grid of an image."""
+    options = replace(options_of(method, base), device="cpu")
+    model, _ = prepared(open_model(method_model(method, base)), options)
+    process = model.denoiser.process.on(measured.values.shape[1:])
+    law = process.measured
+    if law is None:
+        found = "a model without a measurement law"
+        raise InputError(f"methods.{method.name}", found, "one trained for a measured MTF and NPS")
+    return lambda values: process.basis.inverse(law.gain * process.basis.forward(values))
 
 
 def _cell(value: dict[str, float | None] | None) -> str:

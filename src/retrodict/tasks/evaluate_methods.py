@@ -29,6 +29,7 @@ __all__ = [
     "load_evaluation",
     "measured_images",
     "method_model",
+    "options_of",
     "point",
     "result_of",
     "run",
@@ -210,16 +211,20 @@ def run(method: Method, name: str, measured: Image | None, base: Path) -> Result
     """Restore a measured image with the model and the options of a method."""
     if measured is None:
         raise InputError(f"methods.{method.name}", "no measured image", "measured images, or simulate: true")
-    stated = method.options
-    options = replace(
-        stated, keep_samples=not stated.point, mtf=_beside(stated.mtf, base), nps=_beside(stated.nps, base)
-    )
+    options = options_of(method, base)
     found = restore_image(measured, open_model(method_model(method, base)), options, name=name)
     mean, seconds = found.mean.values[0], found.details["seconds"]
     if found.sd is None:
         return Result("point", mean, seconds=seconds)
     samples = torch.stack([s.values[0] for s in found.samples]) if found.samples else None
     return Result("posterior", mean, found.sd.values[0], samples, options.samples, seconds)
+
+
+def options_of(method: Method, base: Path) -> RestoreOptions:
+    """The options that a method is run with: members are kept where there are any, curves stand beside the file."""
+    stated = method.options
+    mtf, nps = _beside(stated.mtf, base), _beside(stated.nps, base)
+    return replace(stated, keep_samples=not stated.point, mtf=mtf, nps=nps)
 
 
 def _beside(curve: Any, base: Path) -> Any:

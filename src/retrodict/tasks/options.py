@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from operator import not_
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -87,6 +88,7 @@ def canonical(changes: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+@cache
 def described() -> dict[str, tuple[Option, Any]]:
     """Of every field its `Option` and its bare type."""
     hints = get_type_hints(RestoreOptions, include_extras=True)
