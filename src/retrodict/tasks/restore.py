@@ -18,7 +18,7 @@ from retrodict.models.model import Model, open_model
 from retrodict.processes.process import Process
 from retrodict.samplers.ensemble import Restoration, SamplingOptions, restore_batch
 from retrodict.tasks.options import RestoreOptions
-from retrodict.tasks.prepare import check_image, device_named, prepared, torch_threads
+from retrodict.tasks.prepare import check_image, prepared, torch_threads
 
 if TYPE_CHECKING:
     from retrodict.report.restoration import Curve, ReportData
@@ -99,16 +99,13 @@ def restore(
 
     Raises `InputError` for bad input, before anything is written; an unknown name is answered with the nearest.
     """
-    options = RestoreOptions.of(changes)
-    with torch_threads(options.threads):
-        loaded, record = prepared(open_model(model), options)
-        image = source if isinstance(source, Image) else _read(source, options)
-        name = source.name if isinstance(source, Source) else _name(image)
-        if out is not None:
-            _refuse_existing(Path(out), name, force)
-        restored = _restored(image, loaded, options, name, watch)
-        restored = replace(restored, details=restored.details | record, truth=truth)
-        return restored if out is None else replace(restored, files=tuple(restored.save(out, force=force)))
+    options, loaded = RestoreOptions.of(changes), open_model(model)
+    image = source if isinstance(source, Image) else _read(source, options)
+    name = source.name if isinstance(source, Source) else _name(image)
+    if out is not None:
+        _refuse_existing(Path(out), name, force)
+    restored = replace(restore_image(image, loaded, options, name=name, watch=watch), truth=truth)
+    return restored if out is None else replace(restored, files=tuple(restored.save(out, force=force)))
 
 
 def restore_all(
@@ -177,29 +174,14 @@ def restore_image(
     image: Image, model: Model, options: RestoreOptions, *, name: str = "image", watch: Watch | None = None
 ) -> Restored:
     """Restore an image in memory with a model and options, and write nothing; errors as `restore`."""
-    with torch_threads(options.threads):
-        loaded, record = prepared(model, options)
-        restored = _restored(image, loaded, options, name, watch)
-        return replace(restored, details=restored.details | record)
-
-
-def _restored(image: Image, model: Model, options: RestoreOptions, name: str, watch: Watch | None) -> Restored:
-    """The restoration of an image by a model that is ready for it."""
-    check_image(image, model, name)
-    work = _on_grid(image, model, options.resample, name)
+    ready, about = prepared(model, options)
+    check_image(image, ready, name)
+    work = _on_grid(image, ready, options.resample, name)
     told = None if watch is None else (lambda done, total: watch(name, done, total))
-    sampling = SamplingOptions(
-        samples=options.samples,
-        steps=options.steps,
-        rule=options.rule,
-        grid=options.grid,
-        seed=options.seed,
-        uncertainty=not options.point,
-        keep_samples=options.keep_samples,
-        chunk=2,
-    )
-    y = model.intensity.encode(_items(work, len(model.spec.size))).to(device_named(options.device))
-    result = restore_batch(model.denoiser, y, sampling, finish=_finisher(image, model), watch=told)
+    sampling = _sampling(options)
+    y = ready.intensity.encode(_items(work, len(ready.spec.size))).to(about["device"])
+    with torch_threads(options.threads):
+        result = restore_batch(ready.denoiser, y, sampling, finish=_finisher(image, ready), watch=told)
 
     def whole(items: Tensor) -> Image:
         return image.with_values(items.cpu().transpose(0, 1).reshape(image.values.shape))
@@ -211,8 +193,21 @@ def _restored(image: Image, model: Model, options: RestoreOptions, name: str, wa
         None if result.sd is None else whole(result.sd),
         () if result.samples is None else tuple(whole(s) for s in result.samples),
         result.reason,
-        model,
-        details=_record(result, model, options, sampling, image),
+        ready,
+        details=_record(result, ready, options, sampling, image) | about,
+    )
+
+
+def _sampling(options: RestoreOptions) -> SamplingOptions:
+    return SamplingOptions(
+        samples=options.samples,
+        steps=options.steps,
+        rule=options.rule,
+        grid=options.grid,
+        seed=options.seed,
+        uncertainty=not options.point,
+        keep_samples=options.keep_samples,
+        chunk=2,
     )
 
 
