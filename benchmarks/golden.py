@@ -79,7 +79,7 @@ def page(path: Path, folder: Path) -> str:
     text = path.read_text().replace(str(folder), "")
     text = re.sub(r"\d{4}-\d\d-\d\d[T ]?[\d:+]*", "", text)
     text = re.sub(r"0x[0-9a-f]{6,}", "", text)  # addresses
-    return re.sub(r"\d+(\.\d+)? (s|ms|min)\b", "", text)
+    return re.sub(r"\d+(\.\d+)?[ \xa0](s|ms|min)\b", "", text)
 
 
 def crop(size: int = 64) -> torch.Tensor:

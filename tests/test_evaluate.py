@@ -16,7 +16,9 @@ from retrodict import InputError
 from retrodict.cli.app import app
 from retrodict.metrics.bootstrap import bootstrap, paired_bootstrap
 from retrodict.metrics.similarity import ssim, ssim_map
-from retrodict.tasks.evaluate import EvaluationConfig, Method, evaluate, load_evaluation
+from retrodict.tasks.evaluate import evaluate
+from retrodict.tasks.evaluate_methods import EvaluationConfig, Method, load_evaluation
+from retrodict.tasks.evaluate_metrics import CURVES, METRICS, Case
 
 SIDE, COUNT, K = 48, 6, 12
 
@@ -181,6 +183,111 @@ def test_configuration_file_and_command_line(folders, tmp_path):
     with pytest.raises(InputError, match=r"methods|method"):
         load_evaluation(path)
     assert isinstance(run.invoke(app, ["evaluate", "-o", str(tmp_path / "three")]).exception, InputError)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("{name: a, sampels: 4}", r"e\.yaml: methods\.0\.sampels: .*unknown key.*Did you mean 'samples'"),
+        ("{name: a, samples: 0}", r"e\.yaml: methods\.0\.samples: found 0; expected at least 1"),
+        ("{name: a, steps: few}", r"e\.yaml: methods\.0\.steps: found 'few'"),
+        ("{name: a, uncertainty: 'no'}", r"e\.yaml: methods\.0\.uncertainty: found 'no'; expected true or false"),
+        ("{name: a, uncertainty: true, point: true}", "one of the two"),
+    ],
+)
+def test_an_error_in_an_evaluation_names_file_and_field(tmp_path, method, said):
+    path = tmp_path / "e.yaml"
+    path.write_text(f"truth: [x]\nmethods: [{method}]\n")
+    with pytest.raises(InputError, match=said):
+        load_evaluation(path)
+
+
+def test_a_file_that_is_no_mapping_is_said(tmp_path):
+    (tmp_path / "e.yaml").write_text("- a\n")
+    with pytest.raises(InputError, match="expected a YAML mapping"):
+        load_evaluation(tmp_path / "e.yaml")
+
+
+def test_a_method_takes_every_option_of_restore_and_is_recorded_as_it_is_written():
+    method = Method.model_validate(
+        {"name": "a", "rule": "ddim", "samples": 1, "uncertainty": False, "spread": "wiener"}
+    )
+    assert method.options.point
+    assert method.options.samples == 1
+    assert method.model_dump() == {
+        "name": "a",
+        "path": None,
+        "model": "ct",
+        "rule": "ddim",
+        "steps": None,
+        "samples": 1,
+        "uncertainty": False,
+        "seed": 0,
+        "spread": "wiener",
+    }
+    assert Method.model_validate(method.model_dump()) == method
+
+
+# ---- contracts of the table ----
+
+
+def case(**without):
+    """A case that has everything, less what `without` names."""
+    g = torch.Generator().manual_seed(1)
+    truth, noise = (100 * torch.randn(1, SIDE, SIDE, generator=g, dtype=torch.float64) for _ in range(2))
+    samples = (truth + noise) / 2 + 70 * torch.randn(K, 1, SIDE, SIDE, generator=g, dtype=torch.float64)
+    stated = {"uniform": [(4, 4, 16)], "disc": {"row": 24, "column": 24, "radius": 4}}
+    fields = {"mean": samples.mean(0), "sd": samples.std(0), "samples": samples, "count": K}
+    fields |= {"measured": truth + noise, "pixel": (1.0, 1.0), "unit": "HU", "config": config(**stated)}
+    return Case(truth=truth, **{**fields, **without})
+
+
+WITHOUT = {
+    "spread": {"sd": None, "samples": None, "count": None},
+    "members": {"samples": None},
+    "measurement": {"measured": None},
+    "known unit": {"unit": "counts"},
+    "regions": {"config": config()},
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_has_words_and_a_finite_value_of_a_case_that_has_everything(name):
+    metric = METRICS[name]
+    assert metric.title
+    assert metric.meaning
+    assert [m.title for m in METRICS.values()].count(metric.title) == 1
+    value = metric.of(case())
+    assert isinstance(value, float)
+    assert math.isfinite(value)
+
+
+@pytest.mark.parametrize("missing", WITHOUT)
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_does_without_an_input_or_has_no_value(name, missing):
+    assert METRICS[name].of(case(**WITHOUT[missing])) in (None, METRICS[name].of(case()))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_equal_images_pool_to_the_value_of_one(name):
+    data, statistic = METRICS[name].pool
+    value = METRICS[name].of(case())
+    assert float(statistic(torch.tensor([data(value)] * 3, dtype=torch.float64))) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("missing", WITHOUT)
+def test_what_is_missing_is_missed_by_some_figure(missing):
+    """So that the contract above cannot hold because nothing was taken away."""
+    figures = [*METRICS.values(), *CURVES.values()]
+    assert any(f.of(case()) is not None and f.of(case(**WITHOUT[missing])) is None for f in figures)
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_a_curve_goes_into_a_record_or_is_none(name):
+    part = CURVES[name].of(case())
+    json.dumps(CURVES[name].pool([part, part]), allow_nan=False)
+    nothing = case(**WITHOUT["spread"], **WITHOUT["measurement"])
+    assert CURVES[name].of(nothing) is None
 
 
 # ---- the metrics behind it ----

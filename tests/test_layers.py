@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": GROUND | {"metrics", "bases", "data"},
     "tasks": GROUND
     | {"bases", "processes", "denoisers", "samplers", "nets", "models", "training", "data", "metrics", "report"},
-    "cli": GROUND | {"tasks", "models", "report"},
+    "cli": GROUND | {"tasks"},
     "__main__": {"cli"},
 }
 # Of these folders only one module, so that a page knows units and no images.

@@ -17,6 +17,7 @@ _PUBLIC = {
     "restore_all": "tasks.restore",
     "open_model": "models.model",
     "Restored": "tasks.restore",
+    "RestoreOptions": "tasks.options",
     "Image": "data",
     "read": "data",
     "write": "data",
@@ -75,8 +76,8 @@ _PUBLIC = {
     "Measured": "tasks.measure",
     "model_with_instrument": "models.instrument",
     "evaluate": "tasks.evaluate",
-    "EvaluationConfig": "tasks.evaluate",
-    "load_evaluation": "tasks.evaluate",
+    "EvaluationConfig": "tasks.evaluate_methods",
+    "load_evaluation": "tasks.evaluate_methods",
     "Evaluation": "tasks.evaluate",
     # errors
     "InputError": "_check",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -59,4 +59,4 @@ def _compare(restored: Restored, truth: Image, model: Model) -> Demonstration:
 
     sd = restored.sd
     spread = float("nan") if sd is None else float((sd.values.double() ** 2).mean().sqrt())
-    return Demonstration(replace(restored), rms(restored.input.values), rms(wiener), rms(restored.mean.values), spread)
+    return Demonstration(restored, rms(restored.input.values), rms(wiener), rms(restored.mean.values), spread)

@@ -19,9 +19,11 @@ from retrodict._random import key
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import radial_spectrum
 from retrodict.data import Group, PatchSet, split
+from retrodict.data.units import unit
 from retrodict.models.model import Intensity, ModelSpec, load_weights, read_tensors, save_model
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_config import FitConfig
+from retrodict.tasks.prepare import torch_threads
 from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.loop import Progress, TrainingOptions, latest_checkpoint, train
 from retrodict.training.losses import denoising_loss
@@ -63,7 +65,8 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     if first is not None:
         load_weights(denoiser.net, read_tensors(first.with_suffix(".safetensors")), first)  # refuse a misfit now
     plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first)
-    plan.seconds_per_step = _time_step(plan)
+    with torch_threads(config.training.threads):
+        plan.seconds_per_step = _time_step(plan)
     return plan
 
 
@@ -75,28 +78,32 @@ def fit(
     tensorboard: bool = True,
 ) -> Path:
     """Train to the end (resuming where a killed run stopped) and write `folder/NAME.{safetensors,json}`."""
-    config = plan.config
     folder.mkdir(parents=True, exist_ok=True)
-    write_file(folder / "config.json", config.model_dump_json(indent=1).encode())
-    if config.training.threads:
-        torch.set_num_threads(config.training.threads)
+    write_file(folder / "config.json", plan.config.model_dump_json(indent=1).encode())
+    with torch_threads(plan.config.training.threads), _Log(folder, tensorboard) as log:
+        average = _trained(plan, folder, watch, log)
+        weights, _ = save_model(_calibrated(plan, average), average, folder / plan.config.name)
+    return weights
+
+
+def _trained(
+    plan: FitPlan, folder: Path, watch: Callable[[Progress], None] | None, log: Callable[[dict[str, float]], None]
+) -> dict[str, Tensor]:
+    """The averaged weights after all steps."""
+    config = plan.config
     torch.manual_seed(key(config.training.seed, "weights") % 2**31)  # only the initial weights come from here
     denoiser = plan.spec.build(config.name, config.training.precision)
     if plan.start_from is not None:
         load_weights(denoiser.net, read_tensors(plan.start_from.with_suffix(".safetensors")), plan.start_from)
-    options = _options(config)
-    with _Log(folder, tensorboard) as log:
-        average = train(
-            denoiser,
-            _batcher(plan.training, plan.spec.intensity),
-            options,
-            folder,
-            validation=None if plan.validation is None else _batcher(plan.validation, plan.spec.intensity),
-            watch=watch,
-            log=log,
-        )
-    weights, _ = save_model(_calibrated(plan, average), average, folder / config.name)
-    return weights
+    return train(
+        denoiser,
+        _batcher(plan.training, plan.spec.intensity),
+        _options(config),
+        folder,
+        validation=None if plan.validation is None else _batcher(plan.validation, plan.spec.intensity),
+        watch=watch,
+        log=log,
+    )
 
 
 def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
@@ -134,14 +141,13 @@ def _patch_sets(config: FitConfig, base: Path) -> tuple[PatchSet, PatchSet | Non
 
     def load(part: list[Group]) -> PatchSet:
         size = tuple(config.data.patch)
-        empty = -900.0 if config.intensity.unit == "HU" else None
         patches = PatchSet(
             part,
             size,
             ndim=len(size),
             spacing=tuple(config.spacing),
             coarser=config.data.coarser,
-            empty_below=empty,
+            empty_below=unit(config.intensity.unit).empty_below,
             seed=config.training.seed,
         )
         if patches.unit != config.intensity.unit:
@@ -202,8 +208,6 @@ def _instrument(record: dict[str, Any], intensity: Intensity, base: Path) -> dic
 def _time_step(plan: FitPlan) -> float:
     """Seconds of one training step, measured on a model that is thrown away."""
     config = plan.config
-    if config.training.threads:
-        torch.set_num_threads(config.training.threads)
     denoiser = plan.spec.build(config.name, config.training.precision)
     batch = _batcher(plan.training, plan.spec.intensity)
     times = []

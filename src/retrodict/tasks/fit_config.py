@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from retrodict._check import InputError
+from retrodict.tasks.config_file import Strict, read_config
 
 __all__ = ["DataConfig", "FitConfig", "GroupConfig", "TrainingConfig", "load_config"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class RecipeConfig(_Strict):
+class RecipeConfig(Strict):
     """An entry of a dictionary and its options."""
 
     name: str
@@ -32,7 +26,7 @@ class ProcessConfig(RecipeConfig):
     basis: RecipeConfig = RecipeConfig(name="fourier")
 
 
-class IntensityConfig(_Strict):
+class IntensityConfig(Strict):
     """u = (value - offset) / scale, value in `unit`."""
 
     unit: str = "HU"
@@ -40,7 +34,7 @@ class IntensityConfig(_Strict):
     offset: float = -1000.0
 
 
-class GroupConfig(_Strict):
+class GroupConfig(Strict):
     """One patient or series: it is on one side of the split as a whole."""
 
     name: str
@@ -49,7 +43,7 @@ class GroupConfig(_Strict):
     unit: str | None = None
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """Where clean images come from and how patches are cut."""
 
     root: str = "."
@@ -59,7 +53,7 @@ class DataConfig(_Strict):
     coarser: Literal["keep", "resample", "refuse"] = "keep"
 
 
-class TrainingConfig(_Strict):
+class TrainingConfig(Strict):
     """Numbers of the loop (see `retrodict.train.TrainingOptions`)."""
 
     steps: int = Field(2000, gt=0)
@@ -80,7 +74,7 @@ class TrainingConfig(_Strict):
     threads: int | None = Field(None, gt=0)
 
 
-class FitConfig(_Strict):
+class FitConfig(Strict):
     """Everything a training run needs."""
 
     name: str
@@ -98,52 +92,4 @@ class FitConfig(_Strict):
 
 def load_config(path: Path | str, overrides: Iterable[str] = ()) -> FitConfig:
     """Read a YAML file, apply `a.b=value` overrides (YAML values) and validate; every error names file and field."""
-    path = Path(path)
-    try:
-        record = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", "a YAML configuration") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(path, f"unreadable YAML ({str(error).splitlines()[0]})", "a YAML configuration") from error
-    if not isinstance(record, dict):
-        raise InputError(path, type(record).__name__, "a YAML mapping")
-    for override in overrides:
-        _override(record, override)
-    try:
-        return FitConfig.model_validate(record)
-    except ValidationError as error:
-        raise _first(path, error) from error
-
-
-def _override(record: dict[str, Any], text: str) -> None:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--set {text}", "no '='", "a.b=value")
-    *parents, last = name.split(".")
-    for parent in parents:
-        record = record.setdefault(parent, {})
-        if not isinstance(record, dict):
-            raise InputError(f"--set {name}", f"{parent!r}, which is no mapping", "a path of mappings")
-    record[last] = yaml.safe_load(value)
-
-
-def _first(path: Path, error: ValidationError) -> InputError:
-    item = error.errors()[0]
-    where = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(item["loc"][-1]), _fields(FitConfig, item["loc"][:-1]), n=1)
-        return InputError(
-            f"{path}: {where}", "an unknown key", "a known key", f"Did you mean {near[0]!r}?" if near else ""
-        )
-    return InputError(f"{path}: {where}", repr(item.get("input"))[:80], item["msg"])
-
-
-def _fields(model: Any, parts: Iterable[Any]) -> list[str]:
-    for part in parts:
-        if isinstance(part, str) and part in model.model_fields:
-            inner = model.model_fields[part].annotation
-            inner = next(iter(getattr(inner, "__args__", ())), inner)
-            if not hasattr(inner, "model_fields"):
-                return []
-            model = inner
-    return list(model.model_fields)
+    return read_config(FitConfig, path, "configuration", overrides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +13,15 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
-from retrodict._output import stamp, write_file
+from retrodict._output import staged, stamp, write_file
 from retrodict.bases.curve import Curve
 from retrodict.data import Image, acquisition, discover, fingerprints, read, resample
+from retrodict.data.units import unit as unit_named
 from retrodict.metrics.noise import NoiseSpectrum, autocorrelation, noise_fields, noise_spectrum, whiteness
 from retrodict.metrics.regions import Region, check_uniform, cut, find_uniform
 from retrodict.metrics.resolution import Resolution, circular_edge_mtf, edge_mtf, point_mtf
 
-__all__ = ["Measured", "check_target", "measure_mtf", "measure_nps"]
-
-
-AIR = -900.0
-"""HU below which a region is air, where scanners clip the noise."""
+__all__ = ["Measured", "check_target", "measure_mtf", "measure_nps", "verdict"]
 
 
 Box = tuple[int, int, int, int]
@@ -49,12 +46,12 @@ class Measured:
     def save(self, path: str | Path, *, plot: bool = True, force: bool = False) -> list[Path]:
         """Write PATH (JSON) and, with `plot`, a picture beside it (.png); nothing is overwritten without `force`."""
         files = check_target(path, plot=plot, force=force)
-        target = files[0]
-        if plot:
-            from retrodict.report.measurement import measured_figure
+        with staged(files[0].parent, files[0].stem, force=True) as staging:
+            write_file(staging / files[0].name, json.dumps(self.record, indent=1).encode())
+            if plot:
+                from retrodict.report.measurement import measured_figure
 
-            write_file(files[1], measured_figure(self))
-        write_file(target, json.dumps(self.record, indent=1).encode())
+                write_file(staging / files[1].name, measured_figure(self))
         return files
 
 
@@ -70,6 +67,13 @@ def check_target(path: str | Path, *, plot: bool = True, force: bool = False) ->
         if file.exists() and not force:
             raise InputError(file, "a file of an earlier run", "a new name", "Use --force to replace it.")
     return files
+
+
+def verdict(white: dict[str, Any]) -> str:
+    """The test of whiteness in words: "white (p = 0.3)"."""
+    from retrodict.report.measurement import chance
+
+    return f"{'white' if white['white'] else 'not white'} ({chance(white['p_value'])})"
 
 
 # ---- noise -------------------------------------------------------------------------------------------------------
@@ -109,18 +113,19 @@ def measure_nps(
     images = [_load(s, spacing, unit, at, slices) for s in _list(sources)]
     pixel = _pixel(images)
     stacks = [_stack(i) for i in images]
-    lowest = AIR if images[0].unit == "HU" else None
+    lowest = unit_named(images[0].unit).air
     if repeats == "none":
-        chosen, fields, how = _single(stacks, regions, size, count, lowest), None, detrend
+        chosen, how = _single(stacks, regions, size, count, lowest), detrend
         patches = torch.cat([cut(s, c) for s, c in zip(stacks, chosen, strict=True)])
-        check_uniform(patches, [r for c in chosen for r in c])
         places = [r for c in chosen for r in c]
+        check_uniform(patches, places)
     else:
         places, patches = _repeated(stacks, regions, size, count, lowest, repeats)
         how = "ensemble" if repeats == "scans" and len(stacks) > 2 else "pair"
     spectrum = noise_spectrum(patches, pixel, how=how, window=window, bootstrap=bootstrap, seed=seed)
     if repeats == "half-dose":
-        spectrum = _scaled(spectrum, 0.5)
+        parts = ("value", "lower", "upper", "plane", "variance")
+        spectrum = replace(spectrum, **{n: getattr(spectrum, n) / 2 for n in parts})
     test = whiteness(patches, how=how)
     lags = autocorrelation(patches, pixel, how=how, reach=min(12, size // 2 - 1))
     record = _nps_record(spectrum, images, pixel, places, repeats, how, window, at)
@@ -131,8 +136,8 @@ def measure_nps(
                                  "columns": lags[lags.shape[0] // 2 :, lags.shape[1] // 2].tolist()}  # fmt: skip
     shown = places[len(places) // 2].slice
     mean = torch.stack(stacks).mean(0) if repeats != "none" else stacks[0]
-    fields = noise_fields(patches, how)[0]
-    return Measured(record, {"kind": "nps", "image": mean[shown], "slice": shown, "regions": places, "field": fields[0],
+    noise = noise_fields(patches, how)[0][0]
+    return Measured(record, {"kind": "nps", "image": mean[shown], "slice": shown, "regions": places, "field": noise,
                              "spectrum": spectrum, "lags": lags, "unit": images[0].unit, "pixel": pixel})  # fmt: skip
 
 
@@ -157,8 +162,7 @@ def _load(
         raise InputError(source, f"{len(found)} images or series", "exactly one", hint)
     given = None if spacing is None else tuple(spacing)
     image = read(found[0], spacing=given, unit=unit, slices="independent", allow_gaps=True, clip=False, expect=None)
-    if image.values.shape[0] != 1:
-        raise InputError(source, f"{image.values.shape[0]} channels", "one channel")
+    image = image.gray()
     if not all(math.isfinite(s) for s in image.spacing[-2:]):
         raise InputError(source, "no pixel spacing", "a file with spacing", "Give --spacing in mm.")
     if slices is not None and image.values.ndim == 4:
@@ -235,11 +239,6 @@ def _repeated(
     return places, torch.stack([cut(s, places) for s in stacks])
 
 
-def _scaled(s: NoiseSpectrum, factor: float) -> NoiseSpectrum:
-    return NoiseSpectrum(s.frequency, s.value * factor, s.lower * factor, s.upper * factor, s.plane * factor, s.spacing,
-                         s.regions, s.variance * factor, s.integral_error, s.reliable_from)  # fmt: skip
-
-
 def _nps_record(
     s: NoiseSpectrum,
     images: list[Image],
@@ -251,7 +250,6 @@ def _nps_record(
     at: float | None,
 ) -> dict[str, Any]:
     unit = images[0].unit
-    df = float(s.frequency[0])
     # below two rings a quadratic surface has taken noise away: the second ring is continued to zero frequency
     kept = 1 if how == "poly2" else 0
     frequency = [0.0, *s.frequency[kept:].tolist()]
@@ -275,7 +273,7 @@ def _nps_record(
             "integral_over_variance_minus_1": s.integral_error,
             "continued_to_zero_below": float(s.frequency[kept]),
             "compare_with_truth_only_above": s.reliable_from,
-            "frequency_resolution": df,
+            "frequency_resolution": float(s.frequency[0]),
             "band": "95 %, bootstrap over regions",
         },
         "plane": {
@@ -343,8 +341,7 @@ def measure_mtf(
     """
     choice("kind", kind, ("edge", "disc", "wire", "bead"))
     image = _load(source, spacing, unit, at, slices)
-    stack = _stack(image)
-    part = _crop(stack, region)
+    part = _crop(_stack(image), region)
     pixel = _pixel([image])
     shared: dict[str, Any] = {"half_width": half_width, "bootstrap": bootstrap, "seed": seed}
     if kind == "edge":

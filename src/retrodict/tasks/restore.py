@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retrodict._check import InputError, NotCalibratedError
+from retrodict._check import InputError
 from retrodict._output import staged, stamp, write_file
+from retrodict.bases.curve import Curve
 from retrodict.data import Image, Source, discover, read, resample, units, write
 from retrodict.data.formats import format_titles, written_suffix
-from retrodict.models.instrument import model_with_instrument, own_curves
-from retrodict.models.model import Model
+from retrodict.data.io import check_writable
+from retrodict.models.instrument import own_curves
+from retrodict.models.model import Model, open_model
 from retrodict.samplers.ensemble import Restoration, SamplingOptions, restore_batch
+from retrodict.tasks.options import RestoreOptions
+from retrodict.tasks.prepare import check_image, prepared, torch_threads
 
 if TYPE_CHECKING:
-    from retrodict.bases.curve import Curve
     from retrodict.report.restoration import ReportData
-from retrodict.models.model import open_model
 
-__all__ = ["Restored", "Summary", "restore", "restore_all"]
+__all__ = ["Restored", "Summary", "restore", "restore_all", "restore_image"]
 
 
 SPACING_TOLERANCE = 0.03
@@ -42,7 +44,7 @@ class Restored:
     """The restoration of one image: `mean` and `sd` (None for a point estimate) in the unit of the input.
 
     `samples` are kept where asked for; `files` are what was written; `details` is the full record (rule, evaluations,
-    seeds, timing, card of the model).
+    seeds, timing, card of the model).  `model` and `truth` are what the report of `save` speaks of.
     """
 
     name: str
@@ -51,8 +53,22 @@ class Restored:
     sd: Image | None
     samples: tuple[Image, ...]
     reason: str
+    model: Model = field(repr=False)
     files: tuple[Path, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
+    truth: Image | None = field(default=None, repr=False)
+
+    def save(self, out: str | Path, *, force: bool = False) -> list[Path]:
+        """Write images, record and report into the folder `out`, and return their paths: all appear, or none.
+
+        Raises `InputError` for results of an earlier run without `force`, and `OutputError` where the file system
+        refuses.
+        """
+        folder = Path(out)
+        _refuse_existing(folder, self.name, force)
+        with staged(folder, self.name, force=force) as staging:
+            written = _write_parts(self, staging, folder)
+        return [folder / p.relative_to(staging) for p in written]
 
 
 @dataclass
@@ -68,90 +84,54 @@ def restore(
     out: str | Path | None = None,
     *,
     model: str | Path | Model = "ct",
-    samples: int = 8,
-    steps: int | None = None,
-    seed: int = 0,
-    rule: str = "matched",
-    uncertainty: bool = True,
-    keep_samples: bool = False,
-    spacing: Sequence[float] | None = None,
-    unit: str | None = None,
-    resampling: bool = False,
     truth: Image | None = None,
-    tile: int | None = None,
-    mtf: Any = None,
-    nps: Any = None,
     force: bool = False,
-    allow_gaps: bool = False,
     watch: Watch | None = None,
+    **changes: Any,
 ) -> Restored:
     """Restore one measured image (or one series, slice by slice) and, with `out`, write results and a report there.
 
-    source: a path, or an `Image`; `spacing` (mm) and `unit` are for files that have none.  samples: members of the
-    ensemble; steps: network evaluations for each (default of the rule).  What comes out for a fixed measurement is a
-    posterior: rules that are not raise `NotCalibratedError` unless `uncertainty=False`, and then only a point estimate
-    is written.  resampling: bring an image of another pixel spacing to that of the model and back.  truth: a reference
-    image, for the report.  mtf, nps: measured curves of the instrument (`retrodict measure`; a path, record or `Curve`)
-    to use instead of those of the training; where they are far from those, the spread of the model is not calibrated
-    for them and only a point estimate is given.  Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of
-    the input, NAME.json and NAME_report.html; nothing is overwritten without `force`.
+    source: a path, or an `Image`.  truth: a reference image, for the report.  changes: fields of `RestoreOptions`.
+    samples: members of the ensemble; steps: network evaluations for each (default of the rule); rule, grid, seed,
+    spread, tile, device, threads, keep_samples.  spacing (mm), unit, allow_gaps: for reading files; spacing and unit
+    for those that have none.  What comes out for a fixed measurement is a posterior: rules that are not raise
+    `NotCalibratedError` unless `point=True` (or `uncertainty=False`), and then only a point estimate is written.
+    resample (or resampling): bring an image of another pixel spacing to that of the model and back.  mtf, nps: measured
+    curves of the instrument (`retrodict measure`; a path, record or `Curve`) to use instead of those of the training;
+    where they are far from those, the spread of the model is not calibrated for them and only a point estimate is
+    given.  Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
+    NAME_report.html; nothing is overwritten without `force`.
 
-    Raises `InputError` for bad input, before anything is written.
+    Raises `InputError` for bad input, before anything is written; an unknown name is answered with the nearest.
     """
-    loaded, agreement = _with_instrument(open_model(model), mtf, nps, uncertainty)
-    image = source if isinstance(source, Image) else _read(source, spacing, unit, allow_gaps)
+    options, loaded = RestoreOptions.of(changes), open_model(model)
+    image = source if isinstance(source, Image) else _read(source, options)
     name = source.name if isinstance(source, Source) else _name(image)
-    options = SamplingOptions(
-        samples=samples,
-        steps=steps,
-        rule=rule,
-        seed=seed,
-        uncertainty=uncertainty,
-        keep_samples=keep_samples,
-        chunk=2,
-    )
-    loaded = replace(loaded, denoiser=loaded.denoiser.tiled(tile))
     if out is not None:
         _refuse_existing(Path(out), name, force)
-    _check_image(image, loaded, name)
-    result, mean, sd, members = _restore_values(image, loaded, options, resampling, name, watch)
-    restored = Restored(
-        name,
-        image,
-        image.with_values(mean),
-        None if sd is None else image.with_values(sd),
-        tuple(image.with_values(s) for s in members),
-        result.reason,
-        details=_record(result, loaded, options, image) | agreement,
-    )
-    return restored if out is None else _write(restored, Path(out), loaded, truth, force)
+        check_writable(image)
+    restored = replace(restore_image(image, loaded, options, name=name, watch=watch), truth=truth)
+    return restored if out is None else replace(restored, files=tuple(restored.save(out, force=force)))
 
 
-def _with_instrument(model: Model, mtf: Any, nps: Any, uncertainty: bool) -> tuple[Model, dict[str, Any]]:
-    """The model bound to measured curves, and the record of how far they are from those of the training."""
-    if mtf is None and nps is None:
-        return model, {}
-    bound, agreement = model_with_instrument(model, mtf, nps)
-    if uncertainty and not agreement.holds:
-        raise NotCalibratedError(
-            f"The measured instrument is not the one that the model was calibrated for: {agreement}. "
-            "Train on for it (retrodict fit with start_from and the measured curves, some hundred steps), or ask for a "
-            "point estimate (--point)."
-        )
-    record = {"noise_ratio": agreement.noise_ratio, "mtf_difference": agreement.mtf_difference}
-    return bound, {"instrument": {**record, "calibration_holds": agreement.holds, "files": [str(mtf), str(nps)]}}
-
-
-def restore_all(path: str | Path, out: str | Path, *, watch: Watch | None = None, **options: Any) -> Summary:
+def restore_all(
+    path: str | Path,
+    out: str | Path,
+    *,
+    model: str | Path | Model = "ct",
+    watch: Watch | None = None,
+    **options: Any,
+) -> Summary:
     """Restore everything that can be read at `path` (a file, a series, a folder of them).
 
     One bad input does not stop the rest: it is listed in `failures`.  Options are those of `restore`.
     """
-    options["model"] = open_model(options.get("model", "ct"))
+    loaded = open_model(model)
+    RestoreOptions.of({k: v for k, v in options.items() if k not in ("truth", "force")})  # wrong for one, wrong for all
     summary = Summary()
     for source in _discover(Path(path), summary):
         try:
-            summary.restored.append(restore(source, out, watch=watch, **options))
+            summary.restored.append(restore(source, out, model=loaded, watch=watch, **options))
         except (InputError, OSError) as error:
             summary.failures.append((source.name, str(error)))
     if not summary.restored and not summary.failures:
@@ -178,10 +158,12 @@ def _discover(path: Path, summary: Summary) -> list[Source]:
         return sources
 
 
-def _read(source: Source | str | Path, spacing: Sequence[float] | None, unit: str | None, gaps: bool) -> Image:
-    given = tuple(spacing) if spacing else None
+def _read(source: Source | str | Path, options: RestoreOptions) -> Image:
+    given = tuple(options.spacing) if options.spacing else None
     # air with noise reaches below -1024 HU: clipping it would bend the law of the measurement
-    return read(source, spacing=given, unit=unit, slices="independent", allow_gaps=gaps, clip=False)
+    return read(
+        source, spacing=given, unit=options.unit, slices="independent", allow_gaps=options.allow_gaps, clip=False
+    )
 
 
 def _name(image: Image) -> str:
@@ -194,17 +176,45 @@ def _name(image: Image) -> str:
 # ---- the work ----------------------------------------------------------------------------------------------------
 
 
-def _check_image(image: Image, model: Model, name: str) -> None:
-    where = str(image.source[0]) if image.source else name
-    if image.values.shape[0] != 1:
-        raise InputError(where, f"{image.values.shape[0]} channels", "one channel")
-    if image.unit != model.intensity.unit:
-        raise InputError(where, f"values in {image.unit!r}", f"{model.intensity.unit!r}, the unit of the model")
-    if not bool(torch.isfinite(image.values).all()):
-        raise InputError(where, "NaN or infinite pixels", "finite pixels")
-    ndim = len(model.spec.size)
-    if image.values.ndim - 1 < ndim:
-        raise InputError(where, f"a {image.values.ndim - 1}-D image", f"{ndim} axes for this model")
+def restore_image(
+    image: Image, model: Model, options: RestoreOptions, *, name: str = "image", watch: Watch | None = None
+) -> Restored:
+    """Restore an image in memory with a model and options, and write nothing; errors as `restore`."""
+    ready, about = prepared(model, options)
+    check_image(image, ready, name)
+    work = _on_grid(image, ready, options.resample, name)
+    told = None if watch is None else (lambda done, total: watch(name, done, total))
+    sampling = _sampling(options)
+    y = ready.intensity.encode(_items(work, len(ready.spec.size))).to(about["device"])
+    with torch_threads(options.threads):
+        result = restore_batch(ready.denoiser, y, sampling, finish=_finisher(image, ready), watch=told)
+
+    def whole(items: Tensor) -> Image:
+        return image.with_values(items.cpu().transpose(0, 1).reshape(image.values.shape))
+
+    return Restored(
+        name,
+        image,
+        whole(result.mean),
+        None if result.sd is None else whole(result.sd),
+        () if result.samples is None else tuple(whole(s) for s in result.samples),
+        result.reason,
+        ready,
+        details=_record(result, ready, options, sampling, image) | about,
+    )
+
+
+def _sampling(options: RestoreOptions) -> SamplingOptions:
+    return SamplingOptions(
+        samples=options.samples,
+        steps=options.steps,
+        rule=options.rule,
+        grid=options.grid,
+        seed=options.seed,
+        uncertainty=not options.point,
+        keep_samples=options.keep_samples,
+        chunk=2,
+    )
 
 
 def _off_grid(image: Image, model: Model) -> bool:
@@ -213,47 +223,65 @@ def _off_grid(image: Image, model: Model) -> bool:
     return any(abs(a / b - 1) > SPACING_TOLERANCE for a, b in zip(own, model.spec.spacing, strict=True))
 
 
-def _restore_values(
-    image: Image, model: Model, options: SamplingOptions, resampling: bool, name: str, watch: Watch | None
-) -> tuple[Restoration, Tensor, Tensor | None, list[Tensor]]:
-    """Posterior mean, sd and members `(1, *N)` in the unit of the image."""
+def _on_grid(image: Image, model: Model, resampling: bool, name: str) -> Image:
+    """The image at the spacing of the model; one that is not is resampled only where that was asked for."""
+    if not _off_grid(image, model):
+        return image
+    own, wanted = image.spacing[-len(model.spec.size) :], model.spec.spacing
+    if not resampling:
+        raise InputError(
+            f"{image.source[0] if image.source else name}: pixel spacing",
+            f"{tuple(round(s, 4) for s in own)} mm",
+            f"{wanted} mm (within {SPACING_TOLERANCE:.0%}), at which the model was trained",
+            "Ask for resampling (--resample) to restore at the spacing of the model.",
+        )
+    return resample(image, wanted)
+
+
+def _items(image: Image, ndim: int) -> Tensor:
+    """`(items, C, *N)` of an image `(C, ..., *N)`: slices of a volume are items of a 2-D model."""
+    channels = image.values.shape[0]
+    return image.values.reshape(channels, -1, *image.values.shape[-ndim:]).transpose(0, 1)
+
+
+def _finisher(image: Image, model: Model) -> Callable[[Tensor], Tensor]:
+    """Members in the unit and on the grid of the image, before mean and deviation are taken."""
     ndim = len(model.spec.size)
-    work = image
-    if _off_grid(image, model):
-        own, wanted = image.spacing[-ndim:], model.spec.spacing
-        if not resampling:
-            raise InputError(
-                f"{image.source[0] if image.source else name}: pixel spacing",
-                f"{tuple(round(s, 4) for s in own)} mm",
-                f"{wanted} mm (within {SPACING_TOLERANCE:.0%}), at which the model was trained",
-                "Ask for resampling (--resample) to restore at the spacing of the model.",
-            )
-        work = resample(image, wanted)
-    size = image.values.shape[-ndim:]
-    stack = work.values.reshape(-1, 1, *work.values.shape[-ndim:])  # slices of a volume are items of a 2-D model
-    told = None if watch is None else (lambda done, total: watch(name, done, total))
+    size = tuple(image.values.shape[-ndim:])
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[ndim]
 
     def finish(members: Tensor) -> Tensor:
-        """Members in the unit and on the grid of the image, before mean and deviation are taken."""
         values = model.intensity.decode(members)
-        if values.shape[-ndim:] == size:
+        if tuple(values.shape[-ndim:]) == size:
             return values
-        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[ndim]
-        return F.interpolate(values, size=tuple(size), mode=mode, align_corners=False)
+        if values.is_complex():
+            return torch.complex(*(F.interpolate(part, size=size, mode=mode) for part in (values.real, values.imag)))
+        return F.interpolate(values, size=size, mode=mode, align_corners=False)
 
-    result = restore_batch(model.denoiser, model.intensity.encode(stack), options, finish=finish, watch=told)
-    shape = image.values.shape
-    sd = None if result.sd is None else result.sd.reshape(shape)
-    members = [] if result.samples is None else [s.reshape(shape) for s in result.samples]
-    return result, result.mean.reshape(shape), sd, members
+    return finish
 
 
-def _record(result: Restoration, model: Model, options: SamplingOptions, image: Image) -> dict[str, Any]:
+def _record(
+    result: Restoration, model: Model, options: RestoreOptions, sampling: SamplingOptions, image: Image
+) -> dict[str, Any]:
     return {
         "kind": result.kind,
         "reason": result.reason,
         "model": model.source,
-        "sampling": {**vars(options), **result.details},
+        "sampling": {
+            "samples": options.samples,
+            "steps": options.steps,
+            "rule": options.rule,
+            "grid": options.grid,
+            "seed": options.seed,
+            "spread": options.spread,
+            "uncertainty": not options.point,
+            "keep_samples": options.keep_samples,
+            "chunk": sampling.chunk,
+            "margin": sampling.margin,
+            "tile": options.tile,
+            **result.details,
+        },
         "seeds": result.seeds,
         "seconds": result.seconds,
         "network_calls_per_member": result.nfe,
@@ -278,23 +306,15 @@ def _refuse_existing(out: Path, name: str, force: bool) -> None:
         )
 
 
-def _write(restored: Restored, out: Path, model: Model, truth: Image | None, force: bool) -> Restored:
-    """All results appear, or none."""
-    with staged(out, restored.name, force=force) as staging:
-        written = _write_parts(restored, staging, model, truth, out)
-    return replace(restored, files=tuple(out / p.relative_to(staging) for p in written))
-
-
-def _write_parts(restored: Restored, folder: Path, model: Model, truth: Image | None, out: Path) -> list[Path]:
+def _write_parts(restored: Restored, folder: Path, out: Path) -> list[Path]:
     """Images, record and report in `folder`; the report names the files where they will be, in `out`."""
-    point = restored.sd is None
-    what = "point estimate (no uncertainty)" if point else "posterior mean"
+    model, like = restored.model, restored.input
+    what = "point estimate (no uncertainty)" if restored.sd is None else "posterior mean"
     parts: list[tuple[str, Image, str]] = [("mean", restored.mean, what)]
     if restored.sd is not None:
         parts.append(("sd", restored.sd, "posterior standard deviation"))
     parts += [(f"sample-{i:03d}", s, f"posterior sample {i}") for i, s in enumerate(restored.samples)]
     written: list[Path] = []
-    like = restored.input
     for role, image, text in parts:
         destination = folder / f"{restored.name}_{role}{written_suffix(like.format)}"
         description = f"retrodict {text}, model {Path(model.source).name}"
@@ -303,7 +323,7 @@ def _write_parts(restored: Restored, folder: Path, model: Model, truth: Image | 
     record, page = folder / f"{restored.name}_restore.json", folder / f"{restored.name}_report.html"
     write_file(record, json.dumps(restored.details, indent=1, default=str).encode())
     final = [out / p.name for p in (*written, record, page)]
-    _report_module().write(_report(restored, model, truth, final), page)
+    _report_module().write(_report(restored, model, restored.truth, final), page)
     return [*written, record, page]
 
 

@@ -1,0 +1,86 @@
+"""`retrodict evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from retrodict._check import InputError
+from retrodict.cli.terminal import Force, Spacing, Unit, bar, files, numbers, out, plain
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for table and report.")],
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="YAML evaluation, or use the options.")
+    ] = None,
+    truth: Annotated[list[str] | None, typer.Option(help="Image or folder of true images (repeatable).")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="NAME=FOLDER of results, as restore writes them (repeatable).")
+    ] = None,
+    measured: Annotated[str | None, typer.Option(help="Image or folder of measured images.")] = None,
+    data_range: Annotated[float | None, typer.Option(help="For PSNR and SSIM (2000 for HU).")] = None,
+    unit: Unit = None,
+    spacing: Spacing = None,
+    force: Force = False,
+) -> None:
+    """Compare restorations with the truth: table, calibration, paired differences, report."""
+    from retrodict.tasks.evaluate import check_folder
+    from retrodict.tasks.evaluate import evaluate as run
+    from retrodict.tasks.evaluate_methods import EvaluationConfig, load_evaluation
+
+    check_folder(output, force=force)
+    if config is not None:
+        if truth or method or measured:
+            raise InputError("evaluate", "a configuration and options", "one of the two")
+        settings, base = load_evaluation(config)
+    else:
+        if not truth or not method:
+            raise InputError("evaluate", "nothing to compare", "a CONFIG, or --truth and --method NAME=FOLDER")
+        stated = {
+            "truth": truth,
+            "measured": measured,
+            "methods": [{"name": n, "path": p} for n, p in map(_pair, method)],
+            "data_range": data_range,
+            "unit": unit,
+            "spacing": numbers("--spacing", spacing),
+        }
+        settings, base = EvaluationConfig.model_validate(stated), Path.cwd()
+    with bar() as shown:
+        task = shown.add_task("evaluating")
+
+        def watch(name: str, done: int, total: int) -> None:
+            shown.update(task, completed=done, total=total, description=plain(name))
+
+        result = run(settings, base, watch=watch)
+    written = result.save(output, force=force)
+    out.print(_table(result.record))
+    files(written)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    if not equals or not name:
+        raise InputError("--method", repr(text), "NAME=FOLDER")
+    return name, path
+
+
+def _table(record: dict[str, Any]) -> Table:
+    from retrodict.tasks.evaluate_metrics import METRICS
+
+    table = Table(title=f"{record['images']} images, errors in {plain(record['unit'])}")
+    table.add_column("method")
+    columns = [c for c in record["columns"] if c not in ("bias", "cover68")]  # a terminal is narrow; the files have all
+    for column in columns:
+        table.add_column(METRICS[column].title, justify="right")
+    for m in record["methods"]:
+        values = [m["summary"].get(c, {}).get("value") for c in columns]
+        table.add_row(
+            plain(m["name"]), *("" if v is None else f"{v:.3g}" if abs(v) < 1000 else f"{v:.0f}" for v in values)
+        )
+    return table

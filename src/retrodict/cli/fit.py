@@ -1,0 +1,61 @@
+"""`retrodict fit` and `schema`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retrodict.cli.terminal import bar, out, plain
+
+__all__ = ["fit", "schema"]
+
+
+def fit(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the run (default runs/NAME).")
+    ] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override, a.b=value.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+) -> None:
+    """Train a model; a run that was stopped or killed goes on where it was."""
+    from retrodict.tasks.fit import fit as run
+    from retrodict.tasks.fit import prepare_fit
+    from retrodict.tasks.fit_config import load_config
+
+    settings = load_config(config, overrides or ())
+    folder = output or Path("runs") / settings.name
+    plan = prepare_fit(settings, folder, config.resolve().parent)
+    out.print(f"[bold]{settings.name}[/]  {plan.parameters:,} parameters, {len(plan.training)} training images")
+    for note in plan.training.notes:
+        out.print(f"  {plain(note)}", soft_wrap=True)
+    left = settings.training.steps - plan.start_step
+    resumed = f" (resuming at {plan.start_step})" if plan.start_step else ""
+    out.print(f"  {left} steps of {plan.seconds_per_step:.2f} s: about {_duration(plan.seconds)}{resumed}")
+    if dry_run:
+        return
+    with bar() as shown:
+        task = shown.add_task("training", total=settings.training.steps, completed=plan.start_step)
+
+        def watch(p: Any) -> None:
+            shown.update(task, completed=p.step, description=f"loss {p.loss:.4f}  {1 / p.seconds:.2f} steps/s")
+            if p.validation is not None:
+                shown.console.print(f"step {p.step}: validation loss {p.validation:.4f}")
+
+        path = run(plan, folder, watch=watch)
+    out.print(f"model {path}")
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def schema() -> None:
+    """Print the JSON schema of a training configuration."""
+    from retrodict.tasks.fit_config import FitConfig
+
+    out.print_json(json.dumps(FitConfig.model_json_schema()))

@@ -1,0 +1,147 @@
+"""`retrodict measure nps` and `measure mtf`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from retrodict._check import InputError
+from retrodict.cli.terminal import Force, Spacing, Unit, files, integers, numbers, out, plain
+
+__all__ = ["mtf", "nps"]
+
+
+Json = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.json", help="Curve; a picture goes beside it.")]
+
+
+At = Annotated[float | None, typer.Option(help="Bring the images to this pixel spacing in mm first.")]
+
+
+Slices = Annotated[str | None, typer.Option(help="First and last + 1 slice to use, such as 3:8.")]
+
+
+Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
+
+
+def nps(
+    sources: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="One scan, or repeated scans.")],
+    output: Json,
+    repeats: Annotated[
+        str, typer.Option(help="none: one scan, uniform regions; scans: repeats of one object; half-dose: two halves.")
+    ] = "none",
+    size: Annotated[int, typer.Option(help="Side of a region in pixels, even.")] = 32,
+    count: Annotated[int, typer.Option(help="Regions to look for.")] = 64,
+    region: Annotated[
+        list[str] | None, typer.Option(help="First pixel of a region, row,column or slice,row,column (repeatable).")
+    ] = None,
+    slices: Slices = None,
+    detrend: Annotated[str, typer.Option(help="poly2 or mean, for one scan.")] = "poly2",
+    window: Annotated[str, typer.Option(help="none or hann.")] = "none",
+    spacing: Spacing = None,
+    unit: Unit = None,
+    at: At = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Noise power spectrum with 95 % bands, autocorrelation and a test of whiteness."""
+    from retrodict.tasks.measure import measure_nps
+
+    own: dict[str, Any] = {"repeats": repeats, "size": size, "count": count, "detrend": detrend, "window": window}
+
+    def measured(shared: dict[str, Any]) -> Any:
+        regions = [integers("--region", r) or () for r in region] if region else None
+        return measure_nps(sources, regions=regions, **own, **shared)
+
+    _run(measured, _say_nps, output, force, slices, spacing, {"unit": unit, "at": at, "seed": seed})
+
+
+def mtf(
+    source: Annotated[Path, typer.Argument(metavar="SCAN", help="Scan with an edge, a disc insert, a wire or a bead.")],
+    output: Json,
+    kind: Annotated[str, typer.Option(help="edge (tilted, straight), disc (its rim), wire, bead.")] = "edge",
+    region: Annotated[
+        str | None, typer.Option(help="Rows and columns that hold it, first:last+1,first:last+1.")
+    ] = None,
+    slices: Slices = None,
+    diameter: Annotated[float, typer.Option(help="Diameter of the wire or bead in mm.")] = 0.0,
+    radius: Annotated[float | None, typer.Option(help="Radius of the disc in mm (estimated without).")] = None,
+    half_width: Annotated[float | None, typer.Option(help="Half width of the window in pixels.")] = None,
+    window: Annotated[str, typer.Option(help="auto, hann or tukey.")] = "auto",
+    spacing: Spacing = None,
+    unit: Unit = None,
+    at: At = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> None:
+    """Modulation transfer function with 95 % bands and its 50 % and 10 % frequencies."""
+    from retrodict.tasks.measure import measure_mtf
+
+    own: dict[str, Any] = {"kind": kind, "diameter": diameter, "radius": radius, "half_width": half_width}
+
+    def measured(shared: dict[str, Any]) -> Any:
+        return measure_mtf(source, region=_box(region), window=window, **own, **shared)  # type: ignore[arg-type]
+
+    _run(measured, _say_mtf, output, force, slices, spacing, {"unit": unit, "at": at, "seed": seed})
+
+
+def _run(
+    measured: Callable[[dict[str, Any]], Any],
+    say: Callable[[dict[str, Any]], None],
+    output: Path,
+    force: bool,
+    slices: str | None,
+    spacing: str | None,
+    shared: dict[str, Any],
+) -> None:
+    """What both have in common: look at the target, measure, save, and say what was found and where it is."""
+    from retrodict.tasks.measure import check_target
+
+    check_target(output, force=force)
+    result = measured({"slices": _range(slices), "spacing": numbers("--spacing", spacing), **shared})
+    written = result.save(output, force=force)
+    say(result.record)
+    files(written)
+
+
+def _say_nps(record: dict[str, Any]) -> None:
+    from retrodict.tasks.measure import verdict
+
+    summary, white = record["summary"], record["whiteness"]
+    out.print(f"noise [bold]{summary['noise_sd']:.4g} {plain(summary['unit'])}[/] in {summary['regions']} regions")
+    out.print(f"average frequency {summary['average_frequency']:.3g}, peak {summary['peak_frequency']:.3g} cycles/mm")
+    out.print(f"{verdict(white)}, largest correlation {white['strongest_correlation']:.2f}")
+
+
+def _say_mtf(record: dict[str, Any]) -> None:
+    summary = record["summary"]
+    for name, level in (("mtf50", "50 %"), ("mtf10", "10 %")):
+        value = summary[name]
+        if value["value"] is None:
+            out.print(f"{level} not reached below Nyquist ({summary['nyquist']:.3g} cycles/mm)")
+        else:
+            band = "" if value["lower"] is None else f" (95 % band {value['lower']:.3g} to {value['upper']:.3g})"
+            out.print(f"{level} at [bold]{value['value']:.4g} cycles/mm[/]{band}")
+    unit, noise = plain(summary["unit"]), summary["noise_sd_per_pixel"]
+    out.print(f"contrast {summary['contrast']:.4g} {unit}, noise {noise:.3g} {unit} per pixel")
+
+
+def _range(text: str | None) -> tuple[int, int] | None:
+    found = integers("--slices", text, ":")
+    if found is None:
+        return None
+    if len(found) != 2:
+        raise InputError("--slices", repr(text), "first:last+1, such as 3:8")
+    return found[0], found[1]
+
+
+def _box(text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    found = [n for part in parts for n in integers("--region", part, ":") or ()]
+    if len(parts) != 2 or len(found) != 4:
+        raise InputError("--region", repr(text), "first:last+1,first:last+1, such as 100:164,80:144")
+    return found[0], found[1], found[2], found[3]

@@ -1,0 +1,95 @@
+"""The options of a restoration, written down once: Python, the command line and evaluations take them from here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from operator import not_
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+from retrodict._check import InputError, choice
+
+__all__ = ["Option", "RestoreOptions", "canonical", "described"]
+
+
+class Option(NamedTuple):
+    """What is said of a field, here and in the help of the command line, and the least value that it takes."""
+
+    help: str
+    least: int | None = None
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """How an image is restored; every field is a keyword of `restore` and a flag of the command line.
+
+    `mtf` and `nps` are paths, records or curves; `steps` and `grid` None are those of the rule, `spread` None is the
+    error law of the model.  `threads` holds for the call alone.
+
+    Raises `InputError` for numbers below their bound.
+    """
+
+    samples: Annotated[int, Option("Members of the ensemble.", least=1)] = 8
+    steps: Annotated[int | None, Option("Steps of the sampler per member (default of the rule).", least=1)] = None
+    rule: Annotated[str, Option("Sampler; see 'retrodict bench gaussian-card'.")] = "matched"
+    grid: Annotated[str | None, Option("Time grid of the sampler (default of the rule).")] = None
+    seed: Annotated[int, Option("Seed of the whole run.")] = 0
+    keep_samples: Annotated[bool, Option("Write every member too.")] = False
+    point: Annotated[bool, Option("A point estimate, without an uncertainty map.")] = False
+    spacing: Annotated[
+        Sequence[float] | None, Option("Pixel spacing in mm (rows,columns) for files that have none.")
+    ] = None
+    unit: Annotated[str | None, Option("Unit of the values for files that have none, such as HU.")] = None
+    resample: Annotated[bool, Option("Bring images of another pixel spacing to the model's and back.")] = False
+    allow_gaps: Annotated[bool, Option("Accept a series with missing slices.")] = False
+    tile: Annotated[int | None, Option("Run the network on tiles of this side.", least=64)] = None
+    spread: Annotated[
+        str | None, Option("Error law of the denoiser: local, uncalibrated, wiener or none (default of the model).")
+    ] = None
+    mtf: Annotated[Any, Option("Measured MTF (retrodict measure mtf) instead of that of the training.")] = None
+    nps: Annotated[Any, Option("Measured NPS (retrodict measure nps) instead of that of the training.")] = None
+    device: Annotated[str, Option("auto, cpu or cuda; auto is cuda where there is one.")] = "auto"
+    threads: Annotated[int | None, Option("CPU threads.", least=1)] = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be meant."""
+        for name, (option, _) in described().items():
+            value = getattr(self, name)
+            if option.least is not None and value is not None and value < option.least:
+                raise InputError(name, value, f"at least {option.least}")
+
+    @classmethod
+    def of(cls, changes: Mapping[str, Any]) -> RestoreOptions:
+        """The defaults with `changes`; an unknown name is answered with the nearest."""
+        known = canonical(changes)
+        for name in known:
+            choice("option", name, [*described(), *ALSO_CALLED])
+        return cls(**known)
+
+
+ALSO_CALLED: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "resampling": ("resample", bool),
+    "uncertainty": ("point", not_),
+}
+"""Other names of fields in Python and in evaluations: the field, and its value from theirs."""
+
+
+def canonical(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` under the names of the fields; unknown names stay as they are."""
+    out: dict[str, Any] = {}
+    for name, value in changes.items():
+        field, turn = ALSO_CALLED.get(name, (name, None))
+        if turn is not None and isinstance(value, str):
+            raise InputError(name, repr(value), "true or false")
+        if field in out:
+            raise InputError(name, f"both {name!r} and {field!r}", "one of the two")
+        out[field] = value if turn is None else turn(value)
+    return out
+
+
+@cache
+def described() -> dict[str, tuple[Option, Any]]:
+    """Of every field its `Option` and its bare type."""
+    hints = get_type_hints(RestoreOptions, include_extras=True)
+    return {f.name: (hints[f.name].__metadata__[0], hints[f.name].__origin__) for f in fields(RestoreOptions)}

@@ -1,0 +1,112 @@
+"""A model made ready for an image: its instrument, tiles, error law and device; and what must hold of the image."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from retrodict._check import InputError, NotCalibratedError, choice
+from retrodict.data import Image
+from retrodict.models.instrument import model_with_instrument
+from retrodict.models.model import Model, open_model
+from retrodict.tasks.options import RestoreOptions
+
+__all__ = ["check_image", "device_named", "model_card", "model_channels", "prepared", "torch_threads"]
+
+
+def model_card(name: str = "ct") -> dict[str, Any]:
+    """What is known of a model, for people: source, spacing (mm), unit, process, and the card of its training."""
+    opened = open_model(name)
+    head = {"source": opened.source, "spacing_mm": opened.spec.spacing, "unit": opened.intensity.unit}
+    return {**head, "process": opened.spec.process, **opened.spec.card}
+
+
+def prepared(model: Model, options: RestoreOptions) -> tuple[Model, dict[str, Any]]:
+    """The model with what the options say of it, and the record of it.
+
+    Raises `NotCalibratedError` where an uncertainty is asked of an instrument that the calibration does not hold for.
+    """
+    device = device_named(options.device)
+    bound, record = _with_instrument(model, options.mtf, options.nps, not options.point)
+    denoiser = bound.denoiser
+    if options.tile is not None:
+        denoiser = denoiser.tiled(options.tile)
+    if options.spread is not None:
+        denoiser = denoiser.with_spread(options.spread)
+    return _on_device(replace(bound, denoiser=denoiser), device), {"device": device, **record}
+
+
+def _with_instrument(model: Model, mtf: Any, nps: Any, uncertainty: bool) -> tuple[Model, dict[str, Any]]:
+    """The model bound to measured curves, and the record of how far they are from those of the training."""
+    if mtf is None and nps is None:
+        return model, {}
+    bound, agreement = model_with_instrument(model, mtf, nps)
+    if uncertainty and not agreement.holds:
+        raise NotCalibratedError(
+            f"The measured instrument is not the one that the model was calibrated for: {agreement}. "
+            "Train on for it (retrodict fit with start_from and the measured curves, some hundred steps), or ask for a "
+            "point estimate (--point)."
+        )
+    record = {"noise_ratio": agreement.noise_ratio, "mtf_difference": agreement.mtf_difference}
+    return bound, {"instrument": {**record, "calibration_holds": agreement.holds, "files": [str(mtf), str(nps)]}}
+
+
+# ---- where it runs -----------------------------------------------------------------------------------------------
+
+
+def device_named(name: str) -> str:
+    """ "cpu" or "cuda" for "auto", "cpu" or "cuda"; raises `InputError` for a GPU that is not there."""
+    choice("device", name, ("auto", "cpu", "cuda"))
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise InputError("device", "'cuda' on a machine where torch finds no GPU", "'cpu' or 'auto'")
+    return name if name != "auto" else "cuda" if found else "cpu"
+
+
+def _on_device(model: Model, device: str) -> Model:
+    return model if device == "cpu" else replace(model, denoiser=model.denoiser.to(device))
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Generator[None]:
+    """Let torch use `count` CPU threads (None: as many as before) until the end of the block."""
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# ---- what an image must be ---------------------------------------------------------------------------------------
+
+
+def model_channels(model: Model) -> int:
+    """Channels of the images that a model restores."""
+    return len(model.spec.channels)
+
+
+def check_image(image: Image, model: Model, name: str) -> None:
+    """Raise `InputError` where channels, unit, values or axes are not those that the model restores."""
+    where = str(image.source[0]) if image.source else name
+    channels = model_channels(model)
+    if image.values.shape[0] != channels:
+        wanted = "one channel" if channels == 1 else f"{channels} channels"
+        raise InputError(where, f"{image.values.shape[0]} channels", wanted)
+    if image.values.is_complex() != model.denoiser.process.basis.complex:
+        found, wanted = ("complex", "real") if image.values.is_complex() else ("real", "complex")
+        raise InputError(where, f"{found} pixels", f"{wanted} ones, as the model was trained on")
+    if image.unit != model.intensity.unit:
+        raise InputError(where, f"values in {image.unit!r}", f"{model.intensity.unit!r}, the unit of the model")
+    if not bool(torch.isfinite(image.values).all()):
+        raise InputError(where, "NaN or infinite pixels", "finite pixels")
+    ndim = len(model.spec.size)
+    if image.values.ndim - 1 < ndim:
+        raise InputError(where, f"a {image.values.ndim - 1}-D image", f"{ndim} axes for this model")
