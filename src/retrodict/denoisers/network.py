@@ -172,7 +172,7 @@ class NetDenoiser(Observer):
         if choice("spread", spread, SPREADS) in ("local", "uncalibrated") and not self.bands:
             raise InputError("spread", repr(spread), "'wiener' or 'none': this network predicts no variances")
         object.__setattr__(self, "spread", spread)
-        object.__setattr__(self, "net", network(self.net))
+        object.__setattr__(self, "net", self.net if isinstance(self.net, Network) else network(self.net))
         if self.unit is None:
             weight = self.process.basis.multiplicity()
             power = (self._power * weight).sum() / (weight.sum() * (self.spectrum.channels or 1))
@@ -241,9 +241,10 @@ class NetDenoiser(Observer):
 
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """D and the law of its error: xt `(B, C, *N)`, t `(B,)`."""
-        if self.predicts != "wiener":
-            require_defined(self.predicts, self.process, t)
         linear = self._linear(xt, t, cond)
+        if self.predicts == "wiener":
+            return self._finish(self._terms(linear), None)
+        require_defined(self.predicts, self.process, t)
         return self._finish(self._terms(linear), rate_of(self.process, t))
 
     def observe(self, u: Tensor, m: Moments, cond: Cond = Cond()) -> Estimate:
