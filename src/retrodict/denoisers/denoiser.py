@@ -336,16 +336,15 @@ class GaussianDenoiser(Observer):
     def linear(self, t: Tensor) -> Linear:
         """The denoiser at time t `(1,)` as gains on the state and the measurement, offset and variance."""
         mean, variance = self._tables
-        m = self.process.moments(t)
-        g, v = (x[0, 0] for x in wiener(m, variance))
-        h = m.h[0, 0]
+        m = Moments(*(x[0, 0] for x in self.process.moments(t)))
+        g, v = wiener(m, variance)
         y = self.process.measurement if self.process.pairing.sees else None
         zero = torch.zeros_like(variance)
         if y is None:
-            return Linear(zero + g, zero, zero + (mean - g * h * mean), zero + v)
+            return Linear(zero + g, zero, mean - g * m.h * mean, zero + v)
         k, v = wiener(y, v)
         rest = 1 - k * y.h
-        return Linear(zero + g * rest, zero + k, zero + (mean - g * h * mean) * rest, zero + v)
+        return Linear(zero + g * rest, zero + k, (mean - g * m.h * mean) * rest, zero + v)
 
     def score(self, xt: Tensor, t: Tensor) -> Tensor:
         """Gradient of log p_t in coefficients `(B, C, *K)`: -(w - h m) / (h^2 L + s^2)."""

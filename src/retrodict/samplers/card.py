@@ -73,7 +73,7 @@ def start_law(process: Process, spectrum: Tensor) -> tuple[Tensor, Tensor]:
     if process.pairing.starts:
         return zero + 1, zero
     m = process.moments(torch.ones(1, dtype=torch.float64))
-    h, s2 = (zero + m.h)[0, 0], (zero + m.s2)[0, 0]
+    h, s2 = m.h[0, 0], m.s2[0, 0]
     if process.pairing.sees and process.measurement is not None:
         gain, variance = wiener(process.measurement, spectrum)
         return h * gain, h**2 * variance + s2
@@ -124,12 +124,19 @@ def _advance(
     start, measurement, offset, noise = zero, zero, zero, {}
     pairs = ((row.keep, states), (row.data, images), (row.noise, noises), (row.spread, errors))
     for weight, value in (pair for weights, values in pairs for pair in zip(weights, values, strict=False)):
-        w = weight[0, 0] if weight.ndim > 2 else weight.reshape(())
+        w = _per_coefficient(weight)
         start, measurement = start + w * value.start, measurement + w * value.measurement
         offset = offset + w * value.offset
         for name, n in value.noise.items():
             noise[name] = noise.get(name, zero) + w * n
     return _Value(start, measurement, offset, noise)
+
+
+def _per_coefficient(weight: Tensor) -> Tensor:
+    """A weight `(1, C|1, *K)` as `(C, *K)` or `(*K)`."""
+    if weight.ndim < 3:
+        return weight.reshape(())
+    return weight[0, 0] if weight.shape[1] == 1 else weight[0]
 
 
 # ---- any linear denoiser ------------------------------------------------------------------------------------------

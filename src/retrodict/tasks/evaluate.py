@@ -210,7 +210,7 @@ def _blur(method: Method, measured: Image, base: Path) -> Callable[[Tensor], Ten
     if law is None:
         found = "a model without a measurement law"
         raise InputError(f"methods.{method.name}", found, "one trained for a measured MTF and NPS")
-    return lambda values: process.basis.inverse(law.gain * process.basis.forward(values))
+    return lambda values: process.basis.inverse(law.h * process.basis.forward(values))
 
 
 def _cell(value: dict[str, float | None] | None) -> str:

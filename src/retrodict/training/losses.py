@@ -129,7 +129,7 @@ def _weighted(process: Process, error: Tensor, t: Tensor, weight: str) -> Tensor
     density = WEIGHTS[choice("loss weight", weight, WEIGHTS)](process.moments(t), process.rates(t).G2)
     energy = basis.energy(basis.forward(error))
     total = (energy * (density * basis.multiplicity()).to(error.real)).flatten(1).sum(1)
-    return total / (float(basis.multiplicity().sum()) * error.shape[1])
+    return total / (basis.multiplicity().sum() * error.shape[1]).to(total)
 
 
 def _spread_nll(denoiser: NetDenoiser, error: Tensor, terms: Terms) -> Tensor:
