@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from retrodict.bases import Fourier, Pixel
-from retrodict.denoisers.denoiser import Estimate, SpectralSpread
+from retrodict.denoisers.denoiser import Estimate
+from retrodict.denoisers.spread import SpectralSpread
 from retrodict.processes.fourier import fourier
 from retrodict.processes.scalar import vp
 from retrodict.samplers import make_plan, sample

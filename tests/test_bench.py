@@ -13,6 +13,7 @@ from retrodict._check import InputError
 from retrodict.processes import PROCESSES
 from retrodict.samplers import RULES
 from retrodict.tasks import gaussian_card as bench
+from retrodict.tasks.gaussian_card_table import render
 
 POSTERIOR = [name for name, rule in RULES.items() if rule.posterior]
 UNCONDITIONAL = [name for name in PROCESSES if name not in ("fourier", "measured")]
@@ -206,5 +207,5 @@ def test_the_table_loses_nothing_on_a_narrow_terminal(records):
 
 def printed(records, width):
     console = Console(width=width, file=io.StringIO(), color_system=None)
-    console.print(bench.render(records))
+    console.print(render(records))
     return console.file.getvalue()

@@ -14,10 +14,11 @@ from retrodict import InputError
 from retrodict._random import key, member_seeds, uniform, white
 from retrodict.bases import Fourier, Pixel, Wavelet
 from retrodict.bases.spectrum import Spectrum, radial_spectrum
-from retrodict.denoisers.denoiser import GaussianDenoiser, LocalSpread, SpectralSpread, band_filters
+from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.mixture import GaussianLaw, MixtureDenoiser, MixtureLaw
 from retrodict.denoisers.network import NetDenoiser, SpreadScale
 from retrodict.denoisers.predictions import PREDICTIONS, target, to_data
+from retrodict.denoisers.spread import LocalSpread, SpectralSpread, band_filters
 from retrodict.nets import UNet
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier

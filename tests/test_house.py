@@ -12,13 +12,13 @@ from torch import nn
 from objects import curves, make_process, restoring_process
 from retrodict import InputError, NotCalibratedError, SamplingOptions, gate, restore_batch
 from retrodict._random import white
-from retrodict.bases import Cosine, Fourier, Pixel, Wavelet
+from retrodict.bases import ChannelMix, Cosine, Fourier, Pixel, Wavelet
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import FunctionDenoiser, GaussianDenoiser
 from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
 from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in, channels_out
 from retrodict.denoisers.predictions import PREDICTIONS
-from retrodict.denoisers.wrappers import Fused, Guided, Respread
+from retrodict.denoisers.wrappers import Fused, Guided, Respread, SliceWise
 from retrodict.nets import UNet, network
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier
@@ -32,6 +32,7 @@ from retrodict.processes.observation import (
     noise_like,
     wiener,
 )
+from retrodict.processes.process import Process
 from retrodict.processes.recipes import external
 from retrodict.processes.scalar import vp
 from retrodict.samplers import RULES, make_plan, sample, start_state
@@ -323,6 +324,44 @@ def test_the_posterior_of_complex_images_is_exact_for_matched():
     result = restore_batch(denoiser, y, SamplingOptions(samples=16, steps=2, margin=0))
     exact = float(denoiser.estimate(y, torch.ones(1).double()).spread.variance().mean())
     assert float((result.sd**2).mean()) == pytest.approx(exact, rel=0.03)
+
+
+def test_correlated_channels_are_independent_in_a_rotated_basis():
+    """Gray noise on RGB: the measurement shares its noise among channels; the dense Kalman filter of all pixels."""
+    m = torch.tensor([[1, 1, 1], [1, -1, 0], [1, 1, -2]], dtype=torch.float64)
+    m = m / m.norm(dim=1, keepdim=True)
+    basis = ChannelMix.of(Pixel((2,)), m)
+    noise = torch.tensor([3.0, 0.1, 0.1], dtype=torch.float64).reshape(3, 1).expand(3, 2)
+    process = Process(lambda b: lambda t: (1 + 0 * t, 0 * t, t * noise), basis)
+    mean, prior = torch.zeros(3, 2, dtype=torch.float64), torch.tensor([[2.0], [1.0], [0.5]]).double().expand(3, 2)
+    y = field((1, 3, 2))
+    found = GaussianDenoiser(process, mean, prior)(y, torch.ones(1).double())[0]
+    P, S = (m.T @ torch.diag(d[:, 0]) @ m for d in (prior, noise))
+    assert torch.allclose(found, P @ torch.linalg.inv(P + S) @ y[0], atol=1e-12)
+    assert torch.allclose(basis.inverse(basis.forward(y)), y, atol=1e-14)
+    assert torch.allclose(basis.forward(y).norm(), y.norm(), rtol=1e-12)
+    with pytest.raises(InputError, match="orthonormal rows"):
+        ChannelMix.of(Pixel((2,)), 2 * m)
+
+
+@pytest.mark.parametrize("kind", ["terminal", "external"])
+def test_a_volume_with_a_prior_for_planes_is_its_slices(kind):
+    """The same law slice by slice, in the loop and at the gate."""
+    plane = fourier(Fourier((8, 8)))
+    plane = plane if kind == "terminal" else external(vp(Fourier((8, 8))), plane)
+    inner = GaussianDenoiser(plane, spectrum=SPECTRUM)
+    volume = SliceWise(inner, depth=3, pitch=2.0)
+    x, y = field((2, 1, 3, 8, 8)), field((2, 1, 3, 8, 8), 1)
+    found = volume.estimate(x, T2, volume.process.pairing.cond(y))
+    for z in range(3):
+        known = inner.estimate(x[:, :, z], T2, plane.pairing.cond(y[:, :, z]))
+        assert torch.allclose(found.mean[:, :, z], known.mean, atol=1e-12)
+        assert torch.allclose(found.spread.variance()[:, :, z], known.spread.variance(), rtol=1e-12)
+    result = restore_batch(volume, y, SamplingOptions(samples=200, steps=2, margin=0, chunk=50))
+    assert result.kind == "posterior"
+    exact = inner.estimate(y[:, :, 0], torch.ones(2).double(), plane.pairing.cond(y[:, :, 0])).spread
+    if kind == "terminal":
+        assert float((result.sd**2).mean()) == pytest.approx(float(exact.variance().mean()), rel=0.05)
 
 
 # ---- devices -----------------------------------------------------------------------------------------------------

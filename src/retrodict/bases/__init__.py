@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from retrodict.bases.basis import Basis, Cosine, Fourier, Pixel
+from retrodict.bases.composite import ChannelMix, Stack
 from retrodict.bases.wavelet import Wavelet
 
-__all__ = ["BASES", "Basis", "Cosine", "Fourier", "Pixel", "Wavelet"]
+__all__ = ["BASES", "Basis", "ChannelMix", "Cosine", "Fourier", "Pixel", "Stack", "Wavelet"]
 
 BASES = {"pixel": Pixel, "fourier": Fourier, "cosine": Cosine, "wavelet": Wavelet}
+"""Bases by name, for recipes; `Stack` and `ChannelMix` are built round one of them in Python."""

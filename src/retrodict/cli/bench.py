@@ -20,10 +20,12 @@ def gaussian_card(
 ) -> None:
     """Gain, variance and evaluations of every process and sampler against the exact answer."""
     from retrodict.tasks import gaussian_card as bench
+    from retrodict.tasks.gaussian_card_table import render
+    from retrodict.tasks.gaussian_card_table import render
 
     found = numbers("--steps", steps)
     records = bench.gaussian_card(steps=None if found is None else tuple(int(n) for n in found), peers=peers)
-    out.print(bench.render(records))
+    out.print(render(records))
     if json_file is not None:
         from retrodict._output import write_file  # brings torch
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict.bases import Basis
-from retrodict.denoisers.denoiser import Estimate, GaussianDenoiser, Observer, SpectralSpread
+from retrodict.denoisers.denoiser import Estimate, GaussianDenoiser, Observer
+from retrodict.denoisers.spread import SpectralSpread
 from retrodict.processes.observation import Cond, Moments, log_density, wiener
 from retrodict.processes.process import Process
 

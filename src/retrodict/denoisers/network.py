@@ -20,17 +20,12 @@ from retrodict.denoisers.denoiser import (
     Estimate,
     GaussianDenoiser,
     LinearEstimate,
-    LocalSpread,
     Observer,
-    SpectralSpread,
-    Spread,
-    band_filters,
     check_state,
     linear_estimate,
-    root_mean,
-    standardized,
 )
 from retrodict.denoisers.predictions import PREDICTIONS, Rate, data_from, rate_of, require_defined
+from retrodict.denoisers.spread import LocalSpread, SpectralSpread, Spread, band_filters, root_mean, standardized
 from retrodict.nets.network import Network, network
 from retrodict.nets.tiles import Tiled
 from retrodict.processes.observation import Cond, Moments

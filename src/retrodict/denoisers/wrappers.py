@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
+from retrodict.bases import Basis, Stack
 from retrodict.bases.spectrum import Spectrum
-from retrodict.denoisers.denoiser import Denoiser, Estimate, Observer, SpectralSpread
+from retrodict.denoisers.denoiser import Denoiser, Estimate, Observer
+from retrodict.denoisers.spread import SpectralSpread, Spread
 from retrodict.processes.observation import Cond, Moments, fuse, wiener
-from retrodict.processes.process import Process
+from retrodict.processes.process import Law, Process
 
-__all__ = ["Fused", "Guided", "Respread", "Wrapper"]
+__all__ = ["Fused", "Guided", "Respread", "SliceWise", "Wrapper", "stacked"]
 
 
 @dataclass(frozen=True)
@@ -142,3 +145,107 @@ class Respread(Wrapper):
         _, v = wiener(self.process.moments(t), prior[1])
         y = self.process.measurement if self.process.pairing.sees and cond.image is not None else None
         return Estimate(mean, SpectralSpread(self.process.basis, v if y is None else wiener(y, v)[1]))
+
+
+# ---- volumes with a prior for planes -------------------------------------------------------------------------------
+
+
+def stacked(process: Process, depth: int, pitch: float = 1.0) -> Process:
+    """The process of a plane on every slice of a volume of `depth` slices, `pitch` mm apart."""
+
+    def lifted(law: Law) -> Law:
+        """Tables of the plane `(B, 1, *K)` as tables of the volume `(B, 1, 1, *K)`."""
+        return lambda t: tuple(x.unsqueeze(2) for x in law(t.squeeze(2)))  # type: ignore[return-value]
+
+    def plane(basis: Basis) -> Basis:
+        assert isinstance(basis, Stack)
+        return basis.plane
+
+    memory, law = process.memory, process.pairing.law
+    pairing = process.pairing if law is None else replace(process.pairing, law=lambda b: law(plane(b)))
+    return Process(
+        lambda b: lifted(process.family(plane(b))),
+        Stack.of(process.basis, depth, pitch),
+        pairing,
+        None if memory is None else (lambda b: lambda t: memory(plane(b))(t.squeeze(2)).unsqueeze(2)),
+    )
+
+
+@dataclass(frozen=True)
+class SliceWise(Denoiser):
+    """A denoiser of planes on every slice of a volume; what couples the slices is one more wrapper above it.
+
+    `inner` is the denoiser of a plane, `depth` the number of slices, `pitch` their distance in mm.
+    """
+
+    inner: Denoiser
+    depth: int
+    pitch: float = 1.0
+
+    @cached_property
+    def process(self) -> Process:  # type: ignore[override]
+        """That of the plane on every slice."""
+        return stacked(self.inner.process, self.depth, self.pitch)
+
+    @property
+    def multiple(self) -> int:  # type: ignore[override]
+        """That of the inner denoiser, which slices need not be a multiple of."""
+        return self.inner.multiple
+
+    def prior(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance of the plane, the same on every slice."""
+        prior = self.inner.prior()
+        n = self.inner.process.ndim
+        return None if prior is None else (_sliced(prior[0], self.depth, n), _sliced(prior[1], self.depth, n))
+
+    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
+        """Slices as items of a batch: `(B, C, D, *N)` -> `(B D, C, *N)` and back."""
+        image = None if cond.image is None else _fold(cond.image)
+        mean, spread = self.inner.estimate(_fold(xt), t.repeat_interleave(self.depth), Cond(image, cond.vector))
+        return Estimate(_unfold(mean, self.depth), None if spread is None else _SliceSpread(spread, self.depth))
+
+    def on(self, size: Sequence[int]) -> Self:
+        """Another volume."""
+        return replace(self, inner=self.inner.on(tuple(size)[1:]), depth=int(size[0]))
+
+    def to(self, device: str | torch.device) -> Self:
+        """The same denoiser on another device."""
+        return replace(self, inner=self.inner.to(device))
+
+    def gaussian(self) -> Denoiser | None:
+        """The Gaussian twin on every slice."""
+        twin = self.inner.gaussian()
+        return None if twin is None else replace(self, inner=twin)
+
+
+@dataclass(frozen=True)
+class _SliceSpread:
+    """The error law of every slice; each has draws of its own."""
+
+    inner: Spread
+    depth: int
+
+    @property
+    def fields(self) -> int:
+        return self.inner.fields
+
+    def draw(self, z: Tensor) -> Tensor:
+        return _unfold(self.inner.draw(torch.stack([_fold(x) for x in z])), self.depth)
+
+    def variance(self) -> Tensor:
+        variance = self.inner.variance()
+        return _unfold(variance, self.depth) if len(variance) > 1 else variance.unsqueeze(2)
+
+
+def _fold(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _unfold(x: Tensor, depth: int) -> Tensor:
+    return x.unflatten(0, (-1, depth)).transpose(1, 2)
+
+
+def _sliced(table: Tensor, depth: int, ndim: int) -> Tensor:
+    """A table `(*K)` or `(C, *K)` of a plane with an axis of slices before its grid."""
+    table = table.unsqueeze(-ndim - 1)
+    return table.expand(*table.shape[: -ndim - 1], depth, *table.shape[-ndim:])

@@ -1,0 +1,127 @@
+"""The laws of a denoiser's error, from which stochastic rules draw x_0: stationary, or different in place and band."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from retrodict.bases import Basis
+from retrodict.processes.observation import ratio
+
+__all__ = ["LocalSpread", "SpectralSpread", "Spread", "band_filters", "root_mean", "standardized"]
+
+
+class Spread(Protocol):
+    """The law of x_0 - D: how to turn white noise fields into a draw of the error."""
+
+    @property
+    def fields(self) -> int:
+        """Number of white noise fields that a draw takes."""
+        ...
+
+    def draw(self, z: Tensor) -> Tensor:
+        """White noise `(fields, B, C, *N)` to an error image `(B, C, *N)`."""
+        ...
+
+    def variance(self) -> Tensor:
+        """Variance of the error per pixel and real component, `(B, C|1, *N)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class SpectralSpread:
+    """A stationary error: variance v `(B|1, C|1, *K)` per coefficient of `basis`."""
+
+    basis: Basis
+    v: Tensor
+    fields: int = 1
+
+    def draw(self, z: Tensor) -> Tensor:
+        """One white field, colored by sqrt(v)."""
+        return self.basis.inverse(self.v.sqrt().to(z.real) * self.basis.forward(z[0]))
+
+    def variance(self) -> Tensor:
+        """The same at every pixel of the grid: the mean of v over degrees of freedom."""
+        mean = _power(self.v, self.basis)
+        return mean[(..., *[None] * self.basis.ndim)].expand(*mean.shape, *self.basis.size)
+
+
+@dataclass(frozen=True)
+class LocalSpread:
+    """A locally stationary error: in band b its variance is exp(log_ratio_b(x)) times that of spectrum v.
+
+    error = sum_b exp(log_ratio_b / 2) * B^-1 [F_b sqrt(v) B z_b], with sum_b F_b^2 = 1, so that log_ratio = 0 is
+    exactly the stationary law of v.  `log_ratio` is `(B, bands, *N)`, or `(B, bands, C, *N)` where channels differ;
+    `filters` `(bands, *K)`, v `(B|1, C|1, *K)`.
+    """
+
+    basis: Basis
+    v: Tensor
+    log_ratio: Tensor
+    filters: Tensor
+
+    @property
+    def fields(self) -> int:
+        """One white field per band."""
+        return len(self.filters)
+
+    @cached_property
+    def _ratios(self) -> Tensor:
+        r = self.log_ratio
+        return r if r.ndim == self.basis.ndim + 3 else r.unsqueeze(2)
+
+    def draw(self, z: Tensor) -> Tensor:
+        """White noise `(bands, B, C, *N)` to an error `(B, C, *N)`."""
+        total = torch.zeros_like(z[0])
+        root = self.v.sqrt()
+        for b, noise in enumerate(z):
+            colored = self.basis.inverse((root * self.filters[b]).to(z.real) * self.basis.forward(noise))
+            total = total + (0.5 * self._ratios[:, b]).exp() * colored
+        return total
+
+    def variance(self) -> Tensor:
+        """Sum over bands of the local ratio times the mean variance of the band."""
+        bands = [_power(self.v * f**2, self.basis) for f in self.filters]
+        power = torch.stack(bands, dim=1).to(self.log_ratio)[(..., *[None] * self.basis.ndim)]
+        return (self._ratios.exp() * power).sum(1)
+
+
+def _power(v: Tensor, basis: Basis) -> Tensor:
+    """Mean over real degrees of freedom of v `(B, C|1, *K)` -> `(B, C|1)`."""
+    weight = basis.multiplicity()
+    spread = (v * weight).expand(v.shape[0], v.shape[1], *basis.shape)
+    return spread.flatten(2).sum(2) / weight.sum()
+
+
+def band_filters(basis: Basis, bands: int) -> Tensor:
+    """Octave filters F_b `(bands, *K)`, sum_b F_b^2 = 1: cosine ramps in log2 |f| one octave wide.
+
+    The edges lie at Nyquist / 2, / 4, ...; the last filter holds everything below the lowest edge.
+    """
+    radius = basis.radius()
+    nyquist = 0.5 / min(basis.spacing)
+    octave = torch.log2((radius / nyquist).clamp_min(2.0**-40))
+    remaining, filters = torch.ones_like(radius), []
+    for b in range(bands - 1):
+        above = ((octave + b + 1) + 0.5).clamp(0, 1)  # 0 half an octave below the edge 2^-(b+1), 1 half above
+        high = torch.sin(0.5 * math.pi * above)
+        filters.append(remaining * high)
+        remaining = remaining * torch.cos(0.5 * math.pi * above)
+    return torch.stack([*filters, remaining])
+
+
+def standardized(u: Tensor, variance: Tensor, basis: Basis) -> Tensor:
+    """Image of coefficients u over the square root of the mean of their variance, `(B, C, *N)`."""
+    scale = root_mean(variance.clamp_min(0.0), basis)
+    image = basis.inverse(u)
+    return image * ratio(torch.ones_like(scale), scale).to(image.real)
+
+
+def root_mean(v: Tensor, basis: Basis) -> Tensor:
+    """Square root of the mean over real degrees of freedom of v `(B|1, C|1, *K)` -> `(B|1, C|1, *1)`."""
+    return _power(v, basis).sqrt()[(..., *[None] * basis.ndim)]
