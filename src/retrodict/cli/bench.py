@@ -21,7 +21,6 @@ def gaussian_card(
     """Gain, variance and evaluations of every process and sampler against the exact answer."""
     from retrodict.tasks import gaussian_card as bench
     from retrodict.tasks.gaussian_card_table import render
-    from retrodict.tasks.gaussian_card_table import render
 
     found = numbers("--steps", steps)
     records = bench.gaussian_card(steps=None if found is None else tuple(int(n) for n in found), peers=peers)

@@ -98,9 +98,9 @@ class MixtureDenoiser(Observer):
     def _updated(self, u: Tensor, m: Moments, cond: Cond) -> tuple[Tensor, list[GaussianLaw]]:
         """Weights `(B, M)` and components given the state, and first the measurement where it is shown."""
         logs, laws = self.law.weights.log()[None].expand(len(u), -1), self.law.components()
-        seen = self.process.measurement if self.process.pairing.sees and cond.image is not None else None
+        seen = self.process.measurement if self.process.pairing.sees else None
         observations = [(u, m)]
-        if seen is not None:
+        if seen is not None and cond.image is not None:
             observations.insert(0, (self.process.basis.forward(cond.image), seen))
         for value, law in observations:
             logs = logs + torch.stack([part.log_evidence(value, law) for part in laws], 1)

@@ -288,6 +288,7 @@ class NetDenoiser(Observer):
     def _unit_image(self, x: Tensor) -> Tensor:
         """An image in units of the data: mean 0, std 1."""
         assert self.spectrum is not None
+        assert self.unit is not None
         mean = self.spectrum.mean
         return (
             x - (mean if isinstance(mean, float) else self.spectrum.mean_image(self.process.basis).to(x))

@@ -18,7 +18,7 @@ from retrodict._check import InputError, Recipe, build, choice
 from retrodict._output import write_file
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.network import LEVELS, NetDenoiser, SpreadScale, channels_in, channels_out
-from retrodict.nets import NETS
+from retrodict.nets import NETS, precision_for
 from retrodict.processes.recipes import process_from_recipe
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def load_model(path: Path | str, precision: str = "float32") -> Model:
     base = Path(path).with_suffix("") if Path(path).suffix in (".safetensors", ".json") else Path(path)
     spec = _read_spec(base.with_suffix(".json"))
     weights_path = base.with_suffix(".safetensors")
-    denoiser = spec.build(str(base.with_suffix(".json")), precision)
+    denoiser = spec.build(str(base.with_suffix(".json")), precision_for(precision))
     load_weights(denoiser.net, read_tensors(weights_path), weights_path)
     denoiser.net.eval().requires_grad_(False)
     return Model(spec, denoiser, str(base))
@@ -199,8 +199,11 @@ MODELS = {"ct": "ct-fourier"}
 """Models that ship with the package, by short name."""
 
 
-def open_model(model: str | Path | Model, precision: str = "bf16") -> Model:
-    """A shipped model by name ("ct"), or one from a path; models pass through."""
+def open_model(model: str | Path | Model, precision: str = "auto") -> Model:
+    """A shipped model by name ("ct"), or one from a path; models pass through.
+
+    `precision` "auto" is the faster one of this machine (`retrodict.nets.precision_for`).
+    """
     if isinstance(model, Model):
         return model
     if str(model) in MODELS:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from retrodict.nets.network import Network, network
+from retrodict.nets.precision import PRECISIONS, precision_for
 from retrodict.nets.tiles import Tiled
 from retrodict.nets.unet import UNet
 
-__all__ = ["NETS", "Network", "Tiled", "UNet", "network"]
+__all__ = ["NETS", "PRECISIONS", "Network", "Tiled", "UNet", "network", "precision_for"]
 
 NETS: dict[str, Callable[..., Network]] = {"unet": UNet}
 """The networks by name, for configurations."""

@@ -205,7 +205,8 @@ def _dense_ratios(twin: Denoiser, options: SamplingOptions) -> tuple[float, floa
     process, prior = twin.process, twin.prior()
     assert process.measurement is not None
     assert prior is not None
-    got_gain, got = dense_card(plan_for(process, options, prior[1]), twin)
+    channels = prior[1].shape[0] if prior[1].ndim > process.ndim else 1
+    got_gain, got = dense_card(plan_for(process, options, prior[1]), twin, channels)
     gain, variance = wiener(process.measurement, prior[1])
     n, basis = len(got), process.basis
     units = torch.eye(n, dtype=torch.float64).reshape(n, -1, *basis.size)
@@ -214,7 +215,7 @@ def _dense_ratios(twin: Denoiser, options: SamplingOptions) -> tuple[float, floa
     ratios = torch.linalg.eigvalsh(
         torch.linalg.solve_triangular(root, torch.linalg.solve_triangular(root, got, upper=False).T, upper=False)
     )
-    worst = float(max(ratios.tolist(), key=lambda r: abs(r - 1)))
+    worst = float(max(ratios.tolist(), key=lambda r: abs(float(r) - 1)))
     return float((got_gain * exact_gain).sum() / (exact_gain**2).sum()), worst
 
 

@@ -37,8 +37,9 @@ class Memory(NamedTuple):
 
     def take(self, which: Tensor) -> Memory:
         """The memory of items `which` (indices or a mask), for particles that are reordered or dropped."""
-        parts = (tuple(x[which] for x in part) for part in self[:4])
-        return Memory(*parts, None if self.image is None else self.image[which], self.nfe, self.depth)
+        states, images, noises, errors = (tuple(x[which] for x in part) for part in self[:4])
+        image = None if self.image is None else self.image[which]
+        return Memory(states, images, noises, errors, image, self.nfe, self.depth)
 
 
 class Samples(NamedTuple):
@@ -116,8 +117,10 @@ def step(
         like = process.basis.inverse(state) if image is None else image
         noises = (process.basis.forward(noise_like(like, seeds, "step", index, noise)), *noises)
     new = advance(row, memory.states, images, noises, errors)
-    kept = (part[: memory.depth] for part in ((new, *memory.states), images, noises, errors))
-    return Memory(*kept, image, nfe, memory.depth)
+    states, images, noises, errors = (
+        part[: memory.depth] for part in ((new, *memory.states), images, noises, errors)
+    )
+    return Memory(states, images, noises, errors, image, nfe, memory.depth)
 
 
 def advance(

@@ -21,6 +21,7 @@ from retrodict.bases.spectrum import radial_spectrum
 from retrodict.data import Group, PatchSet, split
 from retrodict.data.units import unit
 from retrodict.models.model import Intensity, ModelSpec, load_weights, read_tensors, save_model
+from retrodict.nets import precision_for
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.prepare import torch_threads
@@ -57,7 +58,7 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     """
     training, validation = _patch_sets(config, base)
     spec = _spec(config, training, base)
-    denoiser = spec.build(config.name, config.training.precision)
+    denoiser = spec.build(config.name, precision_for(config.training.precision))
     latest = latest_checkpoint(folder)
     start = int(latest.name.split("-")[1]) if latest else 0
     parameters = sum(p.numel() for p in denoiser.net.parameters())
@@ -92,7 +93,7 @@ def _trained(
     """The averaged weights after all steps."""
     config = plan.config
     torch.manual_seed(key(config.training.seed, "weights") % 2**31)  # only the initial weights come from here
-    denoiser = plan.spec.build(config.name, config.training.precision)
+    denoiser = plan.spec.build(config.name, precision_for(config.training.precision))
     if plan.start_from is not None:
         load_weights(denoiser.net, read_tensors(plan.start_from.with_suffix(".safetensors")), plan.start_from)
     return train(
@@ -110,7 +111,7 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     """The specification with the error variances calibrated on the validation groups, where there are any."""
     if plan.validation is None:
         return plan.spec
-    denoiser = plan.spec.build(plan.config.name, plan.config.training.precision)
+    denoiser = plan.spec.build(plan.config.name, precision_for(plan.config.training.precision))
     denoiser.net.load_state_dict(average)
     batch = _batcher(plan.validation, plan.spec.intensity)
     scale = calibrate_spread(denoiser, batch, seed=plan.config.training.seed)
@@ -208,7 +209,7 @@ def _instrument(record: dict[str, Any], intensity: Intensity, base: Path) -> dic
 def _time_step(plan: FitPlan) -> float:
     """Seconds of one training step, measured on a model that is thrown away."""
     config = plan.config
-    denoiser = plan.spec.build(config.name, config.training.precision)
+    denoiser = plan.spec.build(config.name, precision_for(config.training.precision))
     batch = _batcher(plan.training, plan.spec.intensity)
     times = []
     for trial in range(3):

@@ -70,7 +70,7 @@ class TrainingConfig(Strict):
     checkpoint_every: int = Field(500, gt=0)
     validate_every: int = Field(500, gt=0)
     log_every: int = Field(20, gt=0)
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
     threads: int | None = Field(None, gt=0)
 
 

@@ -50,6 +50,7 @@ class RestoreOptions:
     mtf: Annotated[Any, Option("Measured MTF (retrodict measure mtf) instead of that of the training.")] = None
     nps: Annotated[Any, Option("Measured NPS (retrodict measure nps) instead of that of the training.")] = None
     device: Annotated[str, Option("auto, cpu or cuda; auto is cuda where there is one.")] = "auto"
+    precision: Annotated[str, Option("auto, float32 or bf16; auto is the faster one of this machine.")] = "auto"
     threads: Annotated[int | None, Option("CPU threads.", least=1)] = None
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from retrodict._check import InputError, NotCalibratedError, choice
 from retrodict.data import Image
 from retrodict.models.instrument import model_with_instrument
 from retrodict.models.model import Model, open_model
+from retrodict.nets import precision_for
 from retrodict.tasks.options import RestoreOptions
 
 __all__ = ["check_image", "device_named", "model_card", "model_channels", "prepared", "torch_threads"]
@@ -33,11 +34,17 @@ def prepared(model: Model, options: RestoreOptions) -> tuple[Model, dict[str, An
     device = device_named(options.device)
     bound, record = _with_instrument(model, options.mtf, options.nps, not options.point)
     denoiser = bound.denoiser
+    if options.precision != "auto":  # else as the model was opened
+        denoiser = replace(denoiser, precision=precision_for(options.precision, device))
     if options.tile is not None:
         denoiser = denoiser.tiled(options.tile)
     if options.spread is not None:
         denoiser = denoiser.with_spread(options.spread)
-    return _on_device(replace(bound, denoiser=denoiser), device), {"device": device, **record}
+    return _on_device(replace(bound, denoiser=denoiser), device), {
+        "device": device,
+        "precision": denoiser.precision,
+        **record,
+    }
 
 
 def _with_instrument(model: Model, mtf: Any, nps: Any, uncertainty: bool) -> tuple[Model, dict[str, Any]]:
