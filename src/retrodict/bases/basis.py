@@ -83,6 +83,10 @@ class Basis(ABC):
         """The same basis with its tables on another device."""
         return replace(self, device=str(device))
 
+    def small(self) -> Self:
+        """A small grid that has every kind of coefficient: at most 64 pixels an axis."""
+        return self.on(tuple(min(n, 64) for n in self.size))
+
     def _count(self) -> Tensor:
         return torch.full(self.shape, 2.0 if self.complex else 1.0, dtype=torch.float64, device=self.device)
 

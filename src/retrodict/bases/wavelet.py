@@ -71,6 +71,10 @@ class Wavelet(Basis):
     def _corner(self, level: int) -> tuple[slice, ...]:
         return (Ellipsis, *(slice(0, n >> level) for n in self.size))  # type: ignore[return-value]
 
+    def small(self) -> Wavelet:
+        """One coefficient of the approximation an axis: every band is there."""
+        return self.on((2**self.levels,) * len(self.size))
+
     def _matrix(self, x: Tensor, axis: int) -> Tensor:
         return _step(x.shape[axis], _FAMILIES[self.family], x.dtype, str(x.device))
 

@@ -120,11 +120,10 @@ class Process:
 
     @cached_property
     def _small(self) -> Process:
-        """A process from the dictionary is a function of frequency or band, not of the grid: at most 64 pixels an
-        axis stand for it.  A law of the user's own is looked at on its whole grid.
+        """A process from the dictionary is a function of frequency or band, not of the grid: a small one stands for
+        it.  A law of the user's own is looked at on its whole grid.
         """
-        small = tuple(min(n, 64) for n in self.basis.size)
-        return (self if self.recipe is None else self.on(small)).to("cpu")
+        return (self if self.recipe is None else replace(self, basis=self.basis.small())).to("cpu")
 
     @cached_property
     def markov(self) -> bool:

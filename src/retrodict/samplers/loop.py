@@ -117,10 +117,9 @@ def step(
         like = process.basis.inverse(state) if image is None else image
         noises = (process.basis.forward(noise_like(like, seeds, "step", index, noise)), *noises)
     new = advance(row, memory.states, images, noises, errors)
-    states, images, noises, errors = (
-        part[: memory.depth] for part in ((new, *memory.states), images, noises, errors)
-    )
-    return Memory(states, images, noises, errors, image, nfe, memory.depth)
+    k = memory.depth
+    states = (new, *memory.states[: k - 1])
+    return Memory(states, images[:k], noises[:k], errors[:k], image, nfe, k)
 
 
 def advance(
@@ -131,11 +130,11 @@ def advance(
     errors: tuple[Tensor, ...] = (),
 ) -> Tensor:
     """The new state: a weighted sum of what is remembered, newest first."""
-    pairs = ((row.keep, states), (row.data, images), (row.noise, noises), (row.spread, errors))
-    terms = [pair for weights, values in pairs for pair in zip(weights, values, strict=False)]
-    total = terms[0][0] * terms[0][1]
-    for weight, value in terms[1:]:
-        total = torch.addcmul(total, weight, value)
+    total = row.keep[0] * states[0]
+    rest = (row.keep[1:], states[1:]), (row.data, images), (row.noise, noises), (row.spread, errors)
+    for weights, values in rest:
+        for weight, value in zip(weights, values, strict=False):
+            total = torch.addcmul(total, weight, value)
     return total
 
 

@@ -45,6 +45,8 @@ class Row(NamedTuple):
         """The row with weights in the dtype of a state, complex ones too (mixed products would convert at every
         step); weights that are so already are not copied.
         """
+        if self.keep[0].dtype == dtype and self.keep[0].device == device:  # all weights of a row are alike
+            return self
         parts = (tuple(w.to(dtype=dtype, device=device) for w in part) for part in self[2:])
         return Row(self.t, self.call, *parts)
 
