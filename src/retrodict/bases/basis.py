@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -82,6 +83,16 @@ class Basis(ABC):
     def to(self, device: str | torch.device) -> Self:
         """The same basis with its tables on another device."""
         return replace(self, device=str(device))
+
+    def bands(self, count: int, highest: float | None = None) -> list[tuple[float, float, Tensor]]:
+        """Bands of equal width in |f| from 0 to `highest` (None: all there is): lower and upper edge in cycles/mm and
+        mask `(*K)`; bands without a coefficient are left out.
+        """
+        radius = self.radius()
+        end = float(radius.max()) + 1e-9 if highest is None else highest
+        edges = torch.linspace(0, end, count + 1, dtype=torch.float64)
+        parts = [(a, b, (radius >= a) & (radius < b)) for a, b in itertools.pairwise(edges.tolist())]
+        return [part for part in parts if bool(part[2].any())]
 
     def small(self) -> Self:
         """A small grid that has every kind of coefficient: at most 64 pixels an axis."""

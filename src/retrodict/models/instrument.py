@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,14 +98,12 @@ def model_with_instrument(model: Model, mtf: Any = None, nps: Any = None) -> tup
 
 def _agreement(process: Process, trained: Moments, found: Moments) -> Agreement:
     """Worst band; every band of equal width up to the Nyquist frequency."""
-    radius = process.basis.radius()
-    nyquist = 0.5 / max(process.basis.spacing)
+    shape = process.basis.shape
     ratio, difference = 1.0, 0.0
-    for low, high in itertools.pairwise(torch.linspace(0, nyquist, 6).tolist()):
-        band = (radius >= low) & (radius < high)
-        pair = [law.s2.expand(radius.shape)[band].mean() for law in (found, trained)]
+    for _, _, band in process.basis.bands(5, highest=0.5 / max(process.basis.spacing)):
+        pair = [law.s2.expand(shape)[band].mean() for law in (found, trained)]
         r = float(pair[0] / pair[1])
-        d = float((found.h - trained.h).expand(radius.shape)[band].mean())
+        d = float((found.h - trained.h).expand(shape)[band].mean())
         ratio = r if abs(math.log(max(r, 1e-12))) > abs(math.log(max(ratio, 1e-12))) else ratio
         difference = d if abs(d) > abs(difference) else difference
     return Agreement(ratio, difference)

@@ -7,7 +7,6 @@ by running the real loop on unit fields.
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import NamedTuple, Protocol
 
@@ -194,11 +193,3 @@ def dense_card(plan: Plan, denoiser: Denoiser, channels: int = 1) -> tuple[Tenso
     gain = (run(nothing.expand(n), units) - offset).T
     root = run(torch.arange(noise.total), torch.zeros(noise.total, channels, *size, dtype=torch.float64)) - offset
     return gain, root.T @ root
-
-
-def frequency_bands(process: Process, count: int) -> list[Tensor]:
-    """Masks `(*K)` of bands of equal width in |f|, without those that are empty."""
-    radius = process.basis.radius()
-    edges = torch.linspace(0, float(radius.max()) + 1e-9, count + 1, dtype=torch.float64).tolist()
-    parts = [(radius >= a) & (radius < b) for a, b in itertools.pairwise(edges)]
-    return [part for part in parts if bool(part.any())]

@@ -15,7 +15,7 @@ from retrodict._random import member_seeds
 from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser
 from retrodict.processes.observation import wiener
 from retrodict.processes.process import Process
-from retrodict.samplers.card import Gate, dense_card, frequency_bands, posterior_card
+from retrodict.samplers.card import Gate, dense_card, posterior_card
 from retrodict.samplers.loop import sample, start_state
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
@@ -189,7 +189,7 @@ def _card_ratios(twin: GaussianDenoiser, options: SamplingOptions, bands: int) -
     got_gain, got_variance = posterior_card(plan_for(process, options, spectrum), spectrum)
     gain, variance = wiener(process.measurement, spectrum)
     worst_gain, worst_variance = 1.0, 1.0
-    for part in frequency_bands(process, bands):
+    for _, _, part in process.basis.bands(bands):
         g = float((got_gain * gain)[..., part].sum() / (gain**2)[..., part].sum())
         v = float(got_variance[..., part].sum() / variance[..., part].sum())
         worst_gain = g if abs(g - 1) > abs(worst_gain - 1) else worst_gain

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
+from retrodict._output import write_file
 from retrodict.bases import Fourier, Pixel, Wavelet
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import Spectrum
@@ -103,12 +104,9 @@ def restoration_setup(size: int = 32) -> tuple[Setup, Process]:
     """
     basis = Fourier((size, size), (1.0, 1.0))
     spectrum = Spectrum.power_law(0.0, 100.0, 0.02, 3.0).on(basis)
-    radius = basis.radius()
-    edges = torch.linspace(0, float(radius.max()) + 1e-9, BANDS + 1, dtype=torch.float64)
-    pairs = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
-    parts = [(radius >= low) & (radius < high) for low, high in pairs]
-    labels = [f"{low:.2f}-{high:.2f} /mm" for low, high in pairs]
-    setup = Setup(torch.zeros_like(spectrum), spectrum, basis.multiplicity(), parts, labels)
+    bands = basis.bands(BANDS)
+    labels = [f"{low:.2f}-{high:.2f} /mm" for low, high, _ in bands]
+    setup = Setup(torch.zeros_like(spectrum), spectrum, basis.multiplicity(), [b[2] for b in bands], labels)
     return setup, PROCESSES["fourier"](basis)
 
 
@@ -343,7 +341,7 @@ def gaussian_card(steps: Sequence[int] | None = None, peers: Path | None = None)
 def write_json(path: Path, records: Sequence[Record], **about: Any) -> None:
     """Write `{**about, "records": [...]}`."""
     text = json.dumps({**about, "records": list(records)}, indent=1, allow_nan=False)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    write_file(path, (text + "\n").encode())
 
 
 def read_json(path: Path) -> list[Record]:

@@ -308,6 +308,8 @@ def _refuse_existing(out: Path, name: str, force: bool) -> None:
 
 def _write_parts(restored: Restored, folder: Path, out: Path) -> list[Path]:
     """Images, record and report in `folder`; the report names the files where they will be, in `out`."""
+    from retrodict.report.restoration import write as write_report  # plotting takes longer to import than all else
+
     model, like = restored.model, restored.input
     what = "point estimate (no uncertainty)" if restored.sd is None else "posterior mean"
     parts: list[tuple[str, Image, str]] = [("mean", restored.mean, what)]
@@ -323,23 +325,18 @@ def _write_parts(restored: Restored, folder: Path, out: Path) -> list[Path]:
     record, page = folder / f"{restored.name}_restore.json", folder / f"{restored.name}_report.html"
     write_file(record, json.dumps(restored.details, indent=1, default=str).encode())
     final = [out / p.name for p in (*written, record, page)]
-    _report_module().write(_report(restored, model, restored.truth, final), page)
+    write_report(_report(restored, model, restored.truth, final), page)
     return [*written, record, page]
 
 
-def _report_module() -> Any:
-    """The report writer; imported when needed, because plotting takes longer to import than everything else."""
-    from retrodict.report import restoration as report
-
-    return report
-
-
 def _report(restored: Restored, model: Model, truth: Image | None, files: list[Path]) -> ReportData:
+    from retrodict.report.restoration import ReportData
+
     image, details = restored.input, restored.details
     mtf, nps = _curves(model)
     off = [f"Restored at {model.spec.spacing} mm and resampled back."] if _off_grid(image, model) else []
     spacing = tuple(float(s) for s in image.spacing)
-    return _report_module().ReportData(
+    return ReportData(
         title=f"Restoration of {restored.name}",
         input=image.values,
         mean=restored.mean.values,
