@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,14 +11,14 @@ from torch import nn
 
 from objects import curves, make_process, restoring_process
 from retrodict import InputError, NotCalibratedError, SamplingOptions, gate, restore_batch
-from retrodict._random import white
-from retrodict.bases import ChannelMix, Cosine, Fourier, Pixel, Wavelet
+from retrodict.bases import ChannelMix, Cosine, Fourier, Pixel, Stack, Wavelet
 from retrodict.bases.spectrum import Spectrum
-from retrodict.denoisers.denoiser import FunctionDenoiser, GaussianDenoiser
+from retrodict.denoisers.denoiser import Estimate, FunctionDenoiser, GaussianDenoiser
 from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
 from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in, channels_out
 from retrodict.denoisers.predictions import PREDICTIONS
-from retrodict.denoisers.wrappers import Fused, Guided, Respread, SliceWise
+from retrodict.denoisers.spread import SpectralSpread
+from retrodict.denoisers.wrappers import Fused, Guided, Respread, SliceWise, Wrapper
 from retrodict.nets import UNet, network
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier
@@ -37,7 +37,6 @@ from retrodict.processes.recipes import external
 from retrodict.processes.scalar import vp
 from retrodict.samplers import RULES, make_plan, sample, start_state
 from retrodict.samplers.card import gaussian_card
-from retrodict.samplers.plan import make_grid
 from retrodict.training.losses import Example, denoising_loss, simulate
 
 SPECTRUM = Spectrum.power_law(0.3, 20.0, 0.05, 3.0)
@@ -293,8 +292,9 @@ def test_networks_learn_from_and_restore_any_channels(channels, complex):
     assert result.mean.dtype == x0.dtype
     assert result.sd.dtype == torch.float64
     assert result.samples.shape == (3, 2, channels, 16, 16)
-    apart = restorations(denoiser, x0[1:])  # another item number, so another seed stream, but the same law
-    assert apart.sd.shape == (1, channels, 16, 16)
+    options = SamplingOptions(samples=3, steps=3, margin=4, keep_samples=True)
+    alone = restore_batch(denoiser, x0[1:], options, items=[1])
+    assert torch.equal(alone.samples[:, 0], result.samples[:, 1])
 
 
 def test_complex_gaussian_data_come_back_with_the_posterior_law():
@@ -364,6 +364,113 @@ def test_a_volume_with_a_prior_for_planes_is_its_slices(kind):
         assert float((result.sd**2).mean()) == pytest.approx(float(exact.variance().mean()), rel=0.05)
 
 
+def test_variances_of_rotated_channels_are_said_of_the_channels_of_the_image():
+    """A turn by 45 degrees: both image channels carry the mean of both variances, in draws and in words."""
+    half = math.sqrt(0.5)
+    basis = ChannelMix.of(Fourier((16, 16)), [[half, half], [half, -half]])
+    v = torch.tensor([1.0, 0.01]).double().reshape(1, 2, 1, 1).expand(1, 2, *basis.shape)
+    spread = SpectralSpread(basis, v)
+    assert torch.allclose(spread.variance()[0, :, 0, 0], torch.tensor([0.505, 0.505]).double(), rtol=1e-12)
+    draws = spread.draw(field((400, 2, 16, 16))[None])
+    assert torch.allclose(draws.var((0, 2, 3)), torch.tensor([0.505, 0.505]).double(), rtol=0.05)
+    process = Process(lambda b: lambda t: (1 + 0 * t, 0 * t, t), basis)
+    same = GaussianDenoiser(process, spectrum=SPECTRUM)  # one row for all channels: the rotation changes nothing
+    plain = GaussianDenoiser(Process(process.family, basis.single), spectrum=SPECTRUM)
+    x = field((2, 2, 16, 16))
+    assert torch.allclose(same(x, T2), plain(x, T2), atol=1e-12)
+
+
+def test_data_have_one_spectrum_whatever_is_built_round_a_basis():
+    for plane in (Pixel((8, 8)), Fourier((8, 8)), Cosine((8, 8))):
+        known = SPECTRUM.on(plane)
+        assert torch.equal(SPECTRUM.on(Stack.of(plane, 40, 5.0)), known.expand(40, *known.shape))
+        assert torch.equal(SPECTRUM.on(ChannelMix.of(plane, torch.eye(3))), known)
+
+
+def test_a_function_that_never_sees_the_measurement_gets_no_uncertainty():
+    """It may be the exact denoiser of the prior: it is no posterior, and has no twin that is one."""
+    process = external(vp(Fourier((16, 16))), fourier(Fourier((16, 16))))
+    prior = GaussianDenoiser(vp(Fourier((24, 24))), spectrum=SPECTRUM)
+    blind = FunctionDenoiser(prior, process, SPECTRUM)
+    with pytest.raises(NotCalibratedError):
+        restorations(blind, field((1, 1, 16, 16)))
+
+
+@pytest.mark.parametrize("complex", [False, True])
+def test_the_gate_judges_a_wrapper_as_what_it_is(complex):
+    process = fourier(Fourier((16, 16), complex=complex))
+    exact, options = GaussianDenoiser(process, spectrum=SPECTRUM), SamplingOptions()
+    known = gate(exact, options)
+    assert known.passed
+    assert gate(Respread(exact, "wiener"), options) == known
+    law = vp(process.basis).moments(T2[:1])
+    fused = gate(Fused(exact, field((1, 1, 16, 16), complex=complex), law), options)
+    assert fused.passed
+    assert fused.variance == pytest.approx(1, abs=1e-9)
+    assert not gate(Respread(exact, "wiener"), SamplingOptions(rule="ancestral")).passed
+    assert not gate(Fused(exact, field((1, 1, 16, 16), complex=complex), law), SamplingOptions(rule="euler")).passed
+
+
+@dataclass(frozen=True)
+class Shifted(Wrapper):
+    """Linear and not diagonal: the error of a neighbor is added."""
+
+    weight: float = 0.0
+
+    def estimate(self, xt, t, cond=Cond()):
+        mean, spread = self.inner.estimate(xt, t, cond)
+        return Estimate(mean + self.weight * (xt - mean).roll(1, -1), spread)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_the_gate_checks_what_is_not_diagonal_as_matrices(dead):
+    """A right one passes, a wrong one does not; with an instrument that lets noise-free and erased pixels through."""
+    process = fourier(Fourier((8, 8)))
+    if dead:
+        record = curves()
+        record["mtf"].update(frequency=[0.0, 0.2, 0.3, 0.8], value=[1.0, 1.0, 0.0, 0.0])
+        record["nps"].update(frequency=[0.0, 0.1, 0.11, 0.8], value=[0.0, 0.0, 1.0, 1.0])
+        process = PROCESSES["measured"](Fourier((8, 8)), **record)
+    exact = GaussianDenoiser(process, spectrum=SPECTRUM)
+    options = SamplingOptions(steps=2)
+    assert gate(Shifted(exact), options).passed
+    assert not gate(Shifted(exact, 0.3), options).passed
+    wide = process.on((32, 32))
+    big = GaussianDenoiser(wide, SPECTRUM.mean_on(wide.basis), SPECTRUM.on(wide.basis))
+    assert "too large" in gate(Shifted(big), options).reason
+
+
+def test_the_worst_channel_decides():
+    """A channel that fails alone fails among others."""
+    weak = Spectrum.power_law(0.0, 0.2, 0.05, 3.0)
+    process = external(vp(Fourier((16, 16))), fourier(Fourier((16, 16))))
+    options = SamplingOptions(rule="sde_dpmpp2m", steps=40)
+    alone = [gate(GaussianDenoiser(process, spectrum=s), options) for s in (weak, SPECTRUM)]
+    both = gate(GaussianDenoiser(process, spectrum=Spectrum.stack([weak, SPECTRUM])), options)
+    assert both.variance == pytest.approx(max((a.variance for a in alone), key=lambda v: abs(v - 1)), rel=1e-9)
+
+
+def test_noise_free_coefficients_are_constraints_and_no_part_of_a_likelihood():
+    record = curves()
+    record["nps"].update(frequency=[0.0, 0.1, 0.11, 0.8], value=[0.0, 0.0, 1.0, 1.0])
+    process = PROCESSES["measured"](Fourier((16, 16)), **record)
+    x = field((60, 1, 16, 16), 4)
+    y = process.pairing.simulate(x, process.basis, torch.arange(60))
+    assert bool(torch.isfinite(process.pairing.log_likelihood(x, y, process.basis)).all())
+    assert float(process.pairing.misfit(x, y, process.basis).mean()) == pytest.approx(1, abs=0.05)
+
+
+def test_the_unit_loss_of_complex_images_is_one_per_real_component():
+    for complex in (False, True):
+        denoiser = net_for(fourier(Fourier((16, 16), complex=complex)))
+        for p in denoiser.net.parameters():
+            nn.init.zeros_(p)
+        basis, z = denoiser.process.basis, field((256, 1, 16, 16), 9, complex=complex)
+        x0 = basis.inverse(SPECTRUM.mean_on(basis) + SPECTRUM.on(basis).sqrt() * basis.forward(z))
+        loss = denoising_loss(denoiser, x0, torch.arange(256)).total.detach()
+        assert float(loss.mean()) == pytest.approx(1, abs=4 * float(loss.std()) / 16)
+
+
 # ---- devices -----------------------------------------------------------------------------------------------------
 
 META = [name for name in PROCESSES if name != "wavelet_bands"]
@@ -430,14 +537,22 @@ def test_an_image_on_another_device_than_the_tables_is_refused():
 # ---- what a network is told ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("level", LEVELS)
-def test_levels_have_the_features_that_they_declare(level):
-    denoiser = net_for(fourier(Fourier((16, 16))), level=level)
-    terms = denoiser.training_terms(field((2, 1, 16, 16)), T2, Cond())
-    found = LEVELS[level].of(terms.linear.v, SPECTRUM.on(denoiser.process.basis), denoiser.process.basis, denoiser.unit)
-    assert found.shape == (2, LEVELS[level].features)
+def test_levels_have_the_features_that_they_declare(level, channels):
+    """Equal channels say what one says; nothing is known where everything is erased."""
+    process = fourier(Fourier((16, 16)))
+    spectrum = Spectrum.stack([SPECTRUM] * 3) if channels == 3 else SPECTRUM
+    denoiser = replace(net_for(process, channels, level=level), spectrum=spectrum, unit=None)
+    terms = denoiser.training_terms(field((2, channels, 16, 16)), T2, Cond())
+    told = LEVELS[level]
+    found = told.of(terms.linear.v, spectrum.on(process.basis), process.basis, denoiser.unit)
+    assert found.shape == (2, told.features)
     assert torch.allclose(found[:, 0], denoiser.noise_level(terms), rtol=1e-12)
     assert bool((found[0, :1] < found[1, :1]).all())  # less is known at 0.8 than at 0.3
+    prior = spectrum.on(process.basis)
+    nothing = told.of(prior.expand(1, channels, *process.basis.shape), prior, process.basis, denoiser.unit)
+    assert torch.allclose(nothing[0, :7], torch.zeros(min(7, told.features)).double(), atol=1e-12)
 
 
 def test_a_network_that_is_told_the_clock_serves_other_processes_and_fused_pairs():
@@ -471,10 +586,3 @@ def test_training_may_draw_a_process_for_every_item():
 def _scaled(moments, scale):
     h, k, s2 = moments
     return h, k, scale * s2
-
-
-def test_grids_and_plans_do_not_ask_for_a_spectrum_that_nobody_knows():
-    bare = FunctionDenoiser(lambda xt, t: xt, fourier(Fourier((16, 16))))
-    times = make_grid(bare.process, 4, "logsnr")
-    assert len(times) == 5
-    assert white([1], "a", 0, (2,)).shape == (1, 2)

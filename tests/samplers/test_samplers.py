@@ -360,7 +360,11 @@ def test_stochastic_rules_are_refused_where_the_clock_decreases():
     process = Process(lambda basis: law, Pixel((3,)))
     for rule, entry in RULES.items():
         if entry.deterministic:
-            assert len(make_plan(rule, process, grid(4), L3)) == 4
+            plan, h = make_plan(rule, process, grid(1024), L3), process.moments(torch.zeros(1)).h
+            card = gaussian_card(plan, L3, 1.0)
+            flow = gaussian_card(make_plan("gaussian_ode", process, grid(1024), L3), L3, 1.0)
+            assert torch.allclose(card.start, flow.start, rtol=0.05), rule
+            assert torch.allclose(card.offset + card.start * 0.9, h[0, 0].expand(3), atol=0.05), rule
         else:
             with pytest.raises(InputError, match="never decreases"):
                 make_plan(rule, process, grid(4), L3)
@@ -384,14 +388,18 @@ def test_erased_and_noise_free_coefficients_leave_every_rule_finite(rule):
     spectrum = SPECTRUM.on(process.basis)
     denoiser = GaussianDenoiser(process, SPECTRUM.mean_on(process.basis), spectrum)
     y = white([1], "y", 0, (1, 16, 16)).double()
+    gain, _, noise = process.measurement
+    clean, nothing = (noise == 0) & (gain == 1), (noise == 0) & (gain == 0)
+    assert int(clean.sum()) > 3
+    assert int(nothing.sum()) > 3
     for kind in ("time", "logsnr"):
         plan = make_plan(rule, process, make_grid(process, 8, kind, spectrum=spectrum), spectrum)
         out = sample(denoiser, plan, process.start(0 * y, y), seeds=torch.tensor([1])).x
         assert bool(torch.isfinite(out).all())
-    gain, _, noise = process.measurement
-    clean = (noise == 0) & (gain == 1)
-    assert int(clean.sum()) > 3
-    assert torch.allclose(process.basis.forward(out)[0, 0][clean], process.basis.forward(y)[0, 0][clean], atol=1e-6)
+        known = process.basis.forward(y)[0, 0][clean]
+        assert torch.allclose(process.basis.forward(out)[0, 0][clean], known, atol=1e-6)
+        offset = gaussian_card(plan, spectrum, mean=1.0).offset  # of what is wholly lost the prior mean is left
+        assert torch.allclose(offset[nothing], torch.ones(int(nothing.sum())).double(), atol=1e-9)
 
 
 def flow_matching():

@@ -76,6 +76,21 @@ class Basis(ABC):
         """Mean square of the real degrees of freedom behind each coefficient, of u `(..., *K)`."""
         return 0.5 * u.abs() ** 2 if self.complex else u.abs() ** 2
 
+    @property
+    def channels(self) -> int | None:
+        """Number of channels that the basis needs, None for any."""
+        return None
+
+    def unmixed(self, variance: Tensor) -> Tensor:
+        """Variances of independent channels of coefficients `(B, C|1)` as those of the channels of the image."""
+        return variance
+
+    def tabulate(self, power: Callable[[Tensor], Tensor]) -> Tensor:
+        """Variance of every coefficient `(..., *K)` of data with a power spectrum, a function of |f| `(...)`."""
+        # the mean of a finite image varies like the frequencies just below its fundamental
+        lowest = 0.5 / max(n * d for n, d in zip(self.size, self.spacing, strict=True))
+        return power(self.radius().clamp_min(lowest))
+
     def on(self, size: Sequence[int]) -> Self:
         """The same basis on another image grid of the same spacing."""
         return replace(self, size=tuple(size))
@@ -131,6 +146,13 @@ class Pixel(Basis):
     def inverse(self, u: Tensor) -> Tensor:
         """Identity."""
         return u
+
+    def tabulate(self, power: Callable[[Tensor], Tensor]) -> Tensor:
+        """The average over all frequencies, the same for every pixel."""
+        partner = Fourier(self.size, self.spacing, self.device, self.complex)
+        total = partner.tabulate(power) * partner.multiplicity()
+        mean = total.flatten(-self.ndim).sum(-1) / partner.multiplicity().sum()
+        return mean[(..., *[None] * self.ndim)].expand(*mean.shape, *self.shape).clone()
 
     def _frequency(self) -> Tensor:
         return torch.zeros(self.size, dtype=torch.float64, device=self.device)  # a pixel has no frequency

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -61,6 +61,15 @@ class Stack(Basis):
     def to(self, device: str | torch.device) -> Self:
         """The same basis on another device."""
         return replace(self, device=str(device), inner=self.plane.to(device))
+
+    def tabulate(self, power: Callable[[Tensor], Tensor]) -> Tensor:
+        """That of the plane, on every slice."""
+        table, n = self.plane.tabulate(power), self.plane.ndim
+        return table.unsqueeze(-n - 1).expand(*table.shape[:-n], *self.shape)
+
+    def small(self) -> Self:
+        """One slice."""
+        return replace(self, size=(1, *self.plane.small().size), inner=self.plane.small())
 
     def _count(self) -> Tensor:
         return self.plane.multiplicity().expand(self.shape)
@@ -127,6 +136,19 @@ class ChannelMix(Basis):
     def to(self, device: str | torch.device) -> Self:
         """The same basis on another device."""
         return replace(self, device=str(device), inner=self.single.to(device))
+
+    @property
+    def channels(self) -> int:
+        """As many as the matrix has rows."""
+        return len(self.rows)
+
+    def unmixed(self, variance: Tensor) -> Tensor:
+        """Var x_c = sum_d m_dc^2 var u_d."""
+        return variance.expand(-1, self.channels) @ self._matrix().square().to(variance)
+
+    def tabulate(self, power: Callable[[Tensor], Tensor]) -> Tensor:
+        """That of the inner basis; rows of a spectrum are those of the rotated channels."""
+        return self.single.tabulate(power)
 
     def _count(self) -> Tensor:
         return self.single.multiplicity()

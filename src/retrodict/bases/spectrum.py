@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.bases import Basis, Fourier, Pixel
+from retrodict.bases import Basis, Fourier
 
 __all__ = ["Spectrum", "radial_spectrum"]
 
@@ -27,7 +27,8 @@ class Spectrum:
     `frequency` (n,) in cycles/mm, rising and positive; `power` (n,) > 0.  Between nodes the power law is interpolated
     (linear in log-log); below the first node it is continued with its first slope, above the last it is constant.
     For data of several channels `mean` (C,) and `power` (C, n) have one entry or row for each; channels are taken as
-    uncorrelated (correlated ones are rotated first, by a basis).
+    uncorrelated.  Correlated ones are rotated by their basis (`ChannelMix`): rows of `power` are then those of the
+    rotated channels, entries of `mean` still those of the image.
     """
 
     mean: float | tuple[float, ...]
@@ -61,20 +62,13 @@ class Spectrum:
 
     def on(self, basis: Basis) -> Tensor:
         """Variance L of every coefficient, `(*K)` or `(C, *K)` float64; the average over frequencies for pixels."""
-        if isinstance(basis, Pixel):
-            partner = Fourier(basis.size, basis.spacing, basis.device, basis.complex)
-            total = self.on(partner) * partner.multiplicity()
-            mean = total.flatten(-basis.ndim).sum(-1) / partner.multiplicity().sum()
-            return mean[(..., *[None] * basis.ndim)].expand(*mean.shape, *basis.shape).clone()
-        radius = basis.radius()
-        # the mean of a finite image varies like the frequencies just below its fundamental
-        lowest = 0.5 / max(n * d for n, d in zip(basis.size, basis.spacing, strict=True))
-        return self._interpolate(radius.clamp_min(lowest))
+        return basis.tabulate(self._interpolate)
 
     def mean_on(self, basis: Basis) -> Tensor:
         """Coefficients of the constant image `mean`, `(*K)` or `(C, *K)`."""
         mean = self.mean_image(basis)
-        mean = mean.expand(*mean.shape[: mean.ndim - basis.ndim], *basis.size).contiguous()
+        lead = mean.shape[: mean.ndim - basis.ndim] or (() if basis.channels is None else (basis.channels,))
+        mean = mean.expand(*lead, *basis.size).contiguous()
         return basis.forward(mean.to(torch.complex128) if basis.complex else mean)
 
     def mean_image(self, basis: Basis) -> Tensor:

@@ -90,7 +90,10 @@ class Observer(Denoiser):
     """A denoiser that answers for *any* observation u = h u_0 + s z of the image, not for states of its process alone.
 
     Exact denoisers do, and networks that are told the clock; so a fused pair of state and measurement is one call.
+    `any_clock` is False for a network that knows the observations of its process alone.
     """
+
+    any_clock: bool = True
 
     @abstractmethod
     def observe(self, u: Tensor, m: Moments, cond: Cond = Cond()) -> Estimate:
@@ -182,6 +185,8 @@ class GaussianDenoiser(Observer):
         """Refuse data without a variance."""
         if self.spectrum is None:
             raise InputError("GaussianDenoiser spectrum", "none", "a variance for every coefficient, or a Spectrum")
+        if isinstance(self.spectrum, Spectrum) and not (isinstance(self.mean, float) and self.mean == 0.0):
+            raise InputError("GaussianDenoiser mean", "one beside a Spectrum", "none: the Spectrum holds it")
 
     @cached_property
     def _tables(self) -> tuple[Tensor, Tensor]:
@@ -284,5 +289,8 @@ class FunctionDenoiser(Denoiser):
         return replace(self, process=self.process.to(device))
 
     def gaussian(self) -> GaussianDenoiser | None:
-        """The exact denoiser of Gaussian data of the same spectrum."""
-        return None if self.spectrum is None else GaussianDenoiser(self.process, spectrum=self.spectrum)
+        """The exact denoiser of Gaussian data of the same spectrum; None for a function that is not shown the
+        measurement of its process, for which no exact one stands.
+        """
+        blind = self.process.pairing.sees and not self.sees
+        return None if self.spectrum is None or blind else GaussianDenoiser(self.process, spectrum=self.spectrum)

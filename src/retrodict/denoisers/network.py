@@ -88,7 +88,7 @@ def clock_level(v: Tensor, variance: Tensor, basis: Basis, unit: float) -> Tenso
     told = []
     for low, high in itertools.pairwise(edges):
         part = weight * ((radius >= low) & (radius < high))
-        power = (variance * part).sum()
+        power = (variance * part).sum() / (variance.shape[0] if variance.ndim > basis.ndim else 1)
         error = (v * part).flatten(1).sum(1) / v.shape[1]
         told.append(torch.where(power > 0, error / power.clamp_min(1e-300), 1.0).clamp_min(1e-6).log())
     spacing = v.new_tensor(basis.spacing).log().mean().expand(len(v), 1)
@@ -194,6 +194,11 @@ class NetDenoiser(Observer):
         return tuple(torch.einsum("a...,...->a", band_filters(basis, self.bands) ** 2, weight).tolist())
 
     @property
+    def any_clock(self) -> bool:  # type: ignore[override]
+        """Whether the network is told the clock of every band, and so answers for any observation."""
+        return self.level != "rms"
+
+    @property
     def multiple(self) -> int:  # type: ignore[override]
         """Every image axis has to be a multiple of the stride of the network."""
         return self.net.stride
@@ -214,7 +219,8 @@ class NetDenoiser(Observer):
         The network has to have been trained with as many inputs and in the same kind of basis.
         """
         own = self.process
-        if process.pairing.sees != own.pairing.sees or type(process.basis) is not type(own.basis):
+        kinds = [(p.pairing.sees, type(p.basis), p.basis.complex) for p in (process, own)]
+        if kinds[0] != kinds[1]:
             found = f"a {process.pairing.kind} process in the {type(process.basis).__name__} basis"
             raise InputError("process", found, f"{own.pairing.kind}, {type(own.basis).__name__}, as in training")
         return replace(self, process=process)

@@ -92,10 +92,10 @@ class LocalSpread:
 
 
 def _power(v: Tensor, basis: Basis) -> Tensor:
-    """Mean over real degrees of freedom of v `(B, C|1, *K)` -> `(B, C|1)`."""
+    """Mean over real degrees of freedom of v `(B, C|1, *K)` as the variance of image channels `(B, C|1)`."""
     weight = basis.multiplicity()
     spread = (v * weight).expand(v.shape[0], v.shape[1], *basis.shape)
-    return spread.flatten(2).sum(2) / weight.sum()
+    return basis.unmixed(spread.flatten(2).sum(2) / weight.sum())
 
 
 def band_filters(basis: Basis, bands: int) -> Tensor:

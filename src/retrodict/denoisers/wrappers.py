@@ -13,7 +13,7 @@ from torch import Tensor
 from retrodict._check import InputError, choice
 from retrodict.bases import Basis, Stack
 from retrodict.bases.spectrum import Spectrum
-from retrodict.denoisers.denoiser import Denoiser, Estimate, Observer
+from retrodict.denoisers.denoiser import Denoiser, Estimate, GaussianDenoiser, Observer, check_state
 from retrodict.denoisers.spread import SpectralSpread, Spread
 from retrodict.processes.observation import Cond, Moments, fuse, wiener
 from retrodict.processes.process import Law, Process
@@ -70,6 +70,17 @@ class Guided(Wrapper):
     free: Denoiser
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Refuse two denoisers that do not share their states."""
+        one, other = self.inner.process, self.free.process
+        t = torch.linspace(0, 1, 5, dtype=torch.float64)
+        if one.basis != other.basis or any(
+            not torch.equal(a, b) for a, b in zip(one.moments(t), other.moments(t), strict=True)
+        ):
+            raise InputError("Guided free", "a denoiser of another process", "one of the same states, unconditional")
+        if other.pairing.sees:
+            raise InputError("Guided free", "a denoiser that needs the measurement", "an unconditional one")
+
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """Both denoisers at the state, the second without the condition."""
         mean, spread = self.inner.estimate(xt, t, cond)
@@ -87,7 +98,9 @@ class Guided(Wrapper):
         return replace(self, inner=self.inner.to(device), free=self.free.to(device))
 
     def gaussian(self) -> Denoiser | None:
-        """Guidance of the twins."""
+        """Guidance of the twins; without any, the twin of the inner denoiser."""
+        if self.weight == 1.0:
+            return self.inner.gaussian()
         inner, free = self.inner.gaussian(), self.free.gaussian()
         return None if inner is None or free is None else replace(self, inner=inner, free=free)
 
@@ -107,21 +120,49 @@ class Fused(Wrapper):
 
     def __post_init__(self) -> None:
         """Refuse an inner denoiser that cannot answer for a fused observation."""
-        if not isinstance(self.inner, Observer):
-            raise InputError("Fused", type(self.inner).__name__, "a denoiser that answers for any observation")
+        if not isinstance(self.inner, Observer) or not self.inner.any_clock:
+            found = type(self.inner).__name__
+            raise InputError(
+                "Fused", found, "a denoiser that answers for any observation (level='clock' for a network)"
+            )
 
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """One call at the fused observation."""
         process = self.process
+        check_state(process, xt, cond)
         w = process.to_coefficients(xt, t, cond.image if process.anchored else None)
         y = process.basis.forward(self.y).expand_as(w)
         return self.inner.observe(*fuse(w, process.moments(t), y, self.law), cond)
+
+    def prior(self) -> tuple[Tensor, Tensor] | None:
+        """What is known of the data without the state: the prior of the inner denoiser, given y."""
+        prior = self.inner.prior()
+        if prior is None:
+            return None
+        (mean, variance), u = prior, self.process.basis.forward(self.y)
+        gain, left = wiener(self.law, variance)
+        mean, real = mean.to(u), u.real.dtype
+        return mean + gain.to(real) * (u - self.law.h.to(real) * mean), left
 
     def on(self, size: Sequence[int]) -> Self:
         """Itself: a measurement is on one grid."""
         if tuple(size) != self.process.basis.size:
             raise InputError("size", tuple(size), f"{self.process.basis.size}, the grid of the measurement")
         return self
+
+    def to(self, device: str | torch.device) -> Self:
+        """The inner denoiser, the measurement and its law on another device."""
+        law = Moments(*(x.to(device) for x in self.law))
+        return replace(self, inner=self.inner.to(device), y=self.y.to(device), law=law)
+
+    def gaussian(self) -> Denoiser | None:
+        """The exact denoiser of Gaussian data that y is known of already."""
+        twin = self.inner.gaussian()
+        prior = None if not isinstance(twin, Observer) else replace(self, inner=twin).prior()
+        if prior is None:
+            return None
+        variance = prior[1][0] if prior[1].ndim > self.process.ndim + 1 else prior[1]
+        return GaussianDenoiser(self.process, 0.0, variance)  # the mean of the data does not change gain or variance
 
 
 @dataclass(frozen=True)
@@ -135,6 +176,10 @@ class Respread(Wrapper):
         choice("spread", self.kind, ("wiener", "none"))
         if self.kind == "wiener" and self.inner.prior() is None:
             raise InputError("spread 'wiener'", "a denoiser without a spectrum", "one that knows the data spectrum")
+
+    def gaussian(self) -> Denoiser | None:
+        """The twin itself, whose error law is that of the Wiener filter."""
+        return self.inner.gaussian()
 
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """The inner mean with the chosen law."""
@@ -188,6 +233,11 @@ class SliceWise(Denoiser):
         return stacked(self.inner.process, self.depth, self.pitch)
 
     @property
+    def spectrum(self) -> Spectrum | Tensor | None:  # type: ignore[override]
+        """That of a plane."""
+        return self.inner.spectrum
+
+    @property
     def multiple(self) -> int:  # type: ignore[override]
         """That of the inner denoiser, which slices need not be a multiple of."""
         return self.inner.multiple
@@ -213,9 +263,8 @@ class SliceWise(Denoiser):
         return replace(self, inner=self.inner.to(device))
 
     def gaussian(self) -> Denoiser | None:
-        """The Gaussian twin on every slice."""
-        twin = self.inner.gaussian()
-        return None if twin is None else replace(self, inner=twin)
+        """The Gaussian twin of a plane, on which the plan is judged: slices are independent."""
+        return self.inner.gaussian()
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class Agreement:
 
 def own_curves(process: Process, scale: float) -> tuple[Curve, Curve]:
     """MTF and NPS (data unit^2 mm^n) that a process ends at, as isotropic curves up to the corner of the plane."""
-    bound = process.on((256,) * process.ndim)
+    bound = process.to("cpu").on((256,) * process.ndim)
     if bound.measurement is None:
         raise InputError("model", "a process without a measurement law", "one that ends at an MTF and NPS")
     radius = bound.basis.radius()

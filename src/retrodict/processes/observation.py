@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -70,12 +71,13 @@ def clock_ratio(clean: Moments, noisy: Moments) -> Tensor:
 def log_snr_step(noisy: Moments, clean: Moments) -> Tensor:
     """Dl = log(h/s) at `clean` minus that at `noisy`, >= 0 for a rising clock.
 
-    Infinite onto s = 0 and out of h = 0; 0 between two noise-free or two erased levels.
+    Infinite onto s = 0 and out of h = 0 (with or without noise); 0 between two noise-free or two erased levels.
     """
     a, b = clean.s2.sqrt(), noisy.s2.sqrt()
-    still = ((a == 0) & (b == 0)) | ((clean.h == 0) & (noisy.h == 0))
+    out = (noisy.h == 0) & (clean.h != 0)
+    still = ~out & (((a == 0) & (b == 0)) | ((clean.h == 0) & (noisy.h == 0)))
     step = (clean.h.log() - a.log()) - (noisy.h.log() - b.log())
-    return torch.where(still, 0.0, step)
+    return torch.where(still, 0.0, torch.where(out, torch.inf, step))
 
 
 def wiener(m: Moments, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,6 +134,11 @@ class Cond(NamedTuple):
 Kind = Literal["none", "terminal", "external"]
 
 
+@lru_cache(maxsize=64)
+def _law_on(law: Callable[[Basis], Moments], basis: Basis) -> Moments:
+    return law(basis)
+
+
 @dataclass(frozen=True)
 class Pairing:
     """Where a measured image y stands beside the chain, and its law.
@@ -163,8 +170,8 @@ class Pairing:
         return self.kind != "none"
 
     def moments(self, basis: Basis) -> Moments | None:
-        """The law of y on `basis`, or None where it is not known."""
-        return None if self.law is None else self.law(basis)
+        """The law of y on `basis`, or None where it is not known; computed once a basis."""
+        return None if self.law is None else _law_on(self.law, basis)
 
     def cond(self, y: Tensor | None) -> Cond:
         """What a denoiser may see of y."""
@@ -197,15 +204,23 @@ class Pairing:
         return mean + gain.to(real) * (u - m.h.to(real) * mean), left
 
     def log_likelihood(self, x: Tensor, y: Tensor, basis: Basis) -> Tensor:
-        """Log p(y | x) `(B,)`, constants included."""
+        """Log p(y | x) `(B,)`, constants included, of the coefficients that carry noise: one that does not is a
+        constraint and has no density.
+        """
         m = self._known(basis)
-        return log_density(basis, self._residual(x, y, m, basis), m.s2)
+        noisy = m.s2 > 0
+        residual = torch.where(noisy, self._residual(x, y, m, basis), 0.0)
+        terms = basis.energy(residual) / torch.where(noisy, m.s2, 1.0) + torch.log(
+            2 * math.pi * torch.where(noisy, m.s2, 1.0)
+        )
+        return -0.5 * (basis.multiplicity() * noisy * terms).flatten(1).sum(1)
 
     def misfit(self, x: Tensor, y: Tensor, basis: Basis) -> Tensor:
-        """Chi^2 of y - h x per real degree of freedom `(B,)`; 1 is expected of the truth."""
+        """Chi^2 of y - h x per real degree of freedom that carries noise `(B,)`; 1 is expected of the truth."""
         m = self._known(basis)
-        terms = basis.multiplicity() * ratio(basis.energy(self._residual(x, y, m, basis)), m.s2)
-        return terms.flatten(1).sum(1) / (basis.multiplicity().sum() * x.shape[1])
+        weight = basis.multiplicity() * (m.s2 > 0)
+        terms = weight * ratio(basis.energy(self._residual(x, y, m, basis)), m.s2)
+        return terms.flatten(1).sum(1) / (weight.sum() * (x.shape[1] if weight.ndim == basis.ndim else 1))
 
     def _known(self, basis: Basis) -> Moments:
         m = self.moments(basis)

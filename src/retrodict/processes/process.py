@@ -96,13 +96,14 @@ class Process:
         """Drift and diffusion at t `(B,)` by forward-mode differentiation of the law in float64.
 
         F = h'/h, G^2 = (s^2)' - 2 F s^2 = h^2 dr/dt (Fourier diffusion, eqs. 11-13).  Round-off below
-        1e-8 max G^2 is clamped to zero; a negative G^2 beyond that is kept, and `markov` is then False.
+        1e-8 max G^2 (of the item) is clamped to zero; a negative G^2 beyond that is kept, and `markov` is then False.
         """
         time = lift(t.to(device=self.basis.device, dtype=torch.float64), self.ndim)
         (h, _, s2), (dh, dk, ds2) = torch.func.jvp(self.law, (time,), (torch.ones_like(time),))[:2]
         drift = ratio(dh, h, otherwise=-torch.inf)
         squared = ds2 - 2 * torch.where(torch.isfinite(drift), drift, 0.0) * s2
-        tiny = (squared < 0) & (squared > -1e-8 * squared.abs().max().clamp_min(1e-300))
+        largest = squared.abs().amax(dim=tuple(range(1, squared.ndim)), keepdim=True)
+        tiny = (squared < 0) & (squared > -1e-8 * largest.clamp_min(1e-300))
         return Rates(drift, torch.where(tiny, 0.0, squared), dh, dk, ds2)
 
     def clock(self, t: Tensor) -> Tensor:
@@ -123,7 +124,7 @@ class Process:
         """A process from the dictionary is a function of frequency or band, not of the grid: a small one stands for
         it.  A law of the user's own is looked at on its whole grid.
         """
-        return (self if self.recipe is None else replace(self, basis=self.basis.small())).to("cpu")
+        return self if self.recipe is None else replace(self, basis=self.basis.small().to("cpu"))
 
     @cached_property
     def markov(self) -> bool:
@@ -175,7 +176,7 @@ class Process:
     @cached_property
     def anchored(self) -> bool:
         """Whether k(t) is not zero everywhere, so that the state is pulled towards a condition image."""
-        return self._ever(torch.tensor([0.5, 1.0], dtype=torch.float64), lambda m: m.k != 0)
+        return self._ever(torch.linspace(0, 1, 21, dtype=torch.float64), lambda m: m.k != 0)
 
     def noise_free(self, times: Tensor) -> bool:
         """Whether no coefficient carries noise at any of the times `(n,)`."""
@@ -241,7 +242,9 @@ class Process:
         m, real = self.moments(torch.ones(1, dtype=torch.float64)), z.real.dtype
         total = m.s2 if variance is None else m.s2 + m.h**2 * variance
         noise = total.sqrt().to(real) * self.basis.forward(z)
-        return noise if isinstance(mean, float) and mean == 0.0 else noise + m.h.to(real) * mean
+        return (
+            noise if isinstance(mean, float) and mean == 0.0 else noise + m.h.to(real) * torch.as_tensor(mean).to(noise)
+        )
 
     # ---- transitions ---------------------------------------------------------------------------------------------
 

@@ -145,6 +145,9 @@ def denoise_row(t: float) -> Row:
 
 # ---- time grids: strictly decreasing float64 times `(N + 1,)`, explicit at both ends -----------------------------
 
+BLOCK = 2**22
+"""Numbers of a table of clocks that are computed together."""
+
 ERASED = 1e8
 """Noise clock that stands for an erased coefficient in the mean that a grid is uniform in: far above any signal, and
 near enough that the grid keeps its nodes where something happens.  Coefficients without noise do not count."""
@@ -159,10 +162,11 @@ def _summary(process: Process, t: Tensor) -> Tensor:
     """Mean log clock over degrees of freedom at times `(n,)`: the one number that stands for a structured clock."""
     weight = process.basis.multiplicity()
     rows = []
-    for time in t:
-        m = process.moments(time[None])
-        r = torch.where(m.s2 == 0, 1.0, torch.where(m.h == 0, ERASED, ratio(m.s2, m.h**2)))
-        rows.append((r.log().expand(1, 1, *process.basis.shape)[0, 0] * weight).sum() / weight.sum())
+    for times in t.split(max(1, BLOCK // weight.numel())):
+        m = process.moments(times)
+        r = torch.where(m.s2 == 0, 1.0, torch.where(m.h == 0, ERASED, ratio(m.s2, m.h**2))).log()
+        r = r.expand(len(times), 1, *process.basis.shape)
+        rows += [(row[0] * weight).sum() / weight.sum() for row in r]
     return torch.stack(rows).cpu()
 
 

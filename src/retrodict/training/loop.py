@@ -232,7 +232,8 @@ def _resume(
             "Use another output folder, or remove the old one.",
         )
     load_weights(net, read_tensors(path / "weights.safetensors"), path / "weights.safetensors")
-    average.update(read_tensors(path / "average.safetensors"))
+    for name, value in read_tensors(path / "average.safetensors").items():
+        average[name].copy_(value)
     state_dict = optimizer.state_dict()
     state_dict["state"] = {}
     for name, value in read_tensors(path / "optimizer.safetensors").items():

@@ -115,7 +115,8 @@ def denoising_loss(
     mean = denoiser.answer(terms, rate_of(denoiser.process, t))
     if weight == "unit" and denoiser.predicts == "wiener":
         scale = terms.c_out.to(x0.real)
-        error = ((terms.out - (x0 - terms.skip) / scale).abs() ** 2).flatten(1).mean(1)
+        halves = 0.5 if x0.is_complex() else 1.0  # per real component
+        error = halves * ((terms.out - (x0 - terms.skip) / scale).abs() ** 2).flatten(1).mean(1)
     else:
         error = _weighted(denoiser.process, mean - x0, t, "eps" if weight == "unit" else weight)
     if terms.log_ratio is None:

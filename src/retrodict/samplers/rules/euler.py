@@ -16,7 +16,8 @@ def euler(process: Process, times: Tensor, spectrum: Tensor | None = None, *, fi
     """Euler-Maruyama on the reverse SDE (Tivnan et al. 2023, eq. 21), NFE = N.
 
     w' = w - [F w - G^2 score] d + G sqrt(d) z, score = (h D - w)/s^2.  With `final` the step onto t = 0 returns D.
-    Where a coefficient is erased (h = 0) the drift is infinite; it leaves that time by the exact conditional instead.
+    Where a coefficient is erased (h = 0) the drift is infinite, and where it is noise-free there is no score: there the
+    step is the exact conditional.
     """
     process.require_markov("euler")
     last = len(times) - 2
@@ -29,7 +30,7 @@ def euler(process: Process, times: Tensor, spectrum: Tensor | None = None, *, fi
         pull = ratio(r.G2 * step, m.s2)
         weights = (1 - r.F * step - pull, pull * m.h, (r.G2.clamp_min(0.0) * step).sqrt())
         exact = process.conditional(t, s)
-        keep, data, noise = (torch.where(m.h == 0, e, w) for e, w in zip(exact, weights, strict=True))
+        keep, data, noise = (torch.where((m.h == 0) | (m.s2 == 0), e, w) for e, w in zip(exact, weights, strict=True))
         return Row(float(t), True, (keep,), (data,), (noise,))
 
     return Plan(process, times, row, last + 1, last + 1, "euler", stochastic=True)

@@ -55,20 +55,18 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
 
     def row(i: int) -> Row:
         before, now, after = (process.moments(times[j : j + 1]) for j in (max(i - 1, 0), i, i + 1))
-        dl = log_snr_step(now, after)
-        moved = dl > 0
-        dl = torch.where(moved, dl, 0.0)
+        dl = log_snr_step(now, after)  # negative where the clock falls, which the deterministic rule may follow
         s, s_now = after.s2.sqrt(), now.s2.sqrt()
         # e^(-eta dl) is 1 for eta = 0 even where dl is infinite: out of an erased coefficient, onto a noise-free one
         decay = torch.exp(-eta * dl) if eta else 1.0
         keep = torch.where(s_now == 0, ratio(after.h, now.h), ratio(s, s_now)) * decay
-        data = torch.where(moved, after.h * -torch.expm1(-(1 + eta) * dl), 0.0)
+        data = after.h * -torch.expm1(-(1 + eta) * dl)
         noise = (s * (-torch.expm1(-2 * eta * dl)).clamp_min(0.0).sqrt(),) if eta else ()
         last = i == steps - 1 and (lower_last or float(times[-1]) == 0)
         if order == 1 or i == 0 or last:
             return Row(float(times[i]), True, (keep,), (data,), noise)
         old = log_snr_step(before, now)
-        usable = moved & (old > 0) & torch.isfinite(old) & torch.isfinite(dl)
+        usable = (dl != 0) & (old != 0) & torch.isfinite(old) & torch.isfinite(dl)
         half = torch.where(usable, 0.5 * data * ratio(dl, torch.where(usable, old, 1.0)), 0.0)
         return Row(float(times[i]), True, (keep,), (data + half, -half), noise)
 
