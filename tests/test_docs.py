@@ -117,3 +117,12 @@ def test_the_training_example_runs():
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "spread of the ensemble" in done.stdout
+
+
+def test_the_tables_of_the_reference_name_what_there_is():
+    from retrodict import BASES, GRIDS, PROCESSES, RULES
+
+    text = (ROOT / "docs" / "reference.md").read_text()
+    for name, table in {"PROCESSES": PROCESSES, "RULES": RULES, "GRIDS": GRIDS, "BASES": BASES}.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        assert re.findall(r"`(\w+)`", row)[1:] == list(table)
