@@ -79,3 +79,9 @@ def test_no_file_names_a_package_index():
     ]
     pattern = re.compile("|".join(map(re.escape, pieces)).encode())
     assert not [str(path.relative_to(ROOT)) for path in tracked() if pattern.search(path.read_bytes())]
+
+
+def test_the_wheel_tells_type_checkers_that_it_is_typed():
+    builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+    shipped = {file.distribution_path for file in builder.recurse_included_files()}
+    assert {"retrodict/py.typed", "retrodict/__init__.py", "retrodict/assets/ct-fourier.safetensors"} <= shipped

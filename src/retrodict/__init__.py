@@ -15,6 +15,7 @@ _PUBLIC = {
     # files and one-line use
     "restore": "tasks.restore",
     "restore_all": "tasks.restore",
+    "restore_image": "tasks.restore",
     "open_model": "models.model",
     "Restored": "tasks.restore",
     "RestoreOptions": "tasks.options",
@@ -43,15 +44,23 @@ _PUBLIC = {
     "Cosine": "bases",
     "Wavelet": "bases",
     "Cond": "processes.observation",
+    "Moments": "processes.observation",
+    "Pairing": "processes.observation",
     "Denoiser": "denoisers.denoiser",
     "FunctionDenoiser": "denoisers.denoiser",
     "NetDenoiser": "denoisers.network",
+    "Wrapper": "denoisers.wrappers",
+    "Guided": "denoisers.wrappers",
+    "Fused": "denoisers.wrappers",
+    "Respread": "denoisers.wrappers",
     "Plan": "samplers",
     "RULES": "samplers",
     "GRIDS": "samplers.plan",
     "make_grid": "samplers.plan",
     "make_plan": "samplers",
     "sample": "samplers",
+    "step": "samplers.loop",
+    "steps": "samplers.loop",
     "start_state": "samplers",
     # evidence
     "GaussianDenoiser": "denoisers.denoiser",
@@ -59,12 +68,15 @@ _PUBLIC = {
     "MixtureDenoiser": "denoisers.mixture",
     "MixtureLaw": "denoisers.mixture",
     "gaussian_card": "samplers.card",
+    "card": "samplers.card",
+    "dense_card": "samplers.card",
     "gaussian_posterior": "samplers.card",
     "SamplingOptions": "samplers.ensemble",
     "restore_batch": "samplers.ensemble",
     "gate": "samplers.ensemble",
     # training
     "UNet": "nets",
+    "network": "nets",
     "FitConfig": "tasks.fit_config",
     "load_config": "tasks.fit_config",
     "prepare_fit": "tasks.fit",
@@ -84,7 +96,7 @@ _PUBLIC = {
     "NotCalibratedError": "_check",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]
+__all__ = ["__version__", *sorted(_PUBLIC)]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -99,5 +111,79 @@ def __dir__() -> list[str]:
     return __all__
 
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_docs.py compares the two
+    from retrodict._check import InputError as InputError
+    from retrodict._check import NotCalibratedError as NotCalibratedError
+    from retrodict.bases import BASES as BASES
+    from retrodict.bases import Cosine as Cosine
+    from retrodict.bases import Fourier as Fourier
+    from retrodict.bases import Pixel as Pixel
+    from retrodict.bases import Wavelet as Wavelet
+    from retrodict.bases.curve import Curve as Curve
+    from retrodict.bases.spectrum import Spectrum as Spectrum
+    from retrodict.bases.spectrum import radial_spectrum as radial_spectrum
+    from retrodict.data import Image as Image
+    from retrodict.data import discover as discover
+    from retrodict.data import read as read
+    from retrodict.data import resample as resample
+    from retrodict.data import write as write
+    from retrodict.denoisers.denoiser import Denoiser as Denoiser
+    from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser
+    from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
+    from retrodict.denoisers.mixture import GaussianLaw as GaussianLaw
+    from retrodict.denoisers.mixture import MixtureDenoiser as MixtureDenoiser
+    from retrodict.denoisers.mixture import MixtureLaw as MixtureLaw
+    from retrodict.denoisers.network import NetDenoiser as NetDenoiser
+    from retrodict.denoisers.wrappers import Fused as Fused
+    from retrodict.denoisers.wrappers import Guided as Guided
+    from retrodict.denoisers.wrappers import Respread as Respread
+    from retrodict.denoisers.wrappers import Wrapper as Wrapper
+    from retrodict.models.instrument import model_with_instrument as model_with_instrument
+    from retrodict.models.model import Intensity as Intensity
+    from retrodict.models.model import Model as Model
+    from retrodict.models.model import ModelSpec as ModelSpec
+    from retrodict.models.model import load_model as load_model
+    from retrodict.models.model import open_model as open_model
+    from retrodict.models.model import save_model as save_model
+    from retrodict.nets import UNet as UNet
+    from retrodict.nets import network as network
+    from retrodict.processes import PROCESSES as PROCESSES
+    from retrodict.processes.fourier import FourierProcess as FourierProcess
+    from retrodict.processes.observation import Cond as Cond
+    from retrodict.processes.observation import Moments as Moments
+    from retrodict.processes.observation import Pairing as Pairing
+    from retrodict.processes.process import Process as Process
+    from retrodict.processes.recipes import external as external
+    from retrodict.samplers import RULES as RULES
+    from retrodict.samplers import Plan as Plan
+    from retrodict.samplers import make_plan as make_plan
+    from retrodict.samplers import sample as sample
+    from retrodict.samplers import start_state as start_state
+    from retrodict.samplers.card import card as card
+    from retrodict.samplers.card import dense_card as dense_card
+    from retrodict.samplers.card import gaussian_card as gaussian_card
+    from retrodict.samplers.card import gaussian_posterior as gaussian_posterior
+    from retrodict.samplers.ensemble import SamplingOptions as SamplingOptions
+    from retrodict.samplers.ensemble import gate as gate
+    from retrodict.samplers.ensemble import restore_batch as restore_batch
+    from retrodict.samplers.loop import step as step
+    from retrodict.samplers.loop import steps as steps
+    from retrodict.samplers.plan import GRIDS as GRIDS
+    from retrodict.samplers.plan import make_grid as make_grid
+    from retrodict.tasks.evaluate import Evaluation as Evaluation
+    from retrodict.tasks.evaluate import evaluate as evaluate
+    from retrodict.tasks.evaluate_methods import EvaluationConfig as EvaluationConfig
+    from retrodict.tasks.evaluate_methods import load_evaluation as load_evaluation
+    from retrodict.tasks.fit import fit as fit
+    from retrodict.tasks.fit import prepare_fit as prepare_fit
+    from retrodict.tasks.fit_config import FitConfig as FitConfig
+    from retrodict.tasks.fit_config import load_config as load_config
+    from retrodict.tasks.measure import Measured as Measured
+    from retrodict.tasks.measure import measure_mtf as measure_mtf
+    from retrodict.tasks.measure import measure_nps as measure_nps
+    from retrodict.tasks.options import RestoreOptions as RestoreOptions
+    from retrodict.tasks.restore import Restored as Restored
     from retrodict.tasks.restore import restore as restore
+    from retrodict.tasks.restore import restore_all as restore_all
+    from retrodict.tasks.restore import restore_image as restore_image
+    from retrodict.training.losses import denoising_loss as denoising_loss

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from retrodict.processes.fourier import fourier, measured
 from retrodict.processes.residual import mean_reverting
-from retrodict.processes.scalar import cosine, scalar, sub_vp, ve, vp
+from retrodict.processes.scalar import cosine, rectified_flow, scalar, sub_vp, ve, vp
 from retrodict.processes.wavelet import wavelet_bands
 
 __all__ = ["PROCESSES"]
@@ -18,6 +18,7 @@ PROCESSES = {
     "sub_vp": sub_vp,
     "ve": ve,
     "scalar": scalar,
+    "rectified_flow": rectified_flow,
     "mean_reverting": mean_reverting,
     "wavelet_bands": wavelet_bands,
     "fourier": fourier,

@@ -11,7 +11,7 @@ from torch import Tensor
 from retrodict.bases import Basis
 from retrodict.processes.process import Law, Process, assemble
 
-__all__ = ["cosine", "scalar", "sub_vp", "ve", "vp"]
+__all__ = ["cosine", "rectified_flow", "scalar", "sub_vp", "ve", "vp"]
 
 
 def _scalar(law: Law) -> Any:
@@ -74,3 +74,15 @@ def scalar(basis: Basis, **pairing: Any) -> Process:
         return torch.exp(-5 * t**2), 0 * t, -torch.expm1(-10 * t**2)
 
     return assemble(_scalar(law), basis, "scalar", {}, **pairing)
+
+
+def rectified_flow(basis: Basis, **pairing: Any) -> Process:
+    """The straight line from image to noise: h = 1 - t, s = t (Liu et al. 2022; Lipman et al. 2022).
+
+    Nothing of the image is left at t = 1: h(1) = 0, and the limits of `retrodict.processes.observation` hold there.
+    """
+
+    def law(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return 1 - t, 0 * t, t**2
+
+    return assemble(_scalar(law), basis, "rectified_flow", {}, **pairing)

@@ -10,6 +10,7 @@ from retrodict.samplers.plan import Plan, Rule
 from retrodict.samplers.rules.ancestral import ancestral, ddim, matched
 from retrodict.samplers.rules.euler import euler
 from retrodict.samplers.rules.gaussian_ode import gaussian_ode
+from retrodict.samplers.rules.heun import heun
 from retrodict.samplers.rules.multistep import dpmpp2m, sde_dpmpp2m
 
 __all__ = ["RULES", "make_plan"]
@@ -21,6 +22,7 @@ RULES: dict[str, Rule] = {
     "euler": Rule(euler, 256, False, False, "time", "Tivnan et al. 2023, eq. 21"),
     "ancestral": Rule(ancestral, 32, False, False, "time", "Ho, Jain, Abbeel 2020; Song et al. 2020, eta = 1"),
     "ddim": Rule(ddim, 32, False, True, "time", "Song, Meng, Ermon 2020"),
+    "heun": Rule(heun, 16, False, True, "logsnr", "Karras et al. 2022, algorithm 1", calls_per_step=2, order=2),
     "dpmpp2m": Rule(dpmpp2m, 16, False, True, "logsnr", "Lu et al. 2022, algorithm 2", order=2),
     "sde_dpmpp2m": Rule(sde_dpmpp2m, 64, True, False, "logsnr", "Lu et al. 2022, stochastic 2M"),
     "gaussian_ode": Rule(
