@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from retrodict import InputError
+from retrodict import InputError, read, restore
 from retrodict.models.model import load_model
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_config import load_config
@@ -200,3 +200,33 @@ def test_overrides_and_missing_files(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1,")
     with pytest.raises(InputError, match="unreadable YAML"):
         load_config(tmp_path / "broken.yaml")
+
+
+@pytest.mark.parametrize("kind", ["color", "complex"])
+def test_color_and_complex_images_are_learned_and_restored(tmp_path, kind):
+    """From files to a restored file: channels and kind of the data are those of the model."""
+    path = settings(tmp_path, steps=6)
+    rng = np.random.default_rng(1)
+    for patient in "abc":
+        shape = (3, 3, 48, 48) if kind == "color" else (3, 48, 48)
+        values = rng.normal(size=shape).astype(np.float32) * 50 + 100
+        extra = {"channels": ["r", "g", "b"], "channel_axis": 0} if kind == "color" else {}
+        if kind == "complex":
+            values = (values + 1j * rng.normal(size=shape) * 50).astype(np.complex64)
+        np.savez(tmp_path / f"{patient}.npz", image=values, spacing=[2.0, 1.0, 1.0], unit="a.u.", **extra)
+    record = yaml.safe_load(path.read_text())
+    record["intensity"]["unit"] = "a.u."
+    if kind == "color":
+        record["data"]["channels"] = 3
+    else:
+        record["process"]["basis"] = {"name": "fourier", "options": {"complex": True}}
+    path.write_text(yaml.safe_dump(record))
+    model = load_model(run(path, tmp_path / "run"))
+    assert model.spec.channels == (("r", "g", "b") if kind == "color" else ("gray",))
+    assert model.denoiser.process.basis.complex == (kind == "complex")
+    out = tmp_path / "out"
+    result = restore(tmp_path / "c.npz", out, model=model, samples=2, steps=1)
+    again = read(out / "c_mean.npz", slices="independent")
+    assert again.values.dtype == result.input.values.dtype
+    assert again.values.shape == result.input.values.shape == ((3, 3, 48, 48) if kind == "color" else (1, 3, 48, 48))
+    assert (out / "c_report.html").exists()

@@ -17,7 +17,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.bases import Basis, Fourier
 
-__all__ = ["Spectrum", "radial_spectrum"]
+__all__ = ["Spectrum", "channel_spectrum", "radial_spectrum"]
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,12 @@ def radial_spectrum(images: Iterable[Tensor], spacing: Sequence[float], bins: in
     The periodogram of each image minus the common mean, under a Hann window (so that the periodic seam does not leak
     into high frequencies), averaged over logarithmic annuli and over images with their numbers of coefficients.
     """
-    stack = [image.double() for image in images]
+    stack = list(images)
     if not stack:
         raise InputError("radial_spectrum", "no images", "at least one")
+    if any(image.is_complex() for image in stack):
+        raise InputError("radial_spectrum", "complex images", "real ones", "channel_spectrum takes complex ones.")
+    stack = [image.double() for image in stack]
     mean = float(sum(float(x.sum()) for x in stack) / sum(x.numel() for x in stack))
     longest = max(max(n * d for n, d in zip(x.shape, spacing, strict=True)) for x in stack)
     edges = torch.logspace(
@@ -141,6 +144,23 @@ def radial_spectrum(images: Iterable[Tensor], spacing: Sequence[float], bins: in
     floor = 1e-12 * float(power.sum() / count.sum())
     values = (power[kept] / count[kept]).clamp_min(floor)
     return Spectrum(mean, tuple((radius[kept] / count[kept]).tolist()), tuple(values.tolist()))
+
+
+def channel_spectrum(images: Sequence[Tensor], spacing: Sequence[float], bins: int = 32) -> Spectrum:
+    """`radial_spectrum` of images `(C, *N)`: one row for data of one channel, one each for several.
+
+    Of complex images the power is that of a real component, and the mean that of the real part.
+    """
+    rows = [_component_spectrum([x[c] for x in images], spacing, bins) for c in range(images[0].shape[0])]
+    return rows[0] if len(rows) == 1 else Spectrum.stack(rows)
+
+
+def _component_spectrum(images: Sequence[Tensor], spacing: Sequence[float], bins: int) -> Spectrum:
+    if not images[0].is_complex():
+        return radial_spectrum(images, spacing, bins)
+    real, imaginary = (radial_spectrum([part(x) for x in images], spacing, bins) for part in (torch.real, torch.imag))
+    power = tuple(0.5 * (a + b) for a, b in zip(real.power, imaginary.power, strict=True))  # type: ignore[operator]
+    return Spectrum(real.mean, real.frequency, power)
 
 
 def _hann(shape: Sequence[int]) -> Tensor:

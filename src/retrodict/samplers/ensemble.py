@@ -226,7 +226,7 @@ def _dense_ratios(twin: Denoiser, options: SamplingOptions) -> tuple[float, floa
     open_ones = values > 1e-12 * values.max()
     root = vectors[:, open_ones] / values[open_ones].sqrt()
     ratios = torch.linalg.eigvalsh(root.T @ got @ root).tolist()
-    worst = float(max(ratios, key=lambda r: abs(r - 1)))
+    worst = max((float(r) for r in ratios), key=lambda r: abs(r - 1))
     return float((got_gain * exact_gain).sum() / (exact_gain**2).sum()), worst
 
 

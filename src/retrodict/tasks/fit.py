@@ -17,7 +17,7 @@ from retrodict._check import InputError
 from retrodict._output import stamp, write_file
 from retrodict._random import key
 from retrodict.bases.curve import Curve
-from retrodict.bases.spectrum import radial_spectrum
+from retrodict.bases.spectrum import channel_spectrum
 from retrodict.data import Group, PatchSet, split
 from retrodict.data.units import unit
 from retrodict.models.model import Intensity, ModelSpec, load_weights, read_tensors, save_model
@@ -150,6 +150,7 @@ def _patch_sets(config: FitConfig, base: Path) -> tuple[PatchSet, PatchSet | Non
             coarser=config.data.coarser,
             empty_below=unit(config.intensity.unit).empty_below,
             seed=config.training.seed,
+            channels=config.data.channels,
         )
         if patches.unit != config.intensity.unit:
             raise InputError("data", f"images in {patches.unit!r}", f"intensity.unit {config.intensity.unit!r}")
@@ -161,8 +162,8 @@ def _patch_sets(config: FitConfig, base: Path) -> tuple[PatchSet, PatchSet | Non
 def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
     intensity = Intensity(config.intensity.unit, config.intensity.scale, config.intensity.offset)
     keys = range(256)
-    patches = [intensity.encode(training.patch(key(config.training.seed, "spectrum", k)))[0] for k in keys]
-    spectrum = radial_spectrum(patches, config.spacing)
+    patches = [intensity.encode(training.patch(key(config.training.seed, "spectrum", k))) for k in keys]
+    spectrum = channel_spectrum(patches, config.spacing)
     record = _instrument(config.process.model_dump(), intensity, base)
     process = process_from_recipe(record, config.data.patch, config.spacing, f"{config.name}: process")
     return ModelSpec(
@@ -174,6 +175,8 @@ def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
         size=tuple(config.data.patch),
         predicts=config.predicts,
         bands=config.bands,
+        level=config.level,
+        channels=training.names,
         card={
             **config.card,
             "name": config.name,

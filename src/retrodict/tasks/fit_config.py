@@ -51,6 +51,7 @@ class DataConfig(Strict):
     validation: list[str] = Field(default_factory=list, description="names of the groups held out")
     patch: list[int] = Field(default_factory=lambda: [64, 64], min_length=1, max_length=3)
     coarser: Literal["keep", "resample", "refuse"] = "keep"
+    channels: int = Field(1, ge=1, description="channels of the images, such as 3 for color")
 
 
 class TrainingConfig(Strict):
@@ -85,6 +86,7 @@ class FitConfig(Strict):
     start_from: str | None = Field(None, description="model whose weights to start from, relative to this file")
     predicts: str = "wiener"
     bands: int = Field(4, ge=0, le=8)
+    level: str = Field("rms", description="what the network is told of the noise: rms, or clock (any process)")
     data: DataConfig
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig.model_validate({}))
     card: dict[str, Any] = Field(default_factory=dict)
