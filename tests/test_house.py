@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from objects import curves, make_process, restoring_process
 from retrodict import InputError, NotCalibratedError, SamplingOptions, gate, restore_batch
@@ -15,7 +18,7 @@ from retrodict.bases import ChannelMix, Cosine, Fourier, Pixel, Stack, Wavelet
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import Estimate, FunctionDenoiser, GaussianDenoiser
 from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
-from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in, channels_out
+from retrodict.denoisers.network import LEVELS, NetDenoiser, SpreadScale, channels_in, channels_out
 from retrodict.denoisers.predictions import PREDICTIONS
 from retrodict.denoisers.spread import SpectralSpread
 from retrodict.denoisers.wrappers import Fused, Guided, Respread, SliceWise, Wrapper
@@ -526,6 +529,42 @@ def test_losses_stay_on_the_device(weight):
     denoiser = NetDenoiser(Plain(3, 3).double(), process, SPECTRUM, bands=2).to("meta")
     loss = denoising_loss(denoiser, torch.zeros(2, 1, 16, 16, dtype=torch.float64), torch.tensor([1, 2]), weight)
     assert loss.total.device.type == "meta"
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses every operation on tables of two devices; the one without numbers lets some of them pass by itself."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim]
+        devices = {x.device.type for x in tensors}
+        assert len(devices) < 2 or "copy" in str(func), f"{func} on {devices}"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["terminal", "external"])
+@pytest.mark.parametrize("basis", [Fourier((16, 16)), Cosine((16, 16)), Wavelet((16, 16), levels=2)])
+def test_a_whole_run_never_mixes_devices(basis, kind, monkeypatch):
+    """U-Net, clock level, three channels, every rule, cards and losses; the copies counted are those of noise."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # that device has none
+    process = fourier(basis)
+    process = process if kind == "terminal" else external(vp(basis), process)
+    spectrum = Spectrum.stack([SPECTRUM] * 3)
+    scale = SpreadScale((-3.0, 0.0), ((1.0, 2.0), (1.0, 1.0)))
+    denoiser = net_for(process, 3, bands=2, level="clock", spread_scale=scale)
+    denoiser = replace(denoiser, spectrum=spectrum, unit=None).to("meta")
+    mean, variance = denoiser.prior()
+    y, seeds = torch.zeros(2, 3, 16, 16, dtype=torch.float64, device="meta"), torch.tensor([1, 2])
+    with OneDevice(), torch.no_grad():
+        for rule in RULES:
+            plan = make_plan(rule, denoiser.process, torch.linspace(1, 0, 3, dtype=torch.float64), variance)
+            settings = {"mean": mean, "spectrum": variance, "dtype": torch.float64}
+            start = start_state(denoiser.process, seeds, (3, 16, 16), measurement=y, **settings)
+            assert sample(denoiser, plan, start, seeds=seeds, cond=process.pairing.cond(y)).x.device.type == "meta"
+            gaussian_card(plan, variance)
+        for weight in ("unit", "whitened"):
+            denoising_loss(denoiser, torch.zeros(2, 3, 16, 16, dtype=torch.float64), seeds, weight)
+        for other in (denoiser.tiled(8), Respread(denoiser, "wiener")):
+            other.estimate(y, T2, process.pairing.cond(y)).spread.variance()
 
 
 def test_an_image_on_another_device_than_the_tables_is_refused():
