@@ -217,13 +217,12 @@ def stacked(process: Process, depth: int, pitch: float = 1.0) -> Process:
 
 
 @dataclass(frozen=True)
-class SliceWise(Denoiser):
+class SliceWise(Wrapper):
     """A denoiser of planes on every slice of a volume; what couples the slices is one more wrapper above it.
 
     `inner` is the denoiser of a plane, `depth` the number of slices, `pitch` their distance in mm.
     """
 
-    inner: Denoiser
     depth: int
     pitch: float = 1.0
 
@@ -231,16 +230,6 @@ class SliceWise(Denoiser):
     def process(self) -> Process:  # type: ignore[override]
         """That of the plane on every slice."""
         return stacked(self.inner.process, self.depth, self.pitch)
-
-    @property
-    def spectrum(self) -> Spectrum | Tensor | None:  # type: ignore[override]
-        """That of a plane."""
-        return self.inner.spectrum
-
-    @property
-    def multiple(self) -> int:  # type: ignore[override]
-        """That of the inner denoiser, which slices need not be a multiple of."""
-        return self.inner.multiple
 
     def prior(self) -> tuple[Tensor, Tensor] | None:
         """Mean and variance of the plane, the same on every slice."""
@@ -257,10 +246,6 @@ class SliceWise(Denoiser):
     def on(self, size: Sequence[int]) -> Self:
         """Another volume."""
         return replace(self, inner=self.inner.on(tuple(size)[1:]), depth=int(size[0]))
-
-    def to(self, device: str | torch.device) -> Self:
-        """The same denoiser on another device."""
-        return replace(self, inner=self.inner.to(device))
 
     def gaussian(self) -> Denoiser | None:
         """The Gaussian twin of a plane, on which the plan is judged: slices are independent."""

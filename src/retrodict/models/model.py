@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -20,9 +20,6 @@ from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.network import LEVELS, NetDenoiser, SpreadScale, channels_in, channels_out
 from retrodict.nets import NETS, precision_for
 from retrodict.processes.recipes import process_from_recipe
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["MODELS", "Intensity", "Model", "ModelSpec", "load_model", "open_model", "read_tensors", "save_model"]
 

@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,31 +152,39 @@ def card_unconditional(
 
     `steps` None or empty gives the default steps alone; `processes` and `rules` restrict the two dictionaries.
     """
-    setup = unconditional_setup()
-    records = []
+    run = partial(_run_unconditional, setup=unconditional_setup())
+    return _cards("U", "none", _unconditional_process, run, steps, processes, rules)
+
+
+def _cards(
+    setup: str,
+    conditioning: str,
+    make: Callable[[str], Process | str],
+    run: Callable[[Record, Process, str, int], Record],
+    steps: Sequence[int] | None,
+    processes: Iterable[str] | None,
+    rules: Iterable[str] | None,
+) -> list[Record]:
+    """A record for every process x rule x steps; `make` says why a process has no card, `conditioning` of such ones."""
+    records, chosen = [], list(RULES if rules is None else rules)
     for name in PROCESSES if processes is None else processes:
-        process = _unconditional_process(name)
-        for rule in RULES if rules is None else rules:
-            head = _head("U", name, "none", rule)
+        process = make(name)
+        kind = conditioning if isinstance(process, str) else process.pairing.kind
+        for rule in chosen:
+            head = _head(setup, name, kind, rule)
             if isinstance(process, str):
                 records.append(_undefined(head, process))
-                continue
-            for n in _numbers(rule, steps):
-                records.append(_run_unconditional(head, process, setup, rule, n))
+            else:
+                records += [run(head, process, rule, n) for n in _numbers(rule, steps)]
     return records
 
 
-def _run_unconditional(head: Record, process: Process, setup: Setup, rule: str, steps: int) -> Record:
+def _run_unconditional(head: Record, process: Process, rule: str, steps: int, *, setup: Setup) -> Record:
+    L = setup.spectrum
     try:
-        plan = make_plan(
-            rule,
-            process,
-            make_grid(process, steps, RULES[rule].grid, spectrum=setup.spectrum),
-            setup.spectrum,
-        )
+        plan = make_plan(rule, process, make_grid(process, steps, RULES[rule].grid, spectrum=L), L)
     except InputError as error:
         return _undefined({**head, "steps": steps}, str(error))
-    L = setup.spectrum
     unit = card_of(plan, L, torch.ones_like(L))  # linear in the mean, so one unit of it tells all
     (h1, v1), (h0, v0) = (_marginal(process, t, L) for t in (plan.times[0], plan.times[-1]))
     gain = (unit.start * h1 + unit.offset) / h0
@@ -202,20 +211,11 @@ def card_restoration(
     measurement (external), so that the variance of its start is part of that of its samples.
     """
     setup, instrument = restoration_setup(size)
-    records = []
-    for name in PROCESSES if processes is None else processes:
-        process = _restoring_process(name, instrument)
-        for rule in RULES if rules is None else rules:
-            head = _head("R", name, "external" if isinstance(process, str) else process.pairing.kind, rule)
-            if isinstance(process, str):
-                records.append(_undefined(head, process))
-                continue
-            for n in _numbers(rule, steps):
-                records.append(_run_restoration(head, process, setup, rule, n))
-    return records
+    make = partial(_restoring_process, instrument=instrument)
+    return _cards("R", "external", make, partial(_run_restoration, setup=setup), steps, processes, rules)
 
 
-def _run_restoration(head: Record, process: Process, setup: Setup, rule: str, steps: int) -> Record:
+def _run_restoration(head: Record, process: Process, rule: str, steps: int, *, setup: Setup) -> Record:
     L = setup.spectrum
     try:
         plan = make_plan(rule, process, make_grid(process, steps, RULES[rule].grid, spectrum=L), L)
