@@ -358,12 +358,12 @@ def test_stochastic_rules_are_refused_where_the_clock_decreases():
         return 1 - 0.1 * t, 0 * t, 0.2 * t * (1.2 - t)
 
     process = Process(lambda basis: law, Pixel((3,)))
+    flow = gaussian_card(make_plan("gaussian_ode", process, grid(200), L3), L3, 1.0)
     for rule, entry in RULES.items():
         if entry.deterministic:
-            plan, h = make_plan(rule, process, grid(1024), L3), process.moments(torch.zeros(1)).h
+            plan, h = make_plan(rule, process, grid(200), L3), process.moments(torch.zeros(1)).h
             card = gaussian_card(plan, L3, 1.0)
-            flow = gaussian_card(make_plan("gaussian_ode", process, grid(1024), L3), L3, 1.0)
-            assert torch.allclose(card.start, flow.start, rtol=0.05), rule
+            assert torch.allclose(card.start, flow.start, rtol=0.1), rule
             assert torch.allclose(card.offset + card.start * 0.9, h[0, 0].expand(3), atol=0.05), rule
         else:
             with pytest.raises(InputError, match="never decreases"):

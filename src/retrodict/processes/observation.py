@@ -237,7 +237,7 @@ def noise_like(x: Tensor, seeds: Tensor, stream: str, step: int, draw: Callable[
     """White noise of the shape, dtype and device of x `(B, C, *N)`: unit variance per real component, one stream for
     each of `seeds`.
     """
-    real = draw(seeds, stream, step, x.shape[1:]).to(x.real)
     if not x.is_complex():
-        return real
+        return draw(seeds, stream, step, x.shape[1:]).to(x)
+    real = draw(seeds, stream, step, x.shape[1:]).to(x.real)
     return torch.complex(real, draw(seeds, f"{stream}-imaginary", step, x.shape[1:]).to(x.real))

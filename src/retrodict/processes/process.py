@@ -44,7 +44,7 @@ NO_PAIRING = Pairing()
 _VERDICTS: dict[tuple[str, Basis], tuple[int, float] | None] = {}
 """First decrease of the clock of processes that have a recipe, by recipe and small grid."""
 
-_BLOCK = 64
+_BLOCK = 32
 """Times that are looked at together."""
 
 

@@ -105,7 +105,7 @@ def step(
     row = row.cast(state.dtype, state.device)
     images, noises, errors, image, nfe = memory.images, memory.noises, memory.errors, memory.image, memory.nfe
     if row.call:
-        t = row.t if isinstance(row.t, Tensor) else torch.full((len(state),), row.t, dtype=torch.float64)
+        t = row.t if isinstance(row.t, Tensor) else torch.full(state.shape[:1], row.t, dtype=torch.float64)
         xt = process.to_image(state, t, cond.image if process.anchored else None)
         image, error = _evaluate(denoiser, row, xt, t, cond, seeds, index, noise)
         if nfe == 0 and image.device.type == "cpu":  # elsewhere it would be a read-back; the ensemble looks at the end
@@ -168,8 +168,7 @@ def steps(
 ) -> Iterator[Memory]:
     """The memory after each row of `plan`, from shifted coefficients `(B, C, *K)` at its first time."""
     memory = begin(start, plan.depth)
-    for i in range(len(plan)):
-        row = plan.cast(i, start.dtype, start.device)
+    for i, row in enumerate(plan.cast(start.dtype, start.device)):
         memory = step(denoiser, row, memory, seeds=seeds, index=i, cond=cond, noise=noise)
         yield memory
 

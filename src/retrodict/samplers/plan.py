@@ -8,7 +8,7 @@ and variance on Gaussian data follow without Monte Carlo (`retrodict.samplers.ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -100,15 +100,15 @@ class Plan(Sequence[Row]):
     def _cast(self) -> dict[tuple[torch.dtype, str], list[Row]]:
         return {}
 
-    def cast(self, index: int, dtype: torch.dtype, device: torch.device) -> Row:
-        """Row with weights in the dtype of a state; cast once per plan and dtype where rows are cached."""
+    def cast(self, dtype: torch.dtype, device: torch.device) -> Iterable[Row]:
+        """Rows with weights in the dtype of a state; cast once per plan and dtype where rows are cached."""
         if self._rows is None:
-            return self[index].cast(dtype, device)
+            return (row.cast(dtype, device) for row in self)
         rows = self._cast.get((dtype, str(device)))
         if rows is None:
             rows = [row.cast(dtype, device) for row in self._rows]
             self._cast[(dtype, str(device))] = rows
-        return rows[index]
+        return rows
 
     @property
     def last(self) -> float:
