@@ -196,7 +196,7 @@ def draw(path: Path) -> None:
                 link(room, target, FAINT, 0.6, 1)
     for room, targets in short.items():
         for target in targets:
-            link(room, target, INK, 1.1, 2)
+            link(room, target, INK, 1.1, 3.5)  # over the rooms that it passes: they are not its start
 
     for room in graph:
         x, y, look = middle[room] - width[room] / 2, bottom[room], kind(room)
