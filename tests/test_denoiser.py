@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -286,6 +287,21 @@ def test_noise_is_a_function_of_seed_stream_and_step():
     assert torch.equal(a[1:], white([4], "step", 1, (5,)))
     for other in (white([3], "step", 2, (5,)), white([3], "start", 1, (5,)), white([5], "step", 1, (5,))):
         assert not torch.equal(a[:1], other)
+
+
+def test_noise_does_not_depend_on_the_default_dtype_of_the_caller():
+    known = white([3], "step", 1, (5,))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(white([3], "step", 1, (5,)), known)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_an_error_crosses_between_processes_as_what_it_is():
+    error = InputError("file", 1, "2", "Do this.")
+    again = pickle.loads(pickle.dumps(error))
+    assert (str(again), again.where, again.hint) == (str(error), "file", "Do this.")
 
 
 def test_keys_do_not_change_between_versions():

@@ -22,6 +22,10 @@ class InputError(ValueError):
         tail = f" {hint}" if hint else ""
         super().__init__(f"{self.where}: found {self.found}; expected {self.expected}.{tail}")
 
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+        """So that the error crosses from a worker process as what it is."""
+        return type(self), (self.where, self.found, self.expected, self.hint)
+
 
 class NotCalibratedError(ValueError):
     """An uncertainty was asked of a combination whose spread is not that of the posterior."""

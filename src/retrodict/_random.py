@@ -36,7 +36,8 @@ def _generator(seed: int, stream: str, step: int) -> torch.Generator:
 
 def white(seeds: Tensor | Sequence[int], stream: str, step: int, shape: Sequence[int]) -> Tensor:
     """Unit white noise `(B, *shape)` float32, one independent stream for each of the B seeds."""
-    items = [torch.randn(*shape, generator=_generator(int(seed), stream, step)) for seed in seeds]
+    settings = {"dtype": torch.float32, "device": "cpu"}  # by name: the caller's defaults change nothing
+    items = [torch.randn(*shape, generator=_generator(int(seed), stream, step), **settings) for seed in seeds]
     return torch.stack(items)
 
 
