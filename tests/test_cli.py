@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from data.made_files import make_series, make_slice, rewrite
 from models import make_model
+from shell import retrodict
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +20,6 @@ def model(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     make_model(folder)
     return folder / "model"
-
-
-def retrodict(*arguments, columns=100):
-    environment = {**os.environ, "COLUMNS": str(columns), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "retrodict", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 def hu(size=(20, 24), seed=0):
@@ -36,6 +30,11 @@ def scan(folder, name="scan.dcm", **tags):
     folder.mkdir(exist_ok=True)
     make_slice(folder / name, hu(), position=(0, 0, 0), spacing=(1.0, 1.0), **tags)
     return folder / name
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "retrodict", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == retrodict("--version").stdout
 
 
 def test_version_and_help():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 
 import retrodict
 import test_layers
+from shell import retrodict as command_line
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -84,14 +85,8 @@ def test_commands_in_documents_exist(page):
         if not options:
             continue
         words = ["bench", "gaussian-card"] if command == "bench" else command.split()
-        environment = {**os.environ, "COLUMNS": "160"}
-        done = subprocess.run(
-            [sys.executable, "-m", "retrodict", *words, "--help"],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=True,
-        )
+        done = command_line(*words, "--help", columns=160)
+        assert done.returncode == 0, done.stderr
         for option in options:
             assert option in done.stdout, f"{page.name}: {option}"
 
@@ -104,11 +99,9 @@ def test_links_between_documents_exist():
 
 
 @pytest.mark.parametrize("script", ["02_gaussian_card", "03_measured_instrument", "04_new_process", "05_new_rule"])
-def test_examples_run(script):
-    path = ROOT / "examples" / f"{script}.py"
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout
+def test_examples_run(script, capsys):
+    runpy.run_path(str(ROOT / "examples" / f"{script}.py"))
+    assert capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -165,9 +165,8 @@ def _summary(process: Process, t: Tensor) -> Tensor:
     for times in t.split(max(1, BLOCK // weight.numel())):
         m = process.moments(times)
         r = torch.where(m.s2 == 0, 1.0, torch.where(m.h == 0, ERASED, ratio(m.s2, m.h**2))).log()
-        r = r.expand(len(times), 1, *process.basis.shape)
-        rows += [(row[0] * weight).sum() / weight.sum() for row in r]
-    return torch.stack(rows).cpu()
+        rows.append((r.expand(len(times), 1, *process.basis.shape)[:, 0] * weight).flatten(1).sum(1) / weight.sum())
+    return torch.cat(rows).cpu()
 
 
 def _invert(times: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
