@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def ensemble(model, y, name, steps, members, spread=None, grid=None):
     """(mean, variance, seconds per member, calls) of one slice, in model units; not gated: this measures everything."""
-    options = SamplingOptions(samples=members, steps=steps, rule=name, spread=spread, grid=grid)
+    options = SamplingOptions(samples=members, steps=steps, rule=name, grid=grid)
     padded, crop = _pad(y, options.margin, model.denoiser.net.stride)
     denoiser = model.denoiser.on(padded.shape[2:])
     denoiser = denoiser.with_spread(spread) if spread else denoiser

@@ -82,7 +82,7 @@ def measurement(denoiser: NetDenoiser, x0: Tensor, index: int) -> Tensor:
     basis = denoiser.process.basis
     draw = torch.Generator().manual_seed(key(0, "measurement", index))
     z = torch.randn(x0.shape, generator=draw)
-    return basis.inverse(law.gain.to(x0) * basis.forward(x0) + law.variance.sqrt().to(x0) * basis.forward(z))
+    return basis.inverse(law.h.to(x0) * basis.forward(x0) + law.s2.sqrt().to(x0) * basis.forward(z))
 
 
 def ensemble(denoiser: NetDenoiser, y: Tensor, rule: str, steps: int, seeds: Tensor, twice: bool) -> Tensor:

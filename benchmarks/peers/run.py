@@ -28,6 +28,7 @@ from rich.console import Console
 from retrodict._random import white
 from retrodict.samplers.card import gaussian_posterior
 from retrodict.tasks import gaussian_card as bench
+from retrodict.tasks.gaussian_card_table import render
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "peers-gaussian-card.json"
 SIZE, SD, GAIN_NOISE = 32, 0.15, 0.25
@@ -484,7 +485,7 @@ def main():
     rows += collect("R", "azula", azula_r, Scene(0.0, 2 * SD), arguments.samples, arguments.budget)
     rows += collect("R", "deepinv", deepinv_r, Scene(0.5, SD), arguments.samples, arguments.budget)
     own = ours()
-    Console(width=170).print(bench.render(own + rows))
+    Console(width=170).print(render(own + rows))
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     about = {"command": "make bench-peers", "versions": versions(), "seconds": round(time.perf_counter() - started)}
     bench.write_json(arguments.json, own + rows, **about)
