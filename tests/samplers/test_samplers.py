@@ -533,7 +533,13 @@ def test_what_does_not_fit_the_plan_is_refused_by_name():
     for words, denoiser in cases.items():
         with pytest.raises(InputError, match=words):
             sample(denoiser, plan, start, seeds=seeds)
+    with pytest.raises(InputError, match="a denoiser of the process 've'"):
+        sample(FunctionDenoiser(lambda x, t: x, ve(Pixel((3,)))), plan, start, seeds=seeds)
+    row = Row(1.0, True, (torch.ones(1).double(),), (torch.ones(1).double(),) * 2)
+    shallow = Plan(process, grid(1), lambda i: row, 1, 1, "made")
     identity = FunctionDenoiser(lambda x, t: x, process)
+    with pytest.raises(InputError, match="sufficient depth"):
+        sample(identity, shallow, start, seeds=seeds)
     with pytest.raises(InputError, match="a complex image"):
         sample(identity, plan, torch.zeros(1, 1, 3, dtype=torch.complex128), seeds=seeds)
 

@@ -133,6 +133,9 @@ def advance(
     total = row.keep[0] * states[0]
     rest = (row.keep[1:], states[1:]), (row.data, images), (row.noise, noises), (row.spread, errors)
     for weights, values in rest:
+        if len(weights) > len(values):
+            found = f"{len(weights)} weights where {len(values)} values are remembered"
+            raise InputError("row of a plan", found, "a plan of sufficient depth")
         for weight, value in zip(weights, values, strict=False):
             total = torch.addcmul(total, weight, value)
     return total
@@ -195,6 +198,11 @@ def sample(
     if denoiser.process.basis != process.basis:
         found, wanted = denoiser.process.basis, process.basis
         raise InputError("sample", f"a denoiser on {found}", f"{wanted}, that of the plan", "Use denoiser.on(size).")
+    own, other = denoiser.process.recipe, process.recipe
+    if own is not None and other is not None and own != other:
+        raise InputError(
+            "sample", f"a denoiser of the process {own.name!r}", f"the plan's, {other.name!r}, alike in all"
+        )
     memory = begin(start, plan.depth)
     for i, memory in enumerate(steps(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise)):
         if watch is not None:
