@@ -213,13 +213,14 @@ def in_memory(values: np.ndarray, unit: str, clip: bool, where: object) -> tuple
     if values.size == 0:
         raise InputError(where, f"an empty image of shape {grid}", "at least one pixel")
     check_size(where, values.shape, values.itemsize)
-    finite(values, where)
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is found and said below
+    whole = values.dtype.kind in "iub"
+    with np.errstate(over="ignore"):  # a float64 that does not fit becomes infinite
         values = values.astype(np.complex64 if values.dtype.kind == "c" else np.float32)
+    if not whole:
+        finite(values, where)
     padding = None
     if unit_named(unit).range is not None:
         values, padding = _in_range(values, unit, clip, where)
-    finite(values, where)  # a float64 may be too large for a float32
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor, None if padding is None else torch.from_numpy(padding)
 
