@@ -1,7 +1,9 @@
 """Finding files: what they hold decides, nothing is left out unsaid, links are followed, results are known."""
 
+import ast
 import gzip
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from made_files import make_mha, make_series, make_slice, slice_values
 
 from retrodict._check import InputError
-from retrodict.data import Image, discover, find, read, write
+from retrodict.data import Image, discover, discovery, find, read, write
 from retrodict.data.discovery import summarized
 from retrodict.data.formats import FORMATS, written_suffix
 
@@ -215,3 +217,16 @@ def test_an_image_of_no_file_is_written_as_npz(tmp_path):
     (out,) = write(image, tmp_path / "a", like=image, role="mean", description="")
     assert out.name == "a.npz"
     assert read(out).spacing == (1.0, 2.0)
+
+
+def test_packages_of_single_formats_are_imported_where_they_are_used():
+    folder = Path(discovery.__file__).parent
+    at_once = [
+        f"{path.name}: {name}"
+        for path in folder.rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ([a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        if name.split(".")[0] in ("nibabel", "tifffile", "PIL")
+    ]
+    assert at_once == []

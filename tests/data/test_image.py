@@ -84,6 +84,7 @@ def test_what_is_no_image_is_refused_by_name():
     assert "a color image" in said(np.zeros((20, 21, 3)))
     assert "spacings" in said(ARRAY, spacing=(1, 1, 1))
     assert "positive numbers" in said(ARRAY, spacing=(0, 1))
+    assert "spacing: found None; expected numbers in mm" in said(ARRAY, spacing=None)
     assert "different name" in said(np.zeros((2, 4, 5)), channels=["a", "a"])
     assert "an empty image" in said(np.zeros((0, 4)))
     assert "complex values in HU" in said(ARRAY * 1j, unit="HU")

@@ -18,7 +18,7 @@ from retrodict._check import InputError
 from retrodict.data.limits import check_size
 from retrodict.data.units import unit as unit_named
 
-__all__ = ["Image", "Source", "clean", "decoding", "finite", "in_memory", "numbers", "optional"]
+__all__ = ["Image", "Source", "clean", "decoding", "finite", "in_memory", "mm_of", "numbers", "optional"]
 
 
 IO_EXTRA = 'pip install "retrodict[io]"'
@@ -100,9 +100,9 @@ class Image:
         if not names and len(grid) == 3 and grid[-1] in (3, 4) and min(grid[:2]) > 8:
             hint = "For colors, move them to the first axis and name them: channels=['r', 'g', 'b']."
             raise InputError("array", f"shape {grid}, a color image", "gray values, (H, W) or (Z, H, W)", hint)
-        known = [spacing] * len(grid) if isinstance(spacing, int | float) else [float(s) for s in spacing]
+        known = mm_of([spacing] * len(grid) if isinstance(spacing, int | float) else spacing)
         stacked = len(grid) == 3 and len(known) == 2
-        full = (math.nan, *known) if stacked else tuple(known)
+        full = (math.nan, *known) if stacked else known
         tensor, padding = in_memory(values if names else values[None], unit, clip, "array")
         return cls(tensor, unit, full, padding=padding, regular=not stacked, channels=names)
 
@@ -183,6 +183,14 @@ class Image:
         values = values.to(torch.complex64 if values.is_complex() else torch.float32)
         channels = self.channels if values.shape[0] == len(self.channels) else ()
         return replace(self, values=values, unit=self.unit if unit is None else unit, channels=channels)
+
+
+def mm_of(spacing: Sequence[float]) -> tuple[float, ...]:
+    """Return the numbers of a spacing as float; `InputError` for what are none."""
+    try:
+        return tuple(float(s) for s in spacing)
+    except (TypeError, ValueError) as error:
+        raise InputError("spacing", repr(spacing), "numbers in mm, such as (0.7, 0.7)") from error
 
 
 def numbers(array: Any) -> np.ndarray:
