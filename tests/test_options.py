@@ -15,7 +15,8 @@ from retrodict import InputError, RestoreOptions
 from retrodict.cli.app import app
 from retrodict.data import Image
 from retrodict.tasks.options import ALSO_CALLED, described
-from retrodict.tasks.prepare import device_named, model_channels, torch_threads
+from retrodict.tasks.machine import torch_threads, usable_cores
+from retrodict.tasks.prepare import device_named, model_channels
 from retrodict.tasks.restore import restore, restore_image
 
 FIELDS = {f.name: f for f in fields(RestoreOptions)}
@@ -143,7 +144,7 @@ def test_saving_is_what_out_does(tmp_path, model):
     assert [p.name.removeprefix("scan") for p in written] == [p.name.removeprefix("image") for p in also]
     assert written[0].read_bytes() == also[0].read_bytes()
     assert all(p.exists() for p in written)
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="force=True"):
         result.save(tmp_path / "a")
     result.save(tmp_path / "a", force=True)
 

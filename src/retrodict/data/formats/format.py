@@ -129,16 +129,16 @@ def _in_range(values: np.ndarray, unit: str, clip: bool, path: Path) -> tuple[np
 
 
 def _spacing(path: Path, known: tuple[float, ...] | None, ndim: int, stacked: bool) -> tuple[float, ...]:
-    needed = "(dy, dx)" if ndim == 2 or stacked else "(dz, dy, dx)"
+    needed, example = ("(dy, dx)", (0.7, 0.7)) if ndim == 2 or stacked else ("(dz, dy, dx)", (1.0, 0.7, 0.7))
     if known is None:
-        raise InputError(path, "no spacing in the file", f"spacing {needed} in mm", f"Give spacing={needed}.")
+        raise InputError(path, "no spacing in the file", f"spacing {needed} in mm", "Give {spacing}.", spacing=example)
     if stacked and len(known) in (2, 3):
         return (math.nan, *known[-2:])
     if len(known) != ndim:
         hint = 'Give all three, or read the slices one by one with slices="independent".' if ndim == 3 else ""
         raise InputError(path, f"{len(known)} spacings for {ndim} axes", f"spacing {needed} in mm", hint)
     if not all(math.isfinite(s) and s > 0 for s in known):
-        raise InputError(path, f"spacing {known}", "positive numbers in mm", f"Give spacing={needed}.")
+        raise InputError(path, f"spacing {known}", "positive numbers in mm", "Give {spacing}.", spacing=example)
     return known
 
 
