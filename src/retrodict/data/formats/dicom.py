@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from retrodict._check import InputError
@@ -34,6 +35,15 @@ def _check_count(given: tuple[float, ...] | None, count: int, path: Path) -> Non
         raise InputError("spacing", f"{len(given)} numbers", f"{count} for {path.name}")
 
 
+def _made(path: Path) -> str:
+    """Return the mark that the writer puts at the end of SeriesDescription."""
+    import pydicom
+
+    ds = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SeriesDescription"])
+    found = re.search(r"\| (retrodict [a-z0-9_-]+)$", str(ds.get("SeriesDescription", "") or ""))
+    return found[1] if found else ""
+
+
 FORMAT = Format(
     "dicom",
     "DICOM",
@@ -44,7 +54,8 @@ FORMAT = Format(
     dicom_write.encode,
     dicom_read.probe,
     dicom_read.series_key,
+    made=_made,
 )
 
 
-SERIES = FORMAT._replace(name="dicom-series", written="", read=_read_series, probe=None, group=None)
+SERIES = FORMAT._replace(name="dicom-series", written="", read=_read_series, probe=None, group=None, made=None)
