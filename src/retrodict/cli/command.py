@@ -27,6 +27,7 @@ __all__ = [
     "command",
     "described",
     "in_shell",
+    "is_debug",
     "is_quiet",
     "print_json",
     "sentence",
@@ -51,7 +52,7 @@ CODES = {
     Code.usage: "an option or its value is wrong, or asks for an uncertainty that is none",
     Code.bad_input: "an input cannot be used: nothing was made",
     Code.some_failed: "some inputs failed, each named; the others are done",
-    Code.no_output: "results cannot be written: no room, no permission",
+    Code.no_output: "results cannot be written: no room, no permission, or others in their place",
     Code.stopped: "stopped by the user; what is kept is said",
 }
 """What each code means: in the help, and in the documentation."""
@@ -78,7 +79,7 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
     @wraps(function)
     def run(**given: Any) -> None:
         quiet, as_json, debug = (given.pop(p.name) for p in common)
-        with _spoken(quiet, as_json):
+        with _spoken(quiet, as_json, debug):
             record, code = _attempt(function, given, names, debug)
         if as_json:
             print_json({**record, "exit_code": int(code)})
@@ -110,27 +111,27 @@ def _finite(x: Any) -> Any:
 
 
 @contextmanager
-def _spoken(quiet: bool, as_json: bool) -> Generator[None]:
+def _spoken(quiet: bool, as_json: bool, debug: bool) -> Generator[None]:
     """Let the two consoles say as much as was asked for, and the log of the library speak through the second."""
     handler, log = _Notes(), logging.getLogger("retrodict")
     before, level = out.quiet, log.level
     out.quiet = quiet or as_json
     log.addHandler(handler)
     log.setLevel(logging.ERROR if quiet else logging.INFO)
-    _Notes.silent = quiet
+    _Notes.silent, _Notes.traces = quiet, debug
     try:
         yield
     finally:
         out.quiet = before
         log.removeHandler(handler)
         log.setLevel(level)
-        _Notes.silent = False
+        _Notes.silent = _Notes.traces = False
 
 
 class _Notes(logging.Handler):
     """What the library logs, as lines of the error stream."""
 
-    silent = False
+    silent = traces = False
 
     def emit(self, record: logging.LogRecord) -> None:
         err.print(plain(record.getMessage()), soft_wrap=True)
@@ -139,6 +140,11 @@ class _Notes(logging.Handler):
 def is_quiet() -> bool:
     """Whether the running command was asked to say nothing but errors."""
     return _Notes.silent
+
+
+def is_debug() -> bool:
+    """Whether the running command was asked for tracebacks."""
+    return _Notes.traces
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -170,6 +176,8 @@ def code_of(error: Exception, names: Sequence[str] = ()) -> Code:
     """The exit code of an exception; `names` are the options of the command."""
     if isinstance(error, NotCalibratedError):
         return Code.usage
+    if isinstance(error, InputError) and "force" in error.options:
+        return Code.no_output
     if isinstance(error, InputError):
         return Code.usage if error.field in names or error.where.startswith("--") else Code.bad_input
     if isinstance(error, OutputError):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from retrodict.cli.command import Code, code_of, command, described, in_shell, sentence
+from retrodict.cli.command import Code, code_of, command, described, in_shell, is_debug, sentence
 from retrodict.cli.progress import watching
 from retrodict.cli.terminal import Force, err, numbers, out, plain
 from retrodict.tasks.options import ALSO_CALLED, Option, RestoreOptions
@@ -25,8 +25,8 @@ def flags() -> list[inspect.Parameter]:
     """One parameter of the command for each field: its flag, type, bound, help and default; other names are hidden."""
     defaults = {f.name: f.default for f in fields(RestoreOptions)}
     known = [_flag(name, option, bare, defaults[name]) for name, (option, bare) in options().items()]
-    kind = Annotated[bool | None, typer.Option(hidden=True)]
-    return known + [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for n in ALSO_CALLED]
+    settings: dict[str, Any] = {"default": None, "annotation": Annotated[bool | None, typer.Option(hidden=True)]}
+    return known + [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, **settings) for name in ALSO_CALLED]
 
 
 def _flag(name: str, option: Option, bare: Any, default: Any) -> inspect.Parameter:
@@ -74,6 +74,8 @@ def restore(
     def told(item: Any) -> None:
         if isinstance(item, Failure):
             err.print(f"[bold red]failed[/] {plain(item.name)}: {plain(_reason(item, names))}", soft_wrap=True)
+            if is_debug():
+                err.print(item.trace, markup=False, soft_wrap=True)
         else:
             restored.append(_result(item))
             _show(item)
@@ -84,7 +86,7 @@ def restore(
         )
     _say_rest(summary)
     failed = [{"name": f.name, **described(f.error, names), "log": f.log} for f in summary.failures]
-    left_out = [{"path": str(path), "reason": why} for path, why in summary.left_out]
+    left_out = [{"path": str(left.path), "reason": left.reason} for left in summary.left_out]
     record = {"restored": restored, "failed": failed, "skipped": summary.skipped, "left_out": left_out}
     return record, _code(summary, names)
 
@@ -103,8 +105,8 @@ def _say_rest(summary: Any) -> None:
     """What was not restored, and counts where there was more than one input."""
     for name in summary.skipped:
         out.print(f"[bold]{plain(name)}[/]  done before")
-    for path, why in summary.left_out:
-        out.print(f"left out {plain(str(path))}: {plain(why)}", soft_wrap=True)
+    for line in summary.notes:
+        out.print(f"left out {plain(line)}", soft_wrap=True)
     if summary.count + len(summary.failures) + len(summary.skipped) > 1:
         (err if summary.failures else out).print(str(summary))
 

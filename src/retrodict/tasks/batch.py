@@ -11,7 +11,8 @@ from typing import Any
 
 from retrodict._check import InputError, NotCalibratedError, Words, choice, in_python
 from retrodict._output import kept_parts, write_file
-from retrodict.data import Source, discover
+from retrodict.data import LeftOut, Source, find
+from retrodict.data.discovery import summarized
 from retrodict.data.formats import format_titles
 from retrodict.models.model import Model, open_model
 from retrodict.samplers.plan import GRIDS
@@ -66,13 +67,13 @@ class Summary:
     """What became of every input of a folder.
 
     restored: results; failures: inputs that have none; skipped: names of inputs whose results were there already;
-    left_out: files that were no input, as (path, reason).  forgotten: number of results that were not kept here.
+    left_out: files that are no input, with `path` and `reason`.  forgotten: number of results that were not kept here.
     """
 
     restored: list[Restored] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     forgotten: int = 0
 
     @property
@@ -86,6 +87,11 @@ class Summary:
             self.restored.append(done)
         else:
             self.forgotten += 1
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, in a few lines: a line for each reason."""
+        return summarized(self.left_out)
 
     def __repr__(self) -> str:
         """One line of counts."""
@@ -140,7 +146,11 @@ def restore_all(
     _check(loaded, options)
     summary = Summary()
     named: set[str] = set()
-    for source in _sources(Path(path), summary):
+    sources = _sources(Path(path), summary)
+    for failure in summary.failures:
+        if told is not None:
+            told(failure)
+    for source in sources:
         name = result_name(source.name)
         try:
             with _boundary(name, summary, folder, told):
@@ -193,26 +203,16 @@ def _log_of(out: Path, name: str) -> Path:
     return out / f"{name}_error.log"
 
 
-def _sources(path: Path, summary: Summary) -> list[Source]:
-    """Sources at `path`; where a folder holds a file that cannot even be opened, the others are still found."""
-    sources = _found(path, summary)
-    if not sources and not summary.failures:
-        more = f"; left out: {', '.join(f'{p.name} ({why})' for p, why in summary.left_out[:3])}"
-        raise InputError(path, f"no image{more if summary.left_out else ''}", f"{format_titles()} files")
-    return sources
-
-
-def _found(path: Path, summary: Summary) -> list[Source]:
-    try:
-        return discover(path)
-    except InputError:
-        if not path.is_dir():
-            raise
-    sources = []
-    for item in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        try:
-            sources += discover(item)
-        except InputError as single:
-            if "unknown format" not in single.found:
-                summary.failures.append(Failure(item.name, single))
-    return sources
+def _sources(path: Path, summary: Summary) -> tuple[Source, ...]:
+    """Sources at `path`; files that cannot be opened are failures, and what is no image is left out, and said."""
+    found = find(path)
+    summary.left_out = [left for left in found.left_out if not left.failed]
+    summary.failures += [
+        Failure(left.path.name, InputError(left.path, left.reason, "a file that can be opened"))
+        for left in found.left_out
+        if left.failed
+    ]
+    if not found.sources and not summary.failures:
+        why = "; ".join(summarized(summary.left_out))
+        raise InputError(path, f"no image{f' ({why})' if why else ''}", f"{format_titles()} files")
+    return found.sources
