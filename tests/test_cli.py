@@ -24,6 +24,13 @@ def model(tmp_path_factory) -> Path:
     return folder / "model"
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Plotting a page takes a second, and no test here looks at one."""
+    if "slow" not in request.keywords:
+        monkeypatch.setattr("retrodict.report.restoration.write", lambda _, path: path.write_text("<html>"))
+
+
 def hu(size=(20, 24), seed=0):
     return np.random.default_rng(seed).normal(0, 100, size).round().astype(np.int16)
 

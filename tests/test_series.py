@@ -32,6 +32,12 @@ def model(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("rough"), zero=False)
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Plotting a page takes a second, and no test here looks at one."""
+    monkeypatch.setattr("retrodict.report.restoration.write", lambda _, path: path.write_text("<html>"))
+
+
 def pixels(seed=0, size=(24, 20)):
     return np.random.default_rng(seed).normal(0, 100, size).astype(np.float32)
 
@@ -384,7 +390,7 @@ def test_a_point_estimate_does_not_stand_beside_the_deviation_of_another_run(tmp
 )
 def test_arrays_are_restored_as_files_are(tmp_path, model, turn):
     given = turn(pixels())
-    plain = np.array(given.detach() if isinstance(given, torch.Tensor) else given, dtype=np.float32)
+    plain = np.array(given.detach().numpy() if isinstance(given, torch.Tensor) else given, dtype=np.float32)
     np.savez(tmp_path / "a.npz", image=plain, spacing=[1.0, 1.0], unit="HU")
     result = restore(given, model=model, unit="HU", spacing=(1.0, 1.0), **FAST)
     assert torch.equal(result.mean.values, restore(tmp_path / "a.npz", model=model, **FAST).mean.values)
@@ -449,12 +455,12 @@ def test_the_limits_of_a_container_count(tmp_path, monkeypatch, files, cores):
 
 def test_a_large_image_is_forecast_and_runs_on_tiles(model, monkeypatch, caplog):
     """With its limits brought down to the size of a test: the same image, and the record says what was done."""
-    image = Image(torch.from_numpy(pixels(size=(160, 128)))[None], "HU", (1.0, 1.0), "npz", ())
+    image = Image(torch.from_numpy(pixels(size=(96, 64)))[None], "HU", (1.0, 1.0), "npz", ())
     whole = restore(image, model=model, **FAST)
     assert "forecast" not in whole.details
     assert whole.details["sampling"]["tile"] is None
     monkeypatch.setattr("retrodict.tasks.forecast.LARGE", 100)
-    monkeypatch.setattr("retrodict.tasks.forecast.NETWORK_MEMORY", 2_500_000)
+    monkeypatch.setattr("retrodict.tasks.forecast.NETWORK_MEMORY", 1_000_000)
     tiled = restore(image, model=model, **FAST)
     assert tiled.details["sampling"]["tile"] == 64
     assert tiled.details["forecast"]["bytes"] > 0

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
 
 from retrodict._check import InputError
+from retrodict.denoisers.denoiser import Denoiser
 from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in
 from retrodict.nets.tiles import Tiled
 from retrodict.tasks.machine import free_memory
 
-__all__ = ["Forecast", "fitted", "forecast"]
+__all__ = ["Forecast", "fitted"]
 
 LARGE = 768**2
 """Pixels (or voxels) of an image from which on its cost is forecast; below, it is over before one could read it."""
@@ -52,43 +52,34 @@ class Forecast:
         return f"about {self.bytes / 1e9:.1f} GB of memory and {took or f'{minutes / 60:.1f} h'}{tiles}"
 
 
-def fitted(denoiser: Any, pixels: int) -> Any:
-    """The denoiser with its network on tiles where its activations for `pixels` would pass `NETWORK_MEMORY`."""
-    if pixels < LARGE or not isinstance(denoiser, NetDenoiser) or isinstance(denoiser.net, Tiled):
-        return denoiser
-    if denoiser.net.receptive_field is None:
-        return denoiser
-    each, _ = _probe(denoiser)
-    if each * pixels <= NETWORK_MEMORY:
-        return denoiser
-    side = int((NETWORK_MEMORY / each) ** (1 / denoiser.process.ndim)) - 2 * denoiser.net.receptive_field
-    return denoiser.tiled(max(64, side // 64 * 64))
+def fitted(denoiser: Denoiser, size: tuple[int, ...], calls: int, where: object) -> tuple[Denoiser, Forecast | None]:
+    """The denoiser as it takes an image of `size` (border and all), and what `calls` of its network take.
 
-
-def forecast(denoiser: Any, size: tuple[int, ...], calls: int, where: object) -> Forecast | None:
-    """What restoring an image of `size` (with its border) takes in `calls` network calls; None for a small one.
-
-    Raises `InputError` where the memory that is free does not suffice.
+    Its network runs on tiles where its activations would pass `NETWORK_MEMORY`; None for a small image, and for a
+    denoiser without a network.  Raises `InputError` where the memory that is free does not suffice.
     """
     pixels = math.prod(size)
     if pixels < LARGE or not isinstance(denoiser, NetDenoiser):
-        return None
+        return denoiser, None
     each, seconds = _probe(denoiser)
-    tile = denoiser.net.tile if isinstance(denoiser.net, Tiled) else None
-    seen = pixels
-    if tile is not None:
-        halo = 2 * (denoiser.net.receptive_field or 0)
+    reach = denoiser.net.receptive_field
+    if each * pixels > NETWORK_MEMORY and not isinstance(denoiser.net, Tiled) and reach is not None:
+        side = int((NETWORK_MEMORY / each) ** (1 / len(size))) - 2 * reach
+        denoiser = denoiser.tiled(max(64, side // 64 * 64))
+    tile, seen = None, pixels
+    if isinstance(denoiser.net, Tiled):
+        tile, halo = denoiser.net.tile, 2 * (reach or 0)
         seen = min(pixels, math.prod(min(n, tile) + halo for n in size))
         seconds *= math.prod((min(n, tile) + halo) / min(n, tile) for n in size)
-    found = Forecast(int(seen * each + pixels * TABLES), seconds * pixels * calls, tile)
+    cost = Forecast(int(seen * each + pixels * TABLES), seconds * pixels * calls, tile)
     free = free_memory() if denoiser.process.basis.device == "cpu" else None
-    if free is not None and found.bytes > free:
-        wanted = f"at least the {found.bytes / 1e9:.1f} GB that it takes"
+    if free is not None and cost.bytes > free:
+        found = f"{' x '.join(map(str, size))} pixels and {free / 1e9:.1f} GB of free memory"
+        wanted = f"at least the {cost.bytes / 1e9:.1f} GB that it takes"
         smaller = tile is None or tile > 256
         hint = "Give {tile} to run the network on smaller tiles." if smaller else "Restore parts of it."
-        at = " x ".join(map(str, size))
-        raise InputError(where, f"{at} pixels and {free / 1e9:.1f} GB of free memory", wanted, hint, tile=256)
-    return found
+        raise InputError(where, found, wanted, hint, tile=256)
+    return denoiser, cost
 
 
 def _probe(denoiser: NetDenoiser) -> tuple[float, float]:
@@ -102,7 +93,7 @@ def _probe(denoiser: NetDenoiser) -> tuple[float, float]:
     x = torch.zeros(1, channels, *(side,) * denoiser.process.ndim, dtype=dtype, device=device)
     level = torch.zeros(1, LEVELS[denoiser.level].features, dtype=dtype, device=device)
     settings = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": denoiser.precision == "bf16"}
-    with torch.no_grad(), torch.autocast(**settings):
+    with torch.no_grad(), torch.autocast(**settings):  # type: ignore[arg-type]
         with _Live() as live:
             net(x, level)
         started = time.perf_counter()
@@ -110,18 +101,18 @@ def _probe(denoiser: NetDenoiser) -> tuple[float, float]:
     return live.peak / x[0, 0].numel(), (time.perf_counter() - started) / x[0, 0].numel()
 
 
-class _Live(TorchDispatchMode):
+class _Live(TorchFunctionMode):
     """Counts the bytes of tensors that are alive at once, as operations make them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.peak, self._now, self._known = 0, 0, set[int]()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
+        for found in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(found, torch.Tensor):
+                self._count(found.untyped_storage())
         return out
 
     def _count(self, storage: torch.UntypedStorage) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from retrodict.nets.tiles import Tiled
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, restore_batch
 from retrodict.samplers.plan import GRIDS
 from retrodict.samplers.rules import RULES
-from retrodict.tasks.forecast import Forecast, fitted, forecast
+from retrodict.tasks.forecast import Forecast, fitted
 from retrodict.tasks.grid import finisher, items, on_grid
 from retrodict.tasks.inputs import open_image
 from retrodict.tasks.machine import torch_threads
@@ -177,9 +176,9 @@ class Job:
         ndim = len(ready.spec.size)
         sampling = _sampling(options)
         size = tuple(n + 2 * sampling.margin for n in work.values.shape[-ndim:])
-        ready = replace(ready, denoiser=fitted(ready.denoiser, math.prod(size)))
         calls = len(items(work, ndim)) * options.samples * (options.steps or rule.steps) * rule.calls_per_step
-        cost = forecast(ready.denoiser, size, calls, image.source[0] if image.source else name)
+        denoiser, cost = fitted(ready.denoiser, size, calls, image.source[0] if image.source else name)
+        ready = replace(ready, denoiser=denoiser)
         if cost is not None:
             log.warning("%s: %s pixels take %s", name, " x ".join(map(str, work.values.shape[1:])), cost)
             about |= {"forecast": {"bytes": cost.bytes, "seconds": round(cost.seconds, 1)}}
@@ -259,7 +258,7 @@ def restore_into(
         if parts is not None and parts.done():
             log.info("%s: %d of %d slices were finished by an earlier run", name, parts.done(), job.slices)
         restored = replace(job.run(watch, parts), truth=truth)
-        restored.details |= {"fingerprint": key, "slices_of_an_earlier_run": parts.reused if parts else 0}
+        restored.details.update(fingerprint=key, slices_of_an_earlier_run=parts.reused if parts else 0)
         written = write_parts(restored, staging, out)
     return replace(restored, files=tuple(out / p.relative_to(staging) for p in written))
 
