@@ -218,7 +218,7 @@ def _time_step(plan: FitPlan) -> float:
     for trial in range(3):
         keys = [key(trial, "timing", i) for i in range(config.training.batch)]
         start = time.perf_counter()
-        losses = denoising_loss(denoiser, batch(keys), torch.tensor(keys), config.training.loss)
+        losses = denoising_loss(denoiser, batch(keys), torch.tensor(keys, device="cpu"), config.training.loss)
         losses.total.mean().backward()
         times.append(time.perf_counter() - start)
     return min(times[1:])
