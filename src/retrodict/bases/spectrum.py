@@ -48,7 +48,7 @@ class Spectrum:
     @classmethod
     def power_law(cls, mean: float, amplitude: float, corner: float, exponent: float) -> Spectrum:
         """L(f) = amplitude / (1 + (f / corner)^2)^(exponent / 2)."""
-        nodes = torch.logspace(-4, 1, 200, dtype=torch.float64)
+        nodes = torch.logspace(-4, 1, 200, dtype=torch.float64, device="cpu")
         power = amplitude / (1 + (nodes / corner) ** 2) ** (exponent / 2)
         return cls(mean, tuple(nodes.tolist()), tuple(power.tolist()))
 
@@ -141,10 +141,10 @@ def radial_spectrum(images: Iterable[Tensor], spacing: Sequence[float], bins: in
     mean = float(sum(float(x.sum()) for x in stack) / sum(x.numel() for x in stack))
     longest = max(max(n * d for n, d in zip(x.shape, spacing, strict=True)) for x in stack)
     edges = torch.logspace(
-        math.log10(0.9 / longest), math.log10(0.5 / min(spacing) * math.sqrt(len(spacing))), bins + 1
+        math.log10(0.9 / longest), math.log10(0.5 / min(spacing) * math.sqrt(len(spacing))), bins + 1, device="cpu"
     )
     edges = edges.double()
-    power, radius, count = torch.zeros(3, bins, dtype=torch.float64)
+    power, radius, count = torch.zeros(3, bins, dtype=torch.float64, device="cpu")
     for image in stack:
         basis = Fourier(tuple(image.shape), tuple(spacing))
         window = _hann(image.shape)
@@ -179,8 +179,8 @@ def _component_spectrum(images: Sequence[Tensor], spacing: Sequence[float], bins
 
 
 def _hann(shape: Sequence[int]) -> Tensor:
-    window = torch.ones(tuple(shape), dtype=torch.float64)
+    window = torch.ones(tuple(shape), dtype=torch.float64, device="cpu")
     for axis, n in enumerate(shape):
-        taper = torch.hann_window(n + 2, periodic=False, dtype=torch.float64)[1:-1]
+        taper = torch.hann_window(n + 2, periodic=False, dtype=torch.float64, device="cpu")[1:-1]
         window = window * taper.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return window

@@ -147,8 +147,8 @@ def _slice(
 def _check_kind(ds: Dataset, path: Path, expect: str | None) -> None:
     modality = str(ds.get("Modality", "") or "none")
     if expect is not None and modality != expect:
-        hint = "Give expect=None to read any modality; its values then have the unit 'arbitrary'."
-        raise InputError(path, f"Modality {modality}", f"Modality {expect}", hint)
+        hint = "Give {expect} to read any modality; its values then have the unit 'arbitrary'."
+        raise InputError(path, f"Modality {modality}", f"Modality {expect}", hint, expect=None)
     if int(ds.get("SamplesPerPixel", 1) or 1) != 1 or "PALETTE" in str(ds.get("PhotometricInterpretation", "")):
         raise InputError(path, f"a color image ({ds.get('PhotometricInterpretation')})", "one gray value per pixel")
     if int(ds.get("NumberOfFrames", 1) or 1) != 1:
@@ -390,5 +390,7 @@ def _check_numbers(slices: list[_Slice]) -> None:
     holes = [(numbers[i], numbers[i + 1]) for i in np.flatnonzero(steps > 1.5 * usual)]
     if holes:
         where = "; ".join(f"nothing between InstanceNumber {a} and {b}" for a, b in holes[:4])
-        hint = "If the files were left out on purpose, give allow_gaps=True."
-        raise InputError(slices[0].path.parent, f"missing slices: {where}", "every slice of the series", hint)
+        hint = "If the files were left out on purpose, give {allow_gaps}."
+        raise InputError(
+            slices[0].path.parent, f"missing slices: {where}", "every slice of the series", hint, allow_gaps=True
+        )
