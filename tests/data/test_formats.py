@@ -272,7 +272,7 @@ def test_an_unknown_format_is_answered_with_the_table(tmp_path):
     assert "format 'jpeg'; expected dicom, dicom-series, nifti, " in early
     (tmp_path / "a.jpeg").write_bytes(b"x")
     sentence = answer(read, tmp_path / "a.jpeg") or ""
-    assert "expected DICOM or one of .dcm .dicom .ima .nii .nii.gz .tif .tiff .png .npz .mha" in sentence
+    assert "expected DICOM or one of .dcm .dicom .ima .dcm.gz .nii .nii.gz .tif .tiff .png .npz .mha" in sentence
     for row in FORMATS.values():
         assert row.name in early
         assert row.title in format_titles()

@@ -49,6 +49,7 @@ class Image:
     regular : False for a stack of slices read one by one (`slices="independent"`), which has no slice spacing.
     channels : a name for each of the C channels; where none are given, "gray" for one and "0", "1", ... for several.
         The components of a vector field in mm are called "dz", "dy", "dx".
+    notes : sentences that the reader wants said to whoever uses the image: a file of the series that it left out, ...
     """
 
     values: Tensor
@@ -60,6 +61,7 @@ class Image:
     padding: Tensor | None = None
     regular: bool = True
     channels: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that values, spacing, padding and channels belong together; `InputError` otherwise."""

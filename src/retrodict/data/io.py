@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +17,18 @@ from retrodict.data.image import Image, Source, finite
 __all__ = ["check_writable", "discover", "read", "write"]
 
 
-def discover(path: str | Path) -> list[Source]:
+def discover(path: str | Path, refused: list[InputError] | None = None) -> list[Source]:
     """Return what can be read at `path`, in a fixed order.
 
     A file is one source. A folder is searched with its subfolders: DICOM files are grouped by SeriesInstanceUID
     (format "dicom-series", or "dicom" where there is one file), every file of another format is a source by itself.
     Hidden files and files that are no image by their extension are left out. A path that does not exist, a file that
-    is no image, and a DICOM file that cannot be opened are `InputError`s.
+    is no image, and a DICOM file that cannot be opened are `InputError`s; with a list `refused`, those about single
+    files of a folder are put there, and all the others are found as if those files were not there.
     """
     path = Path(path)
     if path.is_dir():
-        return _discover_folder(path)
+        return _discover_folder(path, refused)
     if not path.exists():
         raise InputError(path, "nothing", "a file or a folder")
     row = format_of(path)
@@ -44,7 +45,7 @@ def _stem(path: Path) -> str:
     return name
 
 
-def _discover_folder(folder: Path) -> list[Source]:
+def _discover_folder(folder: Path, refused: list[InputError] | None) -> list[Source]:
     series: dict[tuple[str, str], list[Path]] = {}  # files by format and key
     numbers: dict[tuple[str, str], str] = {}
     sources = []
@@ -57,12 +58,25 @@ def _discover_folder(folder: Path) -> list[Source]:
             continue
         if row.group is None:
             sources.append(Source((path,), row.name, "_".join((*inside.parent.parts, _stem(path)))))
-        elif (found := row.group(path)) is not None:
+        elif (found := _grouped(row.group, path, refused)) is not None:
             key = (row.name, found[0])
             series.setdefault(key, []).append(path)
             numbers.setdefault(key, found[1])
     sources += _series_sources(folder, series, numbers)
     return _uniquely_named(sorted(sources, key=lambda s: s.paths[0]))
+
+
+def _grouped(
+    group: Callable[[Path], tuple[str, str] | None], path: Path, refused: list[InputError] | None
+) -> tuple[str, str] | None:
+    """The key of a file; None, with its error in `refused` where there is such a list, for one that has none."""
+    try:
+        return group(path)
+    except InputError as error:
+        if refused is None:
+            raise
+        refused.append(error)
+        return None
 
 
 def _series_sources(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from retrodict._check import InputError
 from retrodict.data.formats import dicom_read, dicom_write
+from retrodict.data.formats.dicom_file import looks_like_dicom
 from retrodict.data.formats.format import Format, ReadOptions
 from retrodict.data.image import Image, Source
 
@@ -37,12 +38,12 @@ def _check_count(given: tuple[float, ...] | None, count: int, path: Path) -> Non
 FORMAT = Format(
     "dicom",
     "DICOM",
-    (".dcm", ".dicom", ".ima"),
+    (".dcm", ".dicom", ".ima", ".dcm.gz"),
     ".dcm",
     _read,
     dicom_write.check,
     dicom_write.encode,
-    dicom_read.probe,
+    looks_like_dicom,
     dicom_read.series_key,
 )
 

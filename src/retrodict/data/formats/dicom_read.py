@@ -11,21 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import torch
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from retrodict._check import InputError
+from retrodict.data.formats import dicom_file
 from retrodict.data.image import IO_EXTRA, Image, clean, decoding, finite
 from retrodict.data.units import unit as unit_named
 
-__all__ = ["RESCALE_TYPES", "DicomHeader", "probe", "read_series", "read_slice", "series_key"]
-
-
-DIRECTORY = "1.2.840.10008.1.3.10"  # Media Storage Directory (DICOMDIR): an index, not an image
+__all__ = ["RESCALE_TYPES", "DicomHeader", "read_series", "read_slice", "series_key"]
 
 
 NO_IMAGE = {"SR", "RTSTRUCT", "RTPLAN", "RTRECORD", "PR", "KO", "REG", "DOC", "AU"}
@@ -34,7 +31,7 @@ NO_IMAGE = {"SR", "RTSTRUCT", "RTPLAN", "RTRECORD", "PR", "KO", "REG", "DOC", "A
 RESCALE_TYPES = {"HU": "HU"}  # our units that RescaleType can say; it is US, unspecified, for all others
 
 
-WANTED = ["SeriesInstanceUID", "SeriesNumber", "Modality", "Rows"]
+WANTED = ["SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "Modality", "Rows", "NumberOfFrames"]
 
 
 @dataclass(frozen=True)
@@ -45,36 +42,22 @@ class DicomHeader:
     padding_level: tuple[float, ...]
 
 
-def probe(path: Path) -> bool:
-    """Say whether the file carries the DICM mark after the 128 byte preamble."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
 def series_key(path: Path) -> tuple[str, str] | None:
-    """Return (series, series number) of a DICOM file, or None for one that is no image.
+    """Return (series, series number) of a DICOM file, or None for an object that is no image (a report, a plan, ...).
 
-    Files without a SeriesInstanceUID (some anonymizers empty it) belong to the series of their folder.
+    Files without a SeriesInstanceUID (some anonymizers empty it) belong to the series of their folder.  A file of many
+    frames is a series by itself.  An image without a size is damaged: an `InputError`.
     """
-    ds = _dataset(path, header_only=True)
-    if str(ds.file_meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY:
-        return None
-    if "Rows" not in ds and str(ds.get("Modality", "")) in NO_IMAGE:
-        return None
-    uid = str(ds.get("SeriesInstanceUID", "") or "")
-    return uid or f"folder {path.parent}", str(ds.get("SeriesNumber", "") or "")
-
-
-def _dataset(path: Path, header_only: bool = False) -> Dataset:
-    tags: Any = WANTED if header_only else None
-    with decoding(path, "DICOM"):
-        try:
-            return pydicom.dcmread(path, stop_before_pixels=header_only, specific_tags=tags)
-        except InvalidDicomError as error:
-            raise InputError(path, "bytes that are not DICOM (no DICM mark)", "a DICOM file") from error
+    ds = dicom_file.dataset(path, header_only=True, tags=WANTED)
+    with decoding(path, "DICOM"):  # pydicom decodes a tag when it is asked for, and fails only then
+        kind = str(ds.get("SOPClassUID", "") or ds.file_meta.get("MediaStorageSOPClassUID", "") or "")
+        if "Rows" not in ds:
+            if str(ds.get("Modality", "")) in NO_IMAGE or (kind and "Image Storage" not in UID(kind).name):
+                return None
+            raise InputError(path, "no image (no Rows)", "a complete DICOM image", "The file is damaged.")
+        uid = str(ds.get("SeriesInstanceUID", "") or "") or f"folder {path.parent}"
+        many = int(ds.get("NumberOfFrames", 1) or 1) > 1
+        return (f"{uid} {path}" if many else uid), str(ds.get("SeriesNumber", "") or "")
 
 
 def _numbers(ds: Dataset, keyword: str, count: int, path: Path) -> np.ndarray:
@@ -110,7 +93,7 @@ class _Slice:
 
 def _load(path: Path, expect: str | None, unit: str | None, spacing: Sequence[float] | None, clip: bool) -> _Slice:
     with decoding(path, "DICOM"):  # pydicom decodes a tag when it is asked for, and fails only then
-        return _slice(_dataset(path), path, expect, unit, spacing, clip)
+        return _slice(dicom_file.dataset(path), path, expect, unit, spacing, clip)
 
 
 def _slice(
