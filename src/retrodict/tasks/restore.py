@@ -140,7 +140,7 @@ def restore_all(
 
 
 def _discover(path: Path, summary: Summary) -> list[Source]:
-    """Sources at `path`; a file of a folder that cannot even be opened is a failure, and the others stay what they are."""
+    """Sources at `path`; a file of a folder that cannot even be opened is a failure, and the others stay whole."""
     refused: list[InputError] = []
     sources = discover(path, refused)
     summary.failures += [(Path(error.where).name, str(error)) for error in refused]

@@ -1,8 +1,6 @@
-"""DICOM: one slice a file, and the files of a series as one image."""
+"""DICOM: one slice a file, the frames of a file, and the files of a series as one image."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from retrodict._check import InputError
 from retrodict.data.formats import dicom_read, dicom_write
@@ -14,9 +12,7 @@ __all__ = ["FORMAT", "SERIES"]
 
 
 def _read(source: Source, options: ReadOptions) -> Image:
-    first, given = source.paths[0], options.spacing
-    _check_count(given, 2, first)
-    return dicom_read.read_slice(first, options.expect, options.unit, given, options.clip)
+    return dicom_read.read_file(source.paths[0], options)
 
 
 def _read_series(source: Source, options: ReadOptions) -> Image:
@@ -24,15 +20,9 @@ def _read_series(source: Source, options: ReadOptions) -> Image:
         return _read(source, options)
     given = options.spacing
     plane = options.independent or (given is not None and len(given) == 2)
-    _check_count(given, 2 if plane else 3, source.paths[0])
-    return dicom_read.read_series(
-        source.paths, options.expect, options.unit, given, options.independent, options.allow_gaps, options.clip
-    )
-
-
-def _check_count(given: tuple[float, ...] | None, count: int, path: Path) -> None:
-    if given is not None and len(given) != count:
-        raise InputError("spacing", f"{len(given)} numbers", f"{count} for {path.name}")
+    if given is not None and len(given) != (2 if plane else 3):
+        raise InputError("spacing", f"{len(given)} numbers", f"{2 if plane else 3} for {source.paths[0].name}")
+    return dicom_read.read_series(source.paths, options)
 
 
 FORMAT = Format(
