@@ -87,7 +87,7 @@ def test_nifti_round_trip_keeps_the_oblique_affine(tmp_path, suffix):
         assert np.array_equal(one[name], two[name]), name
     assert two.get_data_dtype() == np.float32
     assert two.get_xyzt_units()[0] == "mm"
-    assert bytes(two["descrip"]).startswith(b"a test")
+    assert bytes(two["descrip"]).startswith(b"retrodict mean: a test")
 
 
 def test_nifti_scale_is_applied_and_written_out(tmp_path):
@@ -197,9 +197,10 @@ def test_plain_tiff_takes_and_keeps_the_spacing_given(tmp_path):
 
 def test_tiff_with_alpha_of_other_axes_or_of_other_numbers_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "rgba.tif", np.zeros((20, 21, 4), np.uint8), photometric="rgb", extrasamples=[2])
-    refused("rgba.tif", "YXS", "4 samples", "alpha", path=tmp_path / "rgba.tif", spacing=(1, 1))
+    refused("rgba.tif", "4 samples", "alpha", path=tmp_path / "rgba.tif", spacing=(1, 1))
     tifffile.imwrite(tmp_path / "t.tif", np.zeros((2, 20, 21), np.uint8), metadata={"axes": "TYX"})
-    refused("t.tif", "TYX", "gray", path=tmp_path / "t.tif", spacing=(1, 1))
+    refused("t.tif", "2 frames", "time series", 'slices="independent"', path=tmp_path / "t.tif", spacing=(1, 1))
+    assert read(tmp_path / "t.tif", spacing=(1, 1), slices="independent").values.shape == (1, 2, 20, 21)
     tifffile.imwrite(tmp_path / "c.tif", np.zeros((20, 21), np.complex64))
     refused("c.tif", "complex64", path=tmp_path / "c.tif", spacing=(1, 1))
 
@@ -319,7 +320,9 @@ def test_unusable_mha_is_refused(tmp_path):
     path.write_bytes(content[:-40])
     refused("in.mha", "cannot be decoded", path=path)
     path.write_bytes(content.replace(b"= LOCAL", b"= b.raw"))
-    refused("in.mha", "b.raw", "LOCAL", path=path)
+    refused("in.mha", "ElementDataFile b.raw", "no file there", path=path)
+    path.write_bytes(content.replace(b"= LOCAL", b"= ../in.mha"))
+    refused("in.mha", "ElementDataFile ../in.mha", "in the same folder", path=path)
     path.write_bytes(b"\x00\x01" * 5000)
     refused("in.mha", "MetaImage", path=path)
 
@@ -364,7 +367,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, name, value):
 
 
 @pytest.mark.parametrize(("name", "package"), [("a.nii", "nibabel"), ("a.tif", "tifffile"), ("a.png", "pillow")])
-def test_missing_package_names_the_extra(tmp_path, monkeypatch, name, package):
+def test_a_missing_package_is_named(tmp_path, monkeypatch, name, package):
     (tmp_path / name).write_bytes(b"x")
     real = builtins.__import__
 
@@ -374,7 +377,7 @@ def test_missing_package_names_the_extra(tmp_path, monkeypatch, name, package):
         return real(module, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    refused(name, package, 'pip install "retrodict[io]"', path=tmp_path / name)
+    refused(name, package, f"pip install {package}", path=tmp_path / name)
 
 
 def test_unknown_extension_and_wrong_extension(tmp_path):

@@ -3,19 +3,22 @@
 from retrodict._check import OutputError
 from retrodict.data.acquisition import acquisition, fingerprints
 from retrodict.data.image import Image, Source
-from retrodict.data.io import discover, read, write
+from retrodict.data.io import Found, LeftOut, discover, find, read, write
 from retrodict.data.medmnist import read_medmnist
 from retrodict.data.patches import Group, PatchSet, split
 from retrodict.data.resample import resample
 
 __all__ = [
+    "Found",
     "Group",
     "Image",
+    "LeftOut",
     "OutputError",
     "PatchSet",
     "Source",
     "acquisition",
     "discover",
+    "find",
     "fingerprints",
     "read",
     "read_medmnist",

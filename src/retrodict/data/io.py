@@ -4,108 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from retrodict._check import InputError, choice
 from retrodict._output import write_file, write_folder
-from retrodict.data.formats import accepted_suffixes, format_named, format_of, known_suffixes, recognizable
-from retrodict.data.formats.format import Labels, ReadOptions
+from retrodict.data.discovery import Found, LeftOut, discover, find, summarized
+from retrodict.data.formats import accepted_suffixes, format_named, known_suffixes
+from retrodict.data.formats.format import PLANES, Labels, ReadOptions
 from retrodict.data.image import Image, Source, finite
 
-__all__ = ["check_writable", "discover", "read", "write"]
-
-
-def discover(path: str | Path, refused: list[InputError] | None = None) -> list[Source]:
-    """Return what can be read at `path`, in a fixed order.
-
-    A file is one source. A folder is searched with its subfolders: DICOM files are grouped by SeriesInstanceUID
-    (format "dicom-series", or "dicom" where there is one file), every file of another format is a source by itself.
-    Hidden files and files that are no image by their extension are left out. A path that does not exist, a file that
-    is no image, and a DICOM file that cannot be opened are `InputError`s; with a list `refused`, those about single
-    files of a folder are put there, and all the others are found as if those files were not there.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return _discover_folder(path, refused)
-    if not path.exists():
-        raise InputError(path, "nothing", "a file or a folder")
-    row = format_of(path)
-    if row is None:
-        raise InputError(path, "a file of unknown format", recognizable())
-    return [Source((path,), row.name, _stem(path))]
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in sorted(known_suffixes(), key=len, reverse=True):
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            return name[: -len(suffix)]
-    return name
-
-
-def _discover_folder(folder: Path, refused: list[InputError] | None) -> list[Source]:
-    series: dict[tuple[str, str], list[Path]] = {}  # files by format and key
-    numbers: dict[tuple[str, str], str] = {}
-    sources = []
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if any(part.startswith(".") for part in inside.parts) or not path.is_file():
-            continue
-        row = format_of(path)
-        if row is None:
-            continue
-        if row.group is None:
-            sources.append(Source((path,), row.name, "_".join((*inside.parent.parts, _stem(path)))))
-        elif (found := _grouped(row.group, path, refused)) is not None:
-            key = (row.name, found[0])
-            series.setdefault(key, []).append(path)
-            numbers.setdefault(key, found[1])
-    sources += _series_sources(folder, series, numbers)
-    return _uniquely_named(sorted(sources, key=lambda s: s.paths[0]))
-
-
-def _grouped(
-    group: Callable[[Path], tuple[str, str] | None], path: Path, refused: list[InputError] | None
-) -> tuple[str, str] | None:
-    """The key of a file; None, with its error in `refused` where there is such a list, for one that has none."""
-    try:
-        return group(path)
-    except InputError as error:
-        if refused is None:
-            raise
-        refused.append(error)
-        return None
-
-
-def _series_sources(
-    folder: Path, series: dict[tuple[str, str], list[Path]], numbers: dict[tuple[str, str], str]
-) -> list[Source]:
-    """Name each series after its folder, with the series number where the folder holds more than one."""
-    parents = [files[0].parent for files in series.values()]
-    sources = []
-    for key, files in series.items():
-        parts = files[0].parent.relative_to(folder).parts
-        name = "_".join(parts) or folder.resolve().name or "series"
-        if parents.count(files[0].parent) > 1 and numbers[key]:
-            name += f"-{numbers[key]}"
-        sources.append(Source(tuple(files), key[0] if len(files) == 1 else f"{key[0]}-series", name))
-    return sources
-
-
-def _uniquely_named(sources: list[Source]) -> list[Source]:
-    seen: dict[str, int] = {}
-    named = []
-    for source in sources:
-        base = re.sub(r"[^\w.+-]", "_", source.name)
-        name = base
-        while name in seen:
-            seen[base] += 1
-            name = f"{base}-{seen[base]}"
-        seen[name] = 1
-        named.append(replace(source, name=name))
-    return named
+__all__ = ["Found", "LeftOut", "check_writable", "discover", "find", "read", "write"]
 
 
 def read(
@@ -117,6 +27,7 @@ def read(
     slices: str = "volume",
     allow_gaps: bool = False,
     clip: bool = True,
+    plane: str | None = None,
 ) -> Image:
     """Read a source, a file, or a folder that holds exactly one source.
 
@@ -130,23 +41,36 @@ def read(
         slices are stacked all the same, but the first spacing is nan and `regular` is False.
     allow_gaps : accept missing slices (only with "independent").
     clip : False keeps HU values beyond [-1024, 3071], such as the noise of air in a measured image.
+    plane : "axial", "coronal" or "sagittal": a volume of NIfTI, MetaImage or NRRD whose slices lie in another plane is
+        read with its axes exchanged so that they lie in this one (`Image.order`); `write` exchanges them back. Other
+        files stay as they are: `Image.plane` says how.
 
     Gray images, and in PNG, TIFF and npz also RGB or named channels, in npz also complex values; where only gray will
     do, say `read(...).gray()`.
     """
     choice("slices", slices, ("volume", "independent"))
+    if plane is not None:
+        choice("plane", plane, PLANES)
     source = source_or_path if isinstance(source_or_path, Source) else _single(Path(source_or_path))
     row = format_named(source.format, source.paths[0])
-    options = ReadOptions(_given_spacing(spacing), unit, expect, slices == "independent", allow_gaps, clip)
+    options = ReadOptions(_given_spacing(spacing), unit, expect, slices == "independent", allow_gaps, clip, plane)
     return row.read(source, options)
 
 
 def _single(path: Path) -> Source:
-    sources = discover(path)
-    if len(sources) != 1:
-        found = f"{len(sources)} images or series" + (": " + ", ".join(s.name for s in sources[:6]) if sources else "")
-        raise InputError(path, found, "exactly one", "Give the path of one of them." if sources else "")
-    return sources[0]
+    found = find(path)
+    if not found.sources:  # whoever reads a folder of results means them
+        found = find(path, results=True)
+    sources = found.sources
+    if len(sources) == 1:
+        return sources[0]
+    failed = [left for left in found.left_out if left.failed]
+    if failed and not sources:
+        raise InputError(failed[0].path, failed[0].reason, "a file that can be opened")
+    count = f"{len(sources)} images or series" + (": " + ", ".join(s.name for s in sources[:6]) if sources else "")
+    lost = summarized(found.left_out) if not sources else []
+    hint = "Give the path of one of them." if sources else "Left out: " + "; ".join(lost) + "." if lost else ""
+    raise InputError(path, count, "exactly one", hint)
 
 
 def _given_spacing(spacing: Sequence[float] | None) -> tuple[float, ...] | None:
@@ -187,7 +111,7 @@ def write(
     result = replace(
         like, values=image.with_values(image.values.detach().cpu()).values, unit=image.unit, channels=image.channels
     )
-    files = iter(row.encode(result, Labels(destination, role, description, series_uid)))
+    files = iter(row.encode(_as_stored(result), Labels(destination, role, description, series_uid)))
     if row.written == "":
         return write_folder(destination, files, force=force, only=row.suffixes[0])
     name, content = next(files)
@@ -202,7 +126,18 @@ def check_writable(like: Image, destination: str | Path | None = None) -> None:
     """
     row = format_named(like.format, destination or "Image")
     path = Path(f"result{row.written}") if destination is None else _target(like, Path(destination))
-    row.check(like, path)
+    row.check(_as_stored(like), path)
+
+
+def _as_stored(image: Image) -> Image:
+    """Return the image with its axes in the order of the file, where `read` exchanged them."""
+    if not image.order:
+        return image
+    back = tuple(image.order.index(i) for i in range(len(image.order)))
+    padding = None if image.padding is None else image.padding.permute(back).contiguous()
+    values = image.values.permute(0, *(1 + i for i in back)).contiguous()
+    spacing, axes = (tuple(these[i] for i in back) for these in (image.spacing, image.axes))
+    return replace(image, values=values, padding=padding, spacing=spacing, axes=axes, order=())
 
 
 def _check_result(image: Image, like: Image, role: str, destination: Path) -> None:

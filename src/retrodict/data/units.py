@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
-__all__ = ["UNITS", "Unit", "unit"]
+__all__ = ["UNITS", "Unit", "length_unit", "unit"]
 
 
 class Unit(NamedTuple):
@@ -46,3 +47,30 @@ UNITS: dict[str, Unit] = {
 def unit(name: str) -> Unit:
     """Return the row of `name`; a unit that is not in the table has a row of which nothing is known."""
     return UNITS.get(name, Unit(name))
+
+
+LENGTHS = {
+    1.0: ("mm", "millimeter", "millimetre"),
+    10.0: ("cm", "centimeter", "centimetre"),
+    1000.0: ("m", "meter", "metre"),
+    1e-3: ("um", "micron", "micrometer", "micrometre"),
+    1e-6: ("nm", "nanometer", "nanometre"),
+    1e-7: ("å", "angstrom", "ångström", "ångstrom"),
+    1e-9: ("pm", "picometer", "picometre"),
+    25.4: ("in", "inch", "inche", '"'),  # the plural is cut at its s
+    304.8: ("ft", "foot", "feet"),
+    25.4 / 72: ("pt", "point"),
+}
+"""Words for a length by their mm, in lower case and singular."""
+
+
+def length_unit(name: object) -> float | None:
+    """Return the mm of a unit of length as files spell it, or None for one that is none ("pixel", "s", "").
+
+    Micrometers come with the micro sign, the Greek letter, as an escape of either in any case (Fiji writes \\u00B5m),
+    read in a wrong encoding, or as "um"; case and plural do not matter.
+    """
+    text = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), str(name)).strip().casefold()
+    text = re.sub("^â?μ", "u", text)  # casefold makes the Greek letter of the micro sign
+    text = text[:-1] if len(text) > 4 and text.endswith("s") else text  # ms is a time
+    return next((mm for mm, names in LENGTHS.items() if text in names), None)

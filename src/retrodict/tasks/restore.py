@@ -140,11 +140,22 @@ def restore_all(
 
 
 def _discover(path: Path, summary: Summary) -> list[Source]:
-    """Sources at `path`; a file of a folder that cannot even be opened is a failure, and the others stay whole."""
-    refused: list[InputError] = []
-    sources = discover(path, refused)
-    summary.failures += [(Path(error.where).name, str(error)) for error in refused]
-    return sources
+    """Sources at `path`; where a folder holds a file that cannot even be opened, the others are still found."""
+    try:
+        return discover(path)
+    except InputError as error:
+        if not path.is_dir():
+            raise
+        sources = []
+        for item in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            try:
+                sources += discover(item)
+            except InputError as single:
+                if "unknown format" not in single.found:
+                    summary.failures.append((item.name, str(single)))
+        if not sources and not summary.failures:
+            raise error
+        return sources
 
 
 def _read(source: Source | str | Path, options: RestoreOptions) -> Image:

@@ -29,6 +29,7 @@ FORMATS: dict[str, Format] = {
         tiff.FORMAT,
         png.FORMAT,
         npz.FORMAT,
+        npz.NPY,
         metaimage.FORMAT,
         nrrd.FORMAT,
     )
@@ -44,25 +45,30 @@ def format_named(name: str, where: object) -> Format:
 
 
 def format_of(path: Path) -> Format | None:
-    """Return the format of a file by its extension; without one (or with a number, as in a UID) by its content."""
-    name = path.name.lower()
+    """Return the format of a file by its content, or by its extension where the content says nothing; None of neither.
+
+    Raises `OSError` for a file that cannot be opened.
+    """
+    with path.open("rb") as file:
+        file.read(1)
     for row in FORMATS.values():
-        if name.endswith(row.suffixes):
+        if row.probe is not None and row.probe(path):
             return row
-    bare = path.suffix == "" or path.suffix[1:].isdigit()
-    probing = (row for row in FORMATS.values() if row.probe is not None and row.probe(path))
-    return next(probing, None) if bare else None
+    return next((row for row in FORMATS.values() if _ends(path, row)), None)
+
+
+def _ends(path: Path, row: Format) -> bool:
+    return path.name.lower().endswith((*row.suffixes, *row.read_only)) and row.written != ""
 
 
 def known_suffixes() -> tuple[str, ...]:
     """Return every extension that can be read, in the order of the table."""
-    return tuple(dict.fromkeys(s for row in FORMATS.values() for s in row.suffixes))
+    return tuple(dict.fromkeys(s for row in FORMATS.values() for s in (*row.suffixes, *row.read_only)))
 
 
 def recognizable() -> str:
-    """Say what a file has to be: of a format that needs no extension, or with one of the extensions."""
-    bare = dict.fromkeys(row.title for row in FORMATS.values() if row.probe is not None)
-    return " or ".join([*bare, f"one of {' '.join(known_suffixes())}"])
+    """Say what a file has to be: of one of the formats, whatever its extension, and what they usually have."""
+    return f"{format_titles()} ({' '.join(known_suffixes())})"
 
 
 def format_titles() -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from retrodict._check import InputError
-from retrodict.data.formats import dicom_read, dicom_write
-from retrodict.data.formats.dicom_file import looks_like_dicom
-from retrodict.data.formats.format import Format, ReadOptions
+from retrodict.data.formats import dicom_file, dicom_read, dicom_write
+from retrodict.data.formats.format import MARK, Format, ReadOptions
 from retrodict.data.image import Image, Source
 
 __all__ = ["FORMAT", "SERIES"]
@@ -25,17 +27,26 @@ def _read_series(source: Source, options: ReadOptions) -> Image:
     return dicom_read.read_series(source.paths, options)
 
 
+def _made(path: Path) -> str:
+    """Return the mark that the writer puts at the end of SeriesDescription."""
+    ds = dicom_file.dataset(path, header_only=True, tags=["SeriesDescription"])
+    found = re.search(rf"\| ({MARK} [a-z0-9_-]+)$", str(ds.get("SeriesDescription", "") or ""))
+    return found[1] if found else ""
+
+
 FORMAT = Format(
     "dicom",
     "DICOM",
-    (".dcm", ".dicom", ".ima", ".dcm.gz"),
+    (".dcm", ".dicom", ".ima"),
     ".dcm",
     _read,
     dicom_write.check,
     dicom_write.encode,
-    looks_like_dicom,
+    dicom_file.looks_like_dicom,
     dicom_read.series_key,
+    read_only=(".dcm.gz",),
+    made=_made,
 )
 
 
-SERIES = FORMAT._replace(name="dicom-series", written="", read=_read_series, probe=None, group=None)
+SERIES = FORMAT._replace(name="dicom-series", written="", read=_read_series, probe=None, group=None, made=None)

@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 from pydicom.valuerep import VR
 
 from retrodict._check import InputError
+from retrodict.data.formats.compressed import head, is_gzip
 from retrodict.data.image import decoding
 from retrodict.data.limits import LIMIT_VARIABLE, budget, check_regular
 
@@ -25,9 +26,6 @@ __all__ = ["WRITER", "dataset", "looks_like_dicom", "made_here"]
 
 
 WRITER = "RETRODICT"  # ImplementationVersionName of the files written here
-
-
-GZIP = b"\x1f\x8b"
 
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # transfer syntax Deflated Explicit VR Little Endian
@@ -47,18 +45,14 @@ def looks_like_dicom(path: Path) -> bool:
     """
     try:
         check_regular(path)
-        with path.open("rb") as file:
-            head = file.read(1024)
-        if head[:2] == GZIP:
-            with gzip.open(path, "rb") as file:
-                head = file.read(1024)
-    except (InputError, OSError, EOFError, zlib.error):
+        start = head(path, 1024)
+    except (InputError, OSError):
         return False
-    return _marked(head) or _starts_with_elements(head)
+    return _marked(start) or _starts_with_elements(start)
 
 
-def _marked(head: bytes) -> bool:
-    return head[128:132] == b"DICM"
+def _marked(start: bytes) -> bool:
+    return start[128:132] == b"DICM"
 
 
 def _starts_with_elements(head: bytes) -> bool:
@@ -122,9 +116,8 @@ def _check_bytes(path: Path, size: int, kind: str = "") -> None:
 
 def _unpacked(path: Path) -> Path | BytesIO:
     """The file itself, or what gzip has packed in it, up to the budget."""
-    with path.open("rb") as file:
-        if file.read(2) != GZIP:
-            return path
+    if not is_gzip(path):
+        return path
     with gzip.open(path, "rb") as file:
         content = file.read(budget() + 1)
     _check_bytes(path, len(content), " when unpacked")

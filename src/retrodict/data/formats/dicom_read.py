@@ -19,6 +19,7 @@ from retrodict.data.formats.dicom_header import writable
 from retrodict.data.formats.dicom_pixels import LOSSY, stored_frames, values_of
 from retrodict.data.formats.dicom_series import Slice, check_alike, check_numbers, in_order, slice_spacing
 from retrodict.data.formats.format import ReadOptions
+from retrodict.data.formats.space import unit_axes
 from retrodict.data.image import Image, decoding
 from retrodict.data.limits import check_size
 
@@ -85,8 +86,8 @@ def _single(one: Slice, options: ReadOptions, notes: list[str]) -> Image:
         raise InputError("spacing", f"{len(grid)} numbers", f"2 for {one.path.name}")
     padding = None if one.padding is None else torch.from_numpy(one.padding)
     header = DicomHeader((one.dataset,), (one.level,))
-    values = torch.from_numpy(one.values)[None]
-    return Image(values, one.unit, grid, "dicom", (one.path,), header, padding, notes=tuple(notes))
+    values, axes = torch.from_numpy(one.values)[None], _axes(one)[1:]
+    return Image(values, one.unit, grid, "dicom", (one.path,), header, padding, axes=axes, notes=tuple(notes))
 
 
 def read_series(paths: Sequence[Path], options: ReadOptions) -> Image:
@@ -179,8 +180,17 @@ def _stacked(slices: list[Slice], options: ReadOptions, known: set[int], notes: 
         header,
         padding,
         regular=not options.independent,
+        axes=_axes(slices[0]),
         notes=tuple(notes),
     )
+
+
+def _axes(one: Slice) -> tuple[tuple[float, float, float], ...]:
+    """Unit vectors to right, anterior and superior across the slice, down and across its rows; () without a place."""
+    if not one.placed:
+        return ()
+    to_ras = np.array([-1.0, -1.0, 1.0])  # DICOM counts to the left, posterior and superior
+    return unit_axes(np.stack([one.normal, one.axes[3:], one.axes[:3]]) * to_ras)
 
 
 def _grid(plane: tuple[float, float] | None, dz: float, given: Sequence[float] | None) -> tuple[float, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -32,6 +31,9 @@ __all__ = ["check", "encode"]
 LOWEST = -3072.0  # HU; padding below this would cost the valid range its resolution
 
 
+STEP = 0.1  # HU; wider steps of an image are said
+
+
 FINE = 1e-3  # of the bulk of a map: steps coarser than this take 32 bits
 
 
@@ -53,8 +55,8 @@ def encode(image: Image, labels: Labels) -> Iterator[tuple[str, bytes]]:
     """Yield a DICOM file for each slice, in slice order: 0001.dcm, ..., or the one file that the labels name.
 
     The stored pixels are uint16 with one RescaleSlope and RescaleIntercept for the series, which hold every value: an
-    image of 3276 HU or less in steps of 0.05 HU, a wider one in coarser steps; the step stands in
-    DerivationDescription.  Nothing is clipped.  The padding of an image of a role like "mean" or "sample-000" gets a
+    image of less than 6553 HU in steps of 0.1 HU or less, a wider one in coarser steps that DerivationDescription
+    names.  Nothing is clipped.  The padding of an image of a role like "mean" or "sample-000" gets a
     stored value of its own.  A map such as "sd" is a Secondary Capture, 0 in the padding, and of 32 bits where a few
     large values would make 16 coarse.  A multi-frame source gives one multi-frame file.
     """
@@ -66,15 +68,15 @@ def encode(image: Image, labels: Labels) -> Iterator[tuple[str, bytes]]:
     padding = None if image.padding is None else image.padding.numpy().reshape(slices.shape)
     coder = _Coder.fit(slices, padding, header, image.unit, labels.role)
     series = _series(header, labels)
-    series = replace(series, description=_with_step(series.description, coder.slope, image.unit))
+    if coder.coarse:
+        series = replace(series, description=_with_step(series.description, coder.slope, image.unit))
     for index, source in enumerate(header.datasets):
         with _encoding(source):
             ds = derived(source, index, slices.shape[-2:], series)
             part = np.argsort(header.frames) if header.frames else np.array([index])
             _set_pixels(ds, slices[part], None if padding is None else padding[part], coder, image.unit)
             content = _bytes(ds)
-        name = labels.path.name if single or header.frames else f"{index + 1:04d}.dcm"
-        yield name, gzip.compress(content, mtime=0) if name.lower().endswith(".gz") else content
+        yield (labels.path.name if single or header.frames else f"{index + 1:04d}.dcm"), content
 
 
 def _header(image: Image) -> DicomHeader:
@@ -115,7 +117,8 @@ def _encoding(source: Dataset) -> Generator[None]:
 class _Coder(NamedTuple):
     """The map between values and stored numbers of a series: value = slope * stored + intercept.
 
-    level : value of the padding; window : (lowest, highest) to show a map with, None for an image; bits : 16 or 32.
+    level : value of the padding; window : (lowest, highest) to show a map with, None for an image; bits : 16 or 32;
+    coarse : whether the steps are wider than they should be, because of the range and the bits.
     """
 
     slope: float
@@ -123,11 +126,12 @@ class _Coder(NamedTuple):
     level: float
     window: tuple[float, float] | None
     bits: int
+    coarse: bool
 
     @classmethod
     def fit(cls, slices: np.ndarray, padding: np.ndarray | None, header: DicomHeader, unit: str, role: str) -> _Coder:
         low, high = _range(slices, padding)
-        window, level, bits = None, math.nan, 16
+        window, level, bits, coarse = None, math.nan, 16, False
         if not is_image(role):
             some = slices.reshape(-1)[:: max(1, slices.size // 1_000_000)]  # a window needs no exact quantile
             bulk = float(np.quantile(np.abs(some), 0.995))
@@ -141,7 +145,10 @@ class _Coder(NamedTuple):
         step = max((high - low) / (2**bits - 3), 1e-8 * max(abs(low), abs(high)), 1e-30)
         slope = _nice(step)
         intercept = float(_decimal(math.floor(low / slope) * slope))
-        return cls(slope, intercept, level, window, bits)
+        wide = (
+            slope > STEP if window is None and unit in RESCALE_TYPES else bits == 16 and window is not None and coarse
+        )
+        return cls(slope, intercept, level, window, bits, wide)
 
     def stored(self, values: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
         values = values.astype(np.float64)  # a float32 would add its own rounding

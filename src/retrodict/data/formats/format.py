@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from retrodict._check import InputError
-from retrodict.data.image import Image, Source, clean, decoding, finite
-from retrodict.data.units import unit as unit_named
+from retrodict.data.image import Image, Source, decoding, in_memory
+from retrodict.data.limits import check_regular
 
-__all__ = ["Format", "Labels", "Raw", "ReadOptions", "file_reader", "one_gray_channel", "real"]
+__all__ = [
+    "MARK",
+    "PLANES",
+    "Format",
+    "Labels",
+    "Raw",
+    "ReadOptions",
+    "file_reader",
+    "mark",
+    "marked",
+    "one_gray_channel",
+    "real",
+]
 
 
 class ReadOptions(NamedTuple):
@@ -27,6 +38,7 @@ class ReadOptions(NamedTuple):
     independent: bool = False
     allow_gaps: bool = False
     clip: bool = True
+    plane: str | None = None
 
 
 class Labels(NamedTuple):
@@ -49,7 +61,10 @@ class Format(NamedTuple):
         raises the same `InputError`: it is asked before a long computation.
     encode : a result with header, geometry and padding of the image that it was made from, and labels -> (file name,
         content) of one file, or of every file of the folder.
-    probe : says of a file without a telling extension whether it is of this format.
+    read_only : extensions of files that are read and that no result gets.
+    probe : says whether a file is of this format by its first bytes, whatever its extension.
+    made : the mark of this program that a file carries, "retrodict ROLE" (see `mark`), or "".
+    parts : other files in the same folder that are part of this one, such as the .raw of an .mhd.
     group : the files of this format with one key, (key, number), are one image; None leaves a file out. The row for an
         image of several files has the name "NAME-series".
     """
@@ -63,6 +78,23 @@ class Format(NamedTuple):
     encode: Callable[[Image, Labels], Iterable[tuple[str, bytes]]]
     probe: Callable[[Path], bool] | None = None
     group: Callable[[Path], tuple[str, str] | None] | None = None
+    read_only: tuple[str, ...] = ()
+    made: Callable[[Path], str] | None = None
+    parts: Callable[[Path], tuple[Path, ...]] | None = None
+
+
+MARK = "retrodict"
+
+
+def mark(labels: Labels) -> str:
+    """Return what a writer puts into a file so that it is known as made by this program, and as what."""
+    return f"{MARK} {labels.role}"
+
+
+def marked(labels: Labels) -> str:
+    """Return the mark and the description in one line, for a format with one text field."""
+    text = " ".join(labels.description.split()).removeprefix(f"{MARK} ")
+    return f"{mark(labels)}: {text}" if text else mark(labels)
 
 
 @dataclass(frozen=True)
@@ -70,7 +102,9 @@ class Raw:
     """What a file holds: array (C, *N) with N = (H, W) or (Z, H, W), real or complex numbers.
 
     spacing : mm per axis of N; None or fewer numbers than axes where it is not known. unit : None where not known.
-    channels : their names; () for the usual ones (see `Image`).
+    channels : their names; () for the usual ones (see `Image`). axes : as in `Image`.
+    frames : what the first axis of N is where it is none of space, such as "a time series (T)"; "" where it is.
+    note : why there is no spacing, where there is more to say than that.
     """
 
     array: np.ndarray
@@ -78,6 +112,9 @@ class Raw:
     unit: str | None
     header: object
     channels: tuple[str, ...] = ()
+    axes: tuple[tuple[float, float, float], ...] = ()
+    frames: str = ""
+    note: str = ""
 
 
 def file_reader(name: str, load: Callable[[Path], Raw]) -> Callable[[Source, ReadOptions], Image]:
@@ -85,60 +122,62 @@ def file_reader(name: str, load: Callable[[Path], Raw]) -> Callable[[Source, Rea
 
     def read(source: Source, options: ReadOptions) -> Image:
         path = source.paths[0]
+        check_regular(path)
         with decoding(path, name):
-            raw = load(path)
-        return _image(raw, path, name, options)
+            return _image(load(path), path, name, options)
 
     return read
 
 
 def _image(raw: Raw, path: Path, name: str, options: ReadOptions) -> Image:
+    raw, order = _in_plane(raw, options.plane)
     grid = raw.array.shape[1:]
-    if raw.array.size == 0:
-        raise InputError(path, f"an empty image of shape {grid}", "at least one pixel")
-    finite(raw.array, path)
+    if raw.frames and not options.independent:
+        hint = 'Read them one by one with slices="independent".'
+        raise InputError(path, f"{grid[0]} frames, {raw.frames}", "slices that lie side by side in space", hint)
     stacked = options.independent and len(grid) == 3
-    spacing = _spacing(path, options.spacing or raw.spacing, len(grid), stacked)
+    spacing = _spacing(path, options.spacing, raw, stacked)
     unit = options.unit or raw.unit or "arbitrary"
-    kind = np.complex64 if raw.array.dtype.kind == "c" else np.float32
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is found and said below
-        values = raw.array.astype(kind)
-    padding = None
-    if unit_named(unit).range is not None:
-        values, padding = _in_range(values, unit, options.clip, path)
-    finite(values, path)  # a float64 may be too large for a float32
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    mask = None if padding is None else torch.from_numpy(padding)
-    return Image(tensor, unit, spacing, name, (path,), raw.header, mask, regular=not stacked, channels=raw.channels)
+    values, padding = in_memory(raw.array, unit, options.clip, path)
+    made: dict[str, Any] = {"header": raw.header, "padding": padding, "regular": not stacked}
+    return Image(values, unit, spacing, name, (path,), channels=raw.channels, axes=raw.axes, order=order, **made)
 
 
-def _in_range(values: np.ndarray, unit: str, clip: bool, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Clean the channels (C, *N) of a unit that has a range; what is padding in one channel is so in all of them."""
-    if values.dtype.kind == "c":
-        raise InputError(path, f"complex values in {unit}", f"real values: {unit} has no phase")
-    cleaned = [clean(channel, unit, clip=clip) for channel in values]
-    masks = [padding for _, padding, _ in cleaned if padding is not None]
-    values = np.stack([channel for channel, _, _ in cleaned])
-    if not masks:
-        return values, None
-    padding = np.logical_or.reduce(masks)
-    limits = unit_named(unit).range
-    assert limits is not None
-    values[:, padding] = limits[0]
-    return values, padding
+PLANES = ("sagittal", "coronal", "axial")
+"""By the axis of the patient (right, anterior, superior) that the plane is perpendicular to."""
 
 
-def _spacing(path: Path, known: tuple[float, ...] | None, ndim: int, stacked: bool) -> tuple[float, ...]:
+def _in_plane(raw: Raw, plane: str | None) -> tuple[Raw, tuple[int, ...]]:
+    """Return a volume with its axes in the order in which the last two lie in `plane`, and that order; () as it was.
+
+    Only axes are exchanged: no value changes, and none is mirrored.
+    """
+    if plane is None or len(raw.axes) != 3 or raw.frames:
+        return raw, ()
+    along = [int(np.abs(axis).argmax()) for axis in raw.axes]  # the axis of the patient that each axis is nearest to
+    wanted = (PLANES.index(plane), *(axis for axis in (2, 1, 0) if axis != PLANES.index(plane)))
+    if along[0] == wanted[0] or sorted(along) != [0, 1, 2]:
+        return raw, ()
+    order = tuple(along.index(axis) for axis in wanted)
+    spacing = raw.spacing if raw.spacing is None or len(raw.spacing) != 3 else tuple(raw.spacing[i] for i in order)
+    array = raw.array.transpose(0, *(1 + i for i in order))
+    return replace(raw, array=array, spacing=spacing, axes=tuple(raw.axes[i] for i in order)), order
+
+
+def _spacing(path: Path, given: tuple[float, ...] | None, raw: Raw, stacked: bool) -> tuple[float, ...]:
+    ndim, known = raw.array.ndim - 1, given or raw.spacing
     needed = "(dy, dx)" if ndim == 2 or stacked else "(dz, dy, dx)"
+    expected, hint = f"spacing {needed} in mm", f"Give spacing={needed}; on the command line --spacing."
     if known is None:
-        raise InputError(path, "no spacing in the file", f"spacing {needed} in mm", f"Give spacing={needed}.")
+        raise InputError(path, raw.note or "no spacing in the file", expected, hint)
     if stacked and len(known) in (2, 3):
-        return (math.nan, *known[-2:])
+        known = (math.nan, *known[-2:])
     if len(known) != ndim:
-        hint = 'Give all three, or read the slices one by one with slices="independent".' if ndim == 3 else ""
-        raise InputError(path, f"{len(known)} spacings for {ndim} axes", f"spacing {needed} in mm", hint)
-    if not all(math.isfinite(s) and s > 0 for s in known):
-        raise InputError(path, f"spacing {known}", "positive numbers in mm", f"Give spacing={needed}.")
+        if ndim == 3:
+            hint = 'Give all three, or read the slices one by one with slices="independent".'
+        raise InputError(path, f"{len(known)} spacings for {ndim} axes", expected, hint)
+    if not all(math.isfinite(s) and s > 0 for s in known[1 if stacked else 0 :]):
+        raise InputError(path, f"spacing {known}", "positive numbers in mm", hint)
     return known
 
 

@@ -1,39 +1,105 @@
-"""The npz archives of NumPy: any number of channels, real or complex."""
+"""The files of NumPy: npz, with any number of channels, real or complex; and npy, whose results are npz."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from retrodict._check import InputError
-from retrodict.data.formats.format import Format, Labels, Raw, file_reader
+from retrodict.data.formats.compressed import head
+from retrodict.data.formats.format import MARK, Format, Labels, Raw, file_reader, mark
 from retrodict.data.image import Image
+from retrodict.data.limits import check_size
 
-__all__ = ["FORMAT", "NpzHeader", "check", "encode"]
+__all__ = ["FORMAT", "NPY", "NpzHeader", "check", "encode"]
 
 
 @dataclass(frozen=True)
 class NpzHeader:
-    """The name of the image array, the axis of its channels (None: it has no such axis), and all other arrays."""
+    """The name of the image array, the axis of its channels (None: it has no such axis), and the other arrays.
+
+    lost : names of other arrays that are too large to carry to a result; they are listed in it.
+    """
 
     key: str
     others: dict[str, np.ndarray] = field(default_factory=dict)
     axis: int | None = None
+    lost: tuple[str, ...] = ()
+
+
+CARRIED = 64 * 2**20
+"""Bytes of other arrays that a result keeps; what is larger is not even unpacked."""
+
+
+MADE = "made_by"  # the array that holds the mark of this program
 
 
 def _load(path: Path) -> Raw:
     if not zipfile.is_zipfile(path):
         raise InputError(path, "bytes that are not an npz archive", "a file written by numpy.savez")
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: _array(file, name, path) for name in file.files}
-    key = _image_key(arrays, path)
-    array = arrays.pop(key)
+    with zipfile.ZipFile(path) as archive:
+        members = {n.removesuffix(".npy"): n for n in archive.namelist() if n.endswith(".npy")}
+        known = {name: _declared(archive, member) for name, member in members.items()}
+        key = _image_key(known, path)
+        array = _member(archive, members[key], known[key], f"{path}[{key}]")
+        others, lost = {}, []
+        for name in sorted((n for n in members if n not in (key, MADE)), key=lambda n: known[n].bytes):
+            size = sum(a.nbytes for a in others.values()) + known[name].bytes
+            if size > CARRIED or known[name].dtype.hasobject:
+                lost.append(name)
+            else:
+                others[name] = _member(archive, members[name], known[name], f"{path}[{name}]")
+    return _raw(array, key, others, tuple(lost), path)
+
+
+class _Declared(NamedTuple):
+    """What the head of an array says of it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def _declared(archive: zipfile.ZipFile, member: str) -> _Declared:
+    with archive.open(member) as file:
+        return _read_declared(file)
+
+
+def _read_declared(file: Any) -> _Declared:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return _Declared(shape, dtype)
+
+
+def _member(archive: zipfile.ZipFile, member: str, declared: _Declared, where: str) -> np.ndarray:
+    with archive.open(member) as file:
+        return _array(file, declared, where)
+
+
+def _array(file: Any, declared: _Declared, where: str) -> np.ndarray:
+    if declared.dtype.hasobject:
+        raise InputError(where, "an array of Python objects", "an array of numbers")
+    check_size(where, declared.shape, declared.dtype.itemsize)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _raw(array: np.ndarray, key: str, arrays: dict[str, np.ndarray], lost: tuple[str, ...], path: Path) -> Raw:
     where = f"{path}[{key}]"
     axis, names = _channels(arrays, array, where)
     grid = array[None] if axis is None else np.moveaxis(array, axis, 0)
@@ -47,19 +113,10 @@ def _load(path: Path) -> Raw:
         hint = "Or name its channels: channels=['r', 'g', 'b'], channel_axis=-1."
         raise InputError(where, f"shape {array.shape}, a color image", "gray values, (H, W) or (Z, H, W)", hint)
     unit = str(arrays["unit"]) if "unit" in arrays else ("HU" if key == "hu" else None)
-    return Raw(grid, _spacing(arrays, grid.ndim - 1), unit, NpzHeader(key, arrays, axis), names)
+    return Raw(grid, _spacing(arrays, grid.ndim - 1), unit, NpzHeader(key, arrays, axis, lost), names)
 
 
-def _array(file: Any, name: str, path: Path) -> np.ndarray:
-    try:
-        return file[name]
-    except ValueError as error:
-        if "pickle" in str(error):
-            raise InputError(f"{path}[{name}]", "an array of Python objects", "an array of numbers") from error
-        raise
-
-
-def _image_key(arrays: dict[str, np.ndarray], path: Path) -> str:
+def _image_key(arrays: dict[str, _Declared], path: Path) -> str:
     candidates = [k for k in ("image", "hu") if k in arrays] or [k for k, a in arrays.items() if a.ndim >= 2]
     if len(candidates) != 1:
         found = "arrays " + ", ".join(f"{k} {a.shape}" for k, a in arrays.items())
@@ -107,7 +164,9 @@ def encode(image: Image, labels: Labels) -> Iterator[tuple[str, bytes]]:
     arrays = dict(header.others)
     arrays["spacing"] = np.array([s for s in image.spacing if np.isfinite(s)])
     arrays |= {"unit": np.array(image.unit), "role": np.array(labels.role)}
-    arrays["description"] = np.array(labels.description)
+    arrays |= {"description": np.array(labels.description), MADE: np.array(mark(labels))}
+    if header.lost:
+        arrays["not_copied"] = np.array(header.lost)
     values, axis = image.values.numpy(), header.axis
     if axis is None and image.channels != ("gray",):
         axis = 0
@@ -127,4 +186,39 @@ def _archive(arrays: dict[str, np.ndarray]) -> bytes:
     return buffer.getvalue()
 
 
-FORMAT = Format("npz", "npz", (".npz",), ".npz", file_reader("npz", _load), check, encode)
+def _probe(path: Path) -> bool:
+    if head(path, 4) != b"PK\x03\x04":
+        return False
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        return bool(names) and all(name.endswith(".npy") for name in names)
+    return False
+
+
+def _made(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        if f"{MADE}.npy" not in archive.namelist():
+            return ""
+        declared = _declared(archive, f"{MADE}.npy")
+        if declared.dtype.kind != "U" or declared.bytes > 4096:
+            return ""
+        text = str(_member(archive, f"{MADE}.npy", declared, MADE))
+    return text if text.startswith(MARK) else ""
+
+
+def _load_npy(path: Path) -> Raw:
+    with path.open("rb") as file:
+        declared = _read_declared(file)
+        file.seek(0)
+        array = _array(file, declared, str(path))
+    return _raw(array, "image", {}, (), path)
+
+
+def _probe_npy(path: Path) -> bool:
+    return head(path, 6) == b"\x93NUMPY"
+
+
+FORMAT = Format("npz", "npz", (".npz",), ".npz", file_reader("npz", _load), check, encode, _probe, made=_made)
+
+
+NPY = Format("npy", "npy", (".npy",), ".npz", file_reader("npy", _load_npy), check, encode, _probe_npy)

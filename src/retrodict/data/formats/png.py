@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,10 @@ import numpy as np
 
 from retrodict._check import InputError
 from retrodict.data.formats import tiff
-from retrodict.data.formats.format import Format, Labels, Raw, file_reader, real
+from retrodict.data.formats.compressed import head
+from retrodict.data.formats.format import MARK, Format, Labels, Raw, file_reader, mark, real
 from retrodict.data.image import Image, optional
+from retrodict.data.limits import check_size
 
 __all__ = ["FORMAT", "PngHeader", "check", "encode"]
 
@@ -27,24 +31,35 @@ class PngHeader:
 KINDS = "an 8 or 16 bit gray, or an 8 bit RGB PNG"
 
 
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
 def _load(path: Path) -> Raw:
     with optional(path, "pillow"):
         from PIL import Image as Pillow
-    with Pillow.open(path) as file:
-        if file.mode not in ("L", "I;16", "I;16B", "I", "RGB"):
-            raise InputError(path, f"a {file.mode} image", KINDS, "Convert it to gray or RGB first.")
-        # The resolution a PNG may carry is that of a screen or a printer, not that of the object: never used.
-        if file.mode != "RGB":
-            return Raw(np.asarray(file)[None], None, None, PngHeader(8 if file.mode == "L" else 16))
-        if _bits(path) != 8:  # the decoder would drop the lower half of each number
-            raise InputError(path, f"an RGB image of {_bits(path)} bits", KINDS, "Convert it to TIFF first.")
-        return Raw(np.moveaxis(np.asarray(file), -1, 0), None, None, PngHeader(8), tiff.RGB)
-
-
-def _bits(path: Path) -> int:
-    """Return the bit depth that the header chunk gives, at byte 24 of every PNG file."""
-    with path.open("rb") as file:
-        return file.read(25)[24]
+    start = head(path, 26)
+    if not start.startswith(SIGNATURE) or start[12:16] != b"IHDR" or len(start) < 26:
+        raise InputError(path, "bytes that are not PNG", "a PNG file")
+    width, height, bits = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big"), start[24]
+    check_size(path, (height, width, 3 if start[25] == 2 else 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a size that is judged above
+        with Pillow.open(path, formats=("PNG",)) as file:
+            if file.mode not in ("L", "I;16", "I;16B", "I", "RGB"):
+                raise InputError(path, f"a {file.mode} image", KINDS, "Convert it to gray or RGB first.")
+            if bits not in (8, 16) or (file.mode == "RGB" and bits != 8):
+                # The decoder would stretch two bits to eight, and drop the lower half of 16 bits of a color.
+                kind = "an RGB" if file.mode == "RGB" else "a gray"
+                raise InputError(path, f"{kind} image of {bits} bits", KINDS, "Convert it to TIFF first.")
+            frames = getattr(file, "n_frames", 1)
+            if frames != 1 or "transparency" in file.info:
+                found = f"{frames} frames" if frames != 1 else "a transparent color"
+                raise InputError(path, found, KINDS, "Leave out the other frames and the transparency.")
+            # The resolution a PNG may carry is that of a screen or a printer, not that of the object: never used.
+            array = np.asarray(file)
+    if array.ndim == 2:
+        return Raw(array[None], None, None, PngHeader(bits))
+    return Raw(np.moveaxis(array, -1, 0), None, None, PngHeader(8), tiff.RGB)
 
 
 def check(image: Image, path: Path) -> None:
@@ -77,6 +92,7 @@ def _png(image: Image, labels: Labels) -> bytes | None:
     if values.min() < 0 or values.max() > 2**bits - 1 or (values != np.rint(values)).any():
         return None
     info = PngInfo()
+    info.add_text("Software", mark(labels))
     info.add_text("Description", labels.description.encode("latin-1", "replace").decode("latin-1"))
     pixels = values.astype(np.uint8 if bits == 8 else np.uint16)
     buffer = io.BytesIO()
@@ -85,4 +101,13 @@ def _png(image: Image, labels: Labels) -> bytes | None:
     return buffer.getvalue()
 
 
-FORMAT = Format("png", "PNG", (".png",), ".png", file_reader("png", _load), check, encode)
+def _probe(path: Path) -> bool:
+    return head(path, 8) == SIGNATURE
+
+
+def _made(path: Path) -> str:
+    found = re.search(rb"tEXtSoftware\0(%b [a-z0-9_-]+)" % MARK.encode(), head(path, 4096))
+    return found[1].decode() if found else ""
+
+
+FORMAT = Format("png", "PNG", (".png",), ".png", file_reader("png", _load), check, encode, _probe, made=_made)

@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 
 from retrodict._check import InputError
-from retrodict.data.formats.format import Format, Labels, Raw, file_reader, real
+from retrodict.data.formats import tiff_decode, tiff_spacing
+from retrodict.data.formats.compressed import head
+from retrodict.data.formats.format import MARK, Format, Labels, Raw, file_reader, mark, real
 from retrodict.data.image import Image, optional
+from retrodict.data.limits import check_size
+from retrodict.data.units import length_unit
 
 __all__ = ["FORMAT", "RGB", "TiffHeader", "check", "encode"]
 
@@ -29,13 +33,14 @@ class TiffHeader:
     kind: str  # "plain", "imagej" or "ome"
 
 
-LENGTHS = {"mm": 1.0, "millimeter": 1.0, "cm": 10.0, "m": 1000.0, "µm": 1e-3, "um": 1e-3, "micron": 1e-3, "nm": 1e-6}
+STACKS = {"YX": 2, "ZYX": 3, "IYX": 3, "QYX": 3, "TYX": 3}  # I and Q: a stack whose axis was not named
 
 
-LENGTHS |= {"\\u00b5m": 1e-3, "microns": 1e-3, "inch": 25.4, "in": 25.4}
-
-
-STACKS = {"YX": 2, "ZYX": 3, "IYX": 3, "QYX": 3}  # I and Q: a stack whose axis was not named
+PHOTOMETRIC = {
+    0: "WhiteIsZero", 1: "BlackIsZero", 2: "RGB", 3: "a palette", 4: "a transparency mask", 5: "CMYK", 6: "YCbCr",
+    8: "CIE L*a*b*", 9: "ICC L*a*b*", 10: "ITU L*a*b*", 32803: "a color filter array", 32844: "LogL", 32845: "LogLuv",
+    34892: "linear raw",
+}  # fmt: skip
 
 
 def _load(path: Path) -> Raw:
@@ -43,26 +48,54 @@ def _load(path: Path) -> Raw:
         import tifffile
     with tifffile.TiffFile(path) as file:
         if len(file.series) != 1:
-            raise InputError(path, f"{len(file.series)} images of different sizes", "one image or one stack")
-        series = file.series[0]
+            raise InputError(path, f"{len(file.series)} images of different size or kind", "one image or one stack")
+        series: Any = file.series[0]
         ndim = _axes(series, path)
-        if series.dtype is None or str(series.dtype.name) not in ("float32", "uint16", "uint8", "int16"):
-            raise InputError(path, f"values of type {series.dtype}", "float32, uint16, int16 or uint8")
-        tags: Any = file.pages[0].tags  # pyright: ignore[reportAttributeAccessIssue]
-        known = [tags.get(name) for name in ("XResolution", "YResolution", "ResolutionUnit")]
-        resolution = None
-        if known[0] is not None and known[1] is not None:
-            resolution = (known[0].value, known[1].value, int(known[2].value) if known[2] is not None else 2)
-        kind = "imagej" if file.is_imagej else "ome" if file.is_ome else "plain"
-        spacing = _spacing(file, resolution, ndim)
-        # Tags that give no length (unit "none") say nothing worth writing back.
-        meant = resolution is not None and (spacing is not None if kind == "imagej" else resolution[2] in (2, 3))
-        header = TiffHeader(resolution if meant else None, kind)
-        array = series.asarray()
+        page: Any = series.keyframe
+        kind = series.dtype
+        if kind is None or kind.kind not in "iuf" or int(page.bitspersample) < 8:
+            found = f"{page.bitspersample} bits a value" if int(page.bitspersample) < 8 else f"values of type {kind}"
+            raise InputError(path, found, "integers or floating point numbers of at least 8 bits")
+        white = _photometric(page, path)
+        check_size(path, series.shape, kind.itemsize)
+        resolution = tiff_spacing.resolution_tags(page.tags)
+        flavor = "imagej" if file.is_imagej else "ome" if file.is_ome else "plain"
+        spacing, note = tiff_spacing.spacing(file, series, resolution, ndim)
+        # Tags that give no length say nothing worth writing back.
+        header = TiffHeader(resolution if spacing is not None and not note else None, flavor)
+        array = tiff_decode.values(path, series, page)
+        if white:
+            array = _inverted(array, page, path)
+        frames = "a time series (axis T)" if "T" in series.axes else ""
         place = _channel_axis(series.axes)
         if place is None:
-            return Raw(array[None], spacing, None, header)
-        return Raw(np.moveaxis(array, place, 0), spacing, None, header, _names(file, series))
+            return Raw(array[None], spacing, None, header, frames=frames, note=note)
+        names = _names(file, series, page)
+        return Raw(np.moveaxis(array, place, 0), spacing, None, header, names, frames=frames, note=note)
+
+
+def _photometric(page: Any, path: Path) -> bool:
+    """Say whether a stored 0 is white; what is neither gray nor RGB, and any alpha channel, is refused."""
+    tag = page.tags.get(262)
+    code = 1 if tag is None else int(tag.value)  # the tag is missing in some old files, which mean black by 0
+    expected = "gray or RGB values"
+    if code not in (0, 1, 2):
+        hint = "Convert it to gray or RGB first."
+        raise InputError(path, f"colors stored as {PHOTOMETRIC.get(code, f'kind {code}')}", expected, hint)
+    extra = tuple(int(e) for e in page.extrasamples)
+    if any(extra) or (extra and code == 2):
+        kind = "alpha" if any(extra) else "unnamed"
+        found = f"{page.samplesperpixel} samples per pixel, of which {len(extra)} {kind}"
+        raise InputError(path, found, expected, "Leave out the alpha channel.")
+    return code == 0
+
+
+def _inverted(array: np.ndarray, page: Any, path: Path) -> np.ndarray:
+    """Return values that grow with brightness, of a file in which a stored 0 is white."""
+    if array.dtype.kind != "u":
+        found = f"WhiteIsZero for values of type {array.dtype}"
+        raise InputError(path, found, "unsigned integers, whose white and black are known", "Invert it first.")
+    return np.array(2 ** int(page.bitspersample) - 1, array.dtype) - array
 
 
 def _channel_axis(axes: str) -> int | None:
@@ -75,65 +108,25 @@ def _axes(series: Any, path: Path) -> int:
     place = _channel_axis(series.axes)
     rest = series.axes if place is None else series.axes[:place] + series.axes[place + 1 :]
     if rest not in STACKS:
-        expected = "gray values with axes YX or ZYX, or with one axis of channels (C or S) more"
+        expected = "gray values with axes YX, ZYX or TYX, or with one axis of channels (C or S) more"
         raise InputError(path, f"axes {series.axes} of shape {series.shape}", expected)
-    if "S" in series.axes and series.shape[place] != 3:
-        found = f"axes {series.axes} of shape {series.shape}: {series.shape[place]} samples per pixel"
-        raise InputError(path, found, "gray or RGB values", "Leave out the alpha channel.")
     return STACKS[rest]
 
 
-def _names(file: Any, series: Any) -> tuple[str, ...]:
+def _names(file: Any, series: Any, page: Any) -> tuple[str, ...]:
     """Return the names of the channels where the file gives a different one to each; () otherwise."""
     place = _channel_axis(series.axes)
-    if series.axes[place] == "S":
-        return RGB
     count = series.shape[place]
+    if series.axes[place] == "S":
+        return RGB if int(page.photometric) == 2 and count == 3 else ()
     if file.is_ome:
-        given = [e.get("Name") for e in _elements(file.ome_metadata, "Channel")]
+        given = [e.get("Name") for e in tiff_spacing.elements(file.ome_metadata, "Channel")]
     elif file.is_imagej:
         given = list((file.imagej_metadata or {}).get("Labels", []))[:count]
     else:
-        given = (file.shaped_metadata or ({},))[0].get("channels", [])
+        given = tiff_spacing.shaped(file).get("channels", [])
     names = tuple(str(name) for name in given if name)
     return names if len(names) == len(set(names)) == count else ()
-
-
-def _spacing(file: Any, resolution: Any, ndim: int) -> tuple[float, ...] | None:
-    """Return the spacing in mm from OME, ImageJ or the resolution tags; fewer numbers than axes where dz is unknown."""
-    if file.is_ome:
-        return _ome_spacing(file.ome_metadata, ndim)
-    extra = (file.imagej_metadata if file.is_imagej else None) or (file.shaped_metadata or ({},))[0]
-    scale = {2: 25.4, 3: 10.0}.get(resolution[2] if resolution else 1)  # inch, centimeter
-    if file.is_imagej or scale is None:
-        scale = LENGTHS.get(str(extra.get("unit", "")))
-    if resolution is None or scale is None or 0 in (*resolution[0], *resolution[1]):
-        return None
-    dx, dy = (scale * d / n for n, d in resolution[:2])
-    dz = extra.get("spacing")
-    if ndim == 3 and dz:
-        return (float(dz) * (scale if file.is_imagej else 1.0), dy, dx)
-    return (dy, dx)
-
-
-def _ome_spacing(xml: str, ndim: int) -> tuple[float, ...] | None:
-    pixels = next(iter(_elements(xml, "Pixels")), None)
-    sizes = []
-    for axis in "ZYX"[3 - ndim :]:
-        size = None if pixels is None else pixels.get(f"PhysicalSize{axis}")
-        unit = "µm" if pixels is None else pixels.get(f"PhysicalSize{axis}Unit", "µm")  # the default of OME
-        if size is None or unit not in LENGTHS:
-            if axis == "Z":
-                continue
-            return None
-        sizes.append(float(size) * LENGTHS[unit])
-    return tuple(sizes)
-
-
-def _elements(xml: str, name: str) -> list[Any]:
-    import xml.etree.ElementTree as ET
-
-    return [e for e in ET.fromstring(xml).iter() if e.tag.endswith("}" + name)]
 
 
 def check(image: Image, path: Path) -> None:
@@ -157,7 +150,7 @@ def encode(image: Image, labels: Labels) -> Iterator[tuple[str, bytes]]:
     spacing = image.spacing
     across, down, code = header.resolution or (_fraction(10.0 / spacing[-1]), _fraction(10.0 / spacing[-2]), 3)
     metadata = {"axes": axes, **METADATA[header.kind](image, labels, across)}
-    options: dict[str, Any] = {"photometric": photometric, "metadata": metadata}
+    options: dict[str, Any] = {"photometric": photometric, "metadata": metadata, "software": mark(labels)}
     if header.kind != "plain":
         options[header.kind] = True
     buffer = io.BytesIO()
@@ -182,6 +175,7 @@ def _named(image: Image) -> bool:
 
 def _plain(image: Image, labels: Labels, across: tuple[int, int]) -> dict[str, Any]:
     more = {"channels": list(image.channels)} if _named(image) and image.channels != RGB else {}
+    more |= {"spacing_mm": [s for s in image.spacing if np.isfinite(s)]}  # exact, and sure to be of pixels
     return more | {"description": labels.description} | _depth(image, 1.0)
 
 
@@ -189,7 +183,7 @@ def _imagej(image: Image, labels: Labels, across: tuple[int, int]) -> dict[str, 
     unit = _pixel_unit(across, image.spacing[-1])
     planes = image.values.shape[1] if len(image.spacing) == 3 else 1
     more = {"Labels": [*image.channels] * planes} if _named(image) else {}
-    return more | {"unit": unit, "Info": labels.description} | _depth(image, LENGTHS[unit])
+    return more | {"unit": unit, "Info": labels.description} | _depth(image, length_unit(unit) or 1.0)
 
 
 def _depth(image: Image, scale: float) -> dict[str, float]:
@@ -219,7 +213,25 @@ def _fraction(value: float) -> tuple[int, int]:
 def _pixel_unit(resolution: tuple[int, int], dx: float) -> str:
     """Return the ImageJ unit for which the resolution tag, in pixels per unit, means a pixel of dx mm."""
     pixel = resolution[1] / resolution[0]
-    return min(("mm", "cm", "um", "nm", "m", "inch"), key=lambda u: abs(np.log(pixel * LENGTHS[u] / dx)))
+    return min(("mm", "cm", "um", "nm", "m", "inch"), key=lambda u: abs(np.log(pixel * (length_unit(u) or 1.0) / dx)))
 
 
-FORMAT = Format("tiff", "TIFF", (".tif", ".tiff"), ".tif", file_reader("tiff", _load), check, encode)
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and big, of both orders of bytes
+
+
+def _probe(path: Path) -> bool:
+    return head(path, 4) in MAGIC
+
+
+def _made(path: Path) -> str:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page: Any = file.pages[0]
+        text = str(page.software)
+    return text if text.startswith(MARK) else ""
+
+
+FORMAT = Format(
+    "tiff", "TIFF", (".tif", ".tiff"), ".tif", file_reader("tiff", _load), check, encode, _probe, made=_made
+)
