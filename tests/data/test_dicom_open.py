@@ -10,7 +10,7 @@ import pytest
 from made_files import make_series, make_slice, slice_values
 
 from retrodict._check import InputError
-from retrodict.data import discover, read
+from retrodict.data import discover, find, read
 from retrodict.data.formats.dicom_file import dataset, looks_like_dicom
 from retrodict.data.limits import LIMIT_VARIABLE
 
@@ -69,12 +69,10 @@ def test_a_junk_file_is_named_and_the_series_stays(tmp_path):
     folder = make_series(tmp_path / "in", count=4)
     (folder / "junk.dcm").write_bytes(b"\x00" * 128 + b"DICM" + b"\xff" * 40)
     (folder / "text.dcm").write_bytes(b"nothing of the kind" * 50)
-    refused = []
-    (found,) = discover(folder, refused)
-    assert (found.format, len(found.paths)) == ("dicom-series", 4)
-    assert sorted(os.path.basename(e.where) for e in refused) == ["junk.dcm", "text.dcm"]
-    with pytest.raises(InputError, match="junk"):
-        discover(folder)
+    found = find(folder)
+    (source,) = found.sources
+    assert (source.name, source.format, len(source.paths)) == ("in", "dicom-series", 4)
+    assert [(left.path.name, left.failed) for left in found.left_out] == [("junk.dcm", True), ("text.dcm", True)]
 
 
 @pytest.mark.parametrize("marked", [True, False])
