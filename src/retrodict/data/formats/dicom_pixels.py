@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_modality_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
 from retrodict._check import InputError
@@ -69,7 +70,8 @@ def _decoded(ds: Dataset, path: Path) -> np.ndarray:
     with decoding(path, "DICOM"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the length of the pixel data; what matters of it is checked below
         try:
-            return np.asarray(ds.pixel_array)
+            # pydicom would cut off the bits above BitsStored unseen; what they hold is judged in _valued_bits.
+            return np.asarray(pixel_array(ds, correct_unused_bits=False))
         except ValueError as error:
             if "less than expected" in str(error) or "number of bytes" in str(error):
                 rows, columns = ds.get("Rows"), ds.get("Columns")

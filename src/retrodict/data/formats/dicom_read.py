@@ -116,7 +116,7 @@ def read_series(paths: Sequence[Path], options: ReadOptions) -> Image:
     if not slices:
         path, reason = next(iter(strangers.items()))
         raise InputError(path, reason, "a reconstructed slice", "Leave this file out.")
-    notes += [f"{path.name} was left out: {reason}" for path, reason in strangers.items()]
+    notes += [f"{path.name}: left out, {reason}" for path, reason in strangers.items()]
     slices = _without_copies(slices, notes)
     if len(slices) == 1:
         return _single(slices[0], options, notes)
@@ -143,7 +143,7 @@ def _without_copies(slices: list[Slice], notes: list[str]) -> list[Slice]:
         if first is one:
             continue
         if np.array_equal(first.values, one.values) and np.array_equal(first.position, one.position, equal_nan=True):
-            notes.append(f"{one.name} was left out: a copy of {first.name}")
+            notes.append(f"{one.name}: left out, a copy of another file")
         else:
             kept[f"{uid} {one.path}"] = one  # one UID for two images: an anonymizer's fault, not a copy
     return list(kept.values())
@@ -217,7 +217,7 @@ def _load(path: Path, ds: Dataset, options: ReadOptions) -> tuple[list[Slice], l
         header, lost = writable(ds)
         header.filename, header.file_meta = str(path), ds.file_meta
         if lost:
-            notes.append(f"{path.name}: not in the results, because it cannot be encoded: {', '.join(lost[:6])}")
+            notes.append(f"{path.name}: not in the results, because it cannot be encoded, is {', '.join(lost[:6])}")
         instance = _instance(ds, path)
     return [
         Slice(path, header, i, count, *frame, unit, *place, instance if count == 1 else None)
@@ -276,7 +276,7 @@ def _flag_lossy(ds: Dataset, path: Path, notes: list[str]) -> None:
     if not flagged and ds.file_meta.get("TransferSyntaxUID") in LOSSY:
         ds.LossyImageCompression, flagged = "01", True
     if flagged:
-        notes.append("lossy compression (LossyImageCompression 01): its errors are no noise of the instrument")
+        notes.append("lossy compression (LossyImageCompression 01), whose errors are no noise of the instrument")
 
 
 def _instance(ds: Dataset, path: Path) -> int | None:
