@@ -67,7 +67,7 @@ SHORT = ("measured", "Wiener filter", "non-local means", "network, one call", "m
 def card(records, setup):
     """Table of the Gaussian card of one setup."""
     if records is None:
-        return missing("retrodict bench gaussian-card --json benchmarks/results/gaussian-card.json")
+        return missing("retrodict bench gaussian-card --output benchmarks/results/gaussian-card.json")
     rows = []
     for r in records:
         if r["setup"] != setup or r["steps"] is None or r["steps"] not in (1, 8, 32, 64, 200):
@@ -130,7 +130,7 @@ Rows of other libraries are Monte Carlo with 256 samples and an exact denoiser; 
 
 ## Gaussian card, every process and rule
 
-`retrodict bench gaussian-card --json benchmarks/results/gaussian-card.json`
+`retrodict bench gaussian-card --output benchmarks/results/gaussian-card.json`
 
 {card(own and [r for r in own if r["library"] == "retrodict"], "R")}
 

@@ -24,7 +24,7 @@ from retrodict.models.model import Intensity, ModelSpec, load_weights, read_tens
 from retrodict.nets import precision_for
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_config import FitConfig
-from retrodict.tasks.prepare import torch_threads
+from retrodict.tasks.machine import torch_threads
 from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.loop import Progress, TrainingOptions, latest_checkpoint, train
 from retrodict.training.losses import denoising_loss

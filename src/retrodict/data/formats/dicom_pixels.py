@@ -183,8 +183,8 @@ def _rescaled(stored: np.ndarray, ds: Dataset, frame: int, path: Path, asked: st
     said = of_frame(ds, frame, "RescaleType") or (table[0].get("ModalityLUTType") if table else None) or wanted
     kind = str(said or "").strip().upper()
     if wanted is not None and asked is None and SPELLINGS.get(kind, kind) != wanted:
-        hint = f'Say the unit to read it all the same: unit="{wanted}" (--unit {wanted}), or another one.'
-        raise InputError(path, f"RescaleType {said}", f"RescaleType {wanted}", hint)
+        hint = "Give {unit} to read it all the same, or another unit."
+        raise InputError(path, f"RescaleType {said}", f"RescaleType {wanted}", hint, unit=wanted)
     given = [of_frame(ds, frame, k) is not None for k in ("RescaleSlope", "RescaleIntercept")]
     if table and not any(given):
         with decoding(path, "DICOM"):

@@ -228,11 +228,8 @@ def _load(path: Path, ds: Dataset, options: ReadOptions) -> tuple[list[Slice], l
 def _check_kind(ds: Dataset, path: Path, expect: str | None) -> None:
     found = modality(ds)
     if expect is not None and found != expect:
-        hint = (
-            "To read it all the same, and to say the unit of its values: expect=None and unit= in read; "
-            "modality=\"any\" in restore (--modality any, --unit). Without a unit it is 'arbitrary'."
-        )
-        raise InputError(path, f"Modality {found}", f"Modality {expect}", hint)
+        hint = "Give {expect} to read any modality; its values are then in the unit 'arbitrary', or in that of {unit}."
+        raise InputError(path, f"Modality {found}", f"Modality {expect}", hint, expect=None, unit=...)
     if integer(ds, "SamplesPerPixel", path, 1) != 1 or "PALETTE" in str(ds.get("PhotometricInterpretation", "")):
         raise InputError(path, f"a color image ({ds.get('PhotometricInterpretation')})", "one gray value per pixel")
     if found == "CT" and SCOUTS & set(words(ds)):

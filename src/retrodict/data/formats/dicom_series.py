@@ -183,5 +183,6 @@ def check_numbers(slices: list[Slice], known: set[int]) -> None:
     holes = [(numbers[i], numbers[i + 1]) for i in np.flatnonzero(steps > 1.5 * usual)]
     if holes:
         where = "; ".join(f"nothing between InstanceNumber {a} and {b}" for a, b in holes[:4])
-        hint = "If the files were left out on purpose, give allow_gaps=True (--allow-gaps)."
-        raise InputError(slices[0].path.parent, f"missing slices: {where}", "every slice of the series", hint)
+        hint = "If the files were left out on purpose, give {allow_gaps}."
+        found, wanted = f"missing slices: {where}", "every slice of the series"
+        raise InputError(slices[0].path.parent, found, wanted, hint, allow_gaps=True)
