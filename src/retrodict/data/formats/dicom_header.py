@@ -39,7 +39,7 @@ STALE = {
 def stale(element: Any) -> bool:
     """Say whether an element does not hold for a derived image: private, curve, overlay, or about stored values."""
     tag = element if not hasattr(element, "tag") else element.tag
-    return tag.group == 0x0002 or tag.is_private or 0x5000 <= tag.group <= 0x60FF or tag in STALE
+    return tag.group == 0x0002 or tag.is_private or tag.group & 0xFF00 in (0x5000, 0x6000) or tag in STALE
 
 
 def writable(source: Dataset, charset: Any = None) -> tuple[Dataset, list[str]]:
