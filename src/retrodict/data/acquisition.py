@@ -32,6 +32,9 @@ TAGS = {
 }
 
 
+EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions")
+
+
 ACQUISITION = "109101"  # purpose "Acquisition Equipment" of a contributing equipment
 
 
@@ -52,7 +55,7 @@ def acquisition(paths: Sequence[Path]) -> dict[str, Any]:
         scanner = _scanner(data)
         for tag, name in TAGS.items():
             try:
-                value = (scanner if tag in scanner else data).get(tag)
+                value = (scanner if tag in EQUIPMENT else data).get(tag)
                 if value not in (None, ""):
                     found.setdefault(name, []).append(_plain(value))
             except Exception:  # pydicom raises almost anything on a value that is none of its kind

@@ -220,7 +220,7 @@ def _equip(ds: Dataset, series: Series) -> None:
     scanner = Dataset()
     for keyword in EQUIPMENT:
         if keyword in ds:
-            scanner[keyword] = ds[keyword]
+            scanner.add(copy.deepcopy(ds[keyword]))
     if len(scanner):
         first = not any(_purpose(item) == "109101" for item in known)
         scanner.PurposeOfReferenceCodeSequence = code(*(ACQUISITION if first else PROCESSING))

@@ -133,9 +133,9 @@ class _Coder(NamedTuple):
         low, high = _range(slices, padding)
         window, level, bits, coarse = None, math.nan, 16, False
         if not is_image(role):
-            some = slices.reshape(-1)[:: max(1, slices.size // 1_000_000)]  # a window needs no exact quantile
-            bulk = float(np.quantile(np.abs(some), 0.995))
-            window = (min(low, 0.0), max(float(np.quantile(some, 0.995)), 1e-6))
+            some = slices.reshape(-1)[:: max(1, slices.size // 1_000_000)]  # quantiles need not be exact
+            bulk = float(np.quantile(np.abs(some[some != 0]), 0.95)) if some.any() else 0.0
+            window = (min(low, 0.0), max(min(float(np.quantile(some, 0.995)), 3 * bulk), 1e-6))
             coarse = (max(high, 0.0) - min(low, 0.0)) / 65533 > FINE * bulk > 0
             bits = 32 if coarse and not header.frames else 16  # multi-frame secondary captures have 16 (PS3.3, A.8.4)
         if padding is not None:
