@@ -31,15 +31,13 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-from mutants_sites import PACKAGE, Mutant, files, listed, sampled
+from mutants_sites import Mutant, files, listed, sampled
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
-WARM = (
-    "torch torch.utils.data numpy scipy.fft scipy.special scipy.stats scipy.ndimage pywt skimage.metrics nibabel "
-    "tifffile PIL.Image pydicom pydicom.pixels yaml pydantic rich.console typer jinja2 matplotlib.figure "
-    "safetensors.torch accelerate pytest _pytest.assertion.rewrite hypothesis xdist"
-).split()
+WARM = """torch torch.utils.data numpy scipy.fft scipy.special scipy.stats scipy.ndimage pywt skimage.metrics nibabel
+tifffile PIL.Image pydicom pydicom.pixels yaml pydantic rich.console typer jinja2 matplotlib.figure safetensors.torch
+accelerate pytest _pytest.assertion.rewrite _pytest._argcomplete hypothesis xdist"""
 CAUGHT = ("caught", "timeout")
 
 
@@ -153,9 +151,15 @@ def run(jobs: list[tuple[str, Mutant | None, list[str], int]], workers: int, don
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
-def _key(mutant: Mutant, tests: list[str]) -> str:
-    parts = [mutant.text, *((ROOT / test.split("::")[0]).read_text() for test in tests)]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+
+
+def _seen(result: dict, tests: list[str]) -> str:
+    """Digest of the tests that a verdict rests on: of the one that failed, or of all that did not."""
+    named = [result["test"]] if result["verdict"] in ("caught", "explained?") else tests
+    paths = {ROOT / name.split("::")[0].removesuffix(" (import)") for name in named}
+    return _digest(*sorted(path.read_text() for path in paths if path.is_file()))
 
 
 def _git(*words: str) -> str:
@@ -216,7 +220,7 @@ def main() -> None:
 
 def _run(mutants: list[Mutant], rooms: dict[str, dict], options: argparse.Namespace) -> int:
     """Run, print and store; the number of faults that were neither caught nor explained."""
-    for name in WARM:
+    for name in WARM.split():
         try:
             importlib.import_module(name)
         except ImportError:  # an extra: the tests that need it say so
@@ -229,11 +233,10 @@ def _run(mutants: list[Mutant], rooms: dict[str, dict], options: argparse.Namesp
         about = {"id": m.name, "layer": m.layer, "file": m.file, "breaks": m.breaks, "reason": m.equivalent}
         if m.stale:
             records[m.name] = {**about, "verdict": "stale", "test": "", "reason": m.stale}
-        elif options.resume and old.get(m.name, {}).get("key") == _key(m, tests[m.name]):
-            kept = {k: v for k, v in old[m.name].items() if k in ("verdict", "test", "cpu_s", "wall_s", "key")}
-            records[m.name] = about | kept | _judged(m, kept)
+        elif options.resume and _holds(old.get(m.name, {}), m, tests[m.name]):
+            records[m.name] = old[m.name] | about | _judged(m, old[m.name])
         else:
-            records[m.name] = {**about, "key": _key(m, tests[m.name])}
+            records[m.name] = {**about, "text": _digest(m.text)}
             todo.append(m)
     needed = {room: tests_of(rooms[room]) for room in sorted({room_of(m.file, rooms) for m in todo})}
     spent: dict[str, float] = {}
@@ -248,7 +251,7 @@ def _run(mutants: list[Mutant], rooms: dict[str, dict], options: argparse.Namesp
     named = {m.name: m for m in todo}
 
     def done(name: str, result: dict) -> None:
-        records[name] |= result | _judged(named[name], result)
+        records[name] |= result | {"seen": _seen(result, tests[name])} | _judged(named[name], result)
         _print(records[name])
         _store([r for r in records.values() if "verdict" in r], options)
 
@@ -263,6 +266,11 @@ def _run(mutants: list[Mutant], rooms: dict[str, dict], options: argparse.Namesp
     for r in bad:
         _print(r)
     return len(bad)
+
+
+def _holds(record: dict, m: Mutant, tests: list[str]) -> bool:
+    """Whether a stored verdict is one of the same fault by the same tests."""
+    return record.get("text") == _digest(m.text) and record.get("seen") == _seen(record, tests)
 
 
 def _judged(m: Mutant, result: dict) -> dict:

@@ -95,7 +95,7 @@ def mutate(node: ast.AST) -> tuple[str, ast.AST] | None:
     if isinstance(new, ast.Constant) and type(new.value) in (int, float, bool):
         new.value = not new.value if isinstance(new.value, bool) else new.value + 1
         return "constant", new
-    if isinstance(new, ast.Expr) and isinstance(new.value, ast.Call) or isinstance(new, ast.AugAssign):
+    if isinstance(new, ast.AugAssign) or (isinstance(new, ast.Expr) and isinstance(new.value, ast.Call)):
         return "statement", ast.Pass()
     if isinstance(new, ast.Call) and len(new.args) == 2 and not any(isinstance(a, ast.Starred) for a in new.args):
         new.args.reverse()
@@ -112,9 +112,9 @@ def sites(file: str, tree: ast.Module) -> list[tuple[str, str, ast.AST, ast.AST]
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             place = f"{place}.{node.name}" if place else node.name
             children = node.body
-        elif isinstance(node, ast.JoinedStr | ast.Raise | ast.Assert | ast.Import | ast.ImportFrom):
-            return
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in SILENT:
+        elif isinstance(node, ast.JoinedStr | ast.Raise | ast.Assert | ast.Import | ast.ImportFrom) or (
+            isinstance(node, ast.Call) and getattr(node.func, "id", "") in SILENT
+        ):
             return
         elif isinstance(node, ast.AnnAssign):
             children = [node.value] if node.value is not None else []

@@ -1,4 +1,4 @@
-"""Closed forms of bases, spectra and curves that the contracts of all bases leave open: each names the fault it sees."""
+"""Closed forms of bases, spectra and curves that the contracts of all bases leave open."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_power_of_a_pixel_is_the_mean_over_the_whole_plane(size):
 
 
 def test_wavelet_coefficients_sit_in_the_middle_of_their_octave():
-    """Details of level b reach from fs/4 to fs/2 of their level, fs = 2^-b / pitch; the approximation holds the rest."""
+    """Details of level b reach from fs/4 to fs/2 of their level, fs = 2^-b / pitch; below is the approximation."""
     basis = Wavelet((16, 16), (0.5, 0.8), levels=3)
     f, band = basis.radius(), basis.band()
     for level in range(3):
