@@ -225,7 +225,11 @@ def _run(mutants: list[Mutant], rooms: dict[str, dict], options: argparse.Namesp
             importlib.import_module(name)
         except ImportError:  # an extra: the tests that need it say so
             continue
-    old = {r["id"]: r for r in json.loads(options.json.read_text())["mutants"]} if options.json.exists() else {}
+    import torch
+
+    torch.func.jvp(torch.sin, (torch.ones(1),), (torch.ones(1),))  # the first call imports much
+    stored = json.loads(options.json.read_text()) if options.json.exists() else {"mutants": [], "rooms": {}}
+    old = {r["id"]: r for r in stored["mutants"]}
     tests = {m.name: tests_of(rooms[room_of(m.file, rooms)]) for m in mutants}
     records: dict[str, dict] = {} if not options.only and not options.layer else dict(old)
     todo = []
@@ -239,7 +243,7 @@ def _run(mutants: list[Mutant], rooms: dict[str, dict], options: argparse.Namesp
             records[m.name] = {**about, "text": _digest(m.text)}
             todo.append(m)
     needed = {room: tests_of(rooms[room]) for room in sorted({room_of(m.file, rooms) for m in todo})}
-    spent: dict[str, float] = {}
+    spent: dict[str, float] = stored["rooms"]  # CPU seconds of the tests of each room without a fault
 
     def baseline(room: str, result: dict) -> None:
         if result["verdict"] != "survived":
@@ -247,18 +251,19 @@ def _run(mutants: list[Mutant], rooms: dict[str, dict], options: argparse.Namesp
         spent[room] = result["cpu_s"]
         print(f"no fault   {spent[room]:>6.1f} s  {room}", flush=True)
 
-    run([(room, None, tests, 900) for room, tests in needed.items()], options.workers, baseline)
+    fresh = {room: tests for room, tests in needed.items() if not options.resume or room not in spent}
+    run([(room, None, tests, 900) for room, tests in fresh.items()], options.workers, baseline)
     named = {m.name: m for m in todo}
 
     def done(name: str, result: dict) -> None:
         records[name] |= result | {"seen": _seen(result, tests[name])} | _judged(named[name], result)
         _print(records[name])
-        _store([r for r in records.values() if "verdict" in r], options)
+        _store([r for r in records.values() if "verdict" in r], spent, options)
 
     jobs = [(m, room_of(m.file, rooms)) for m in todo]
     run([(m.name, m, needed[r], 60 + int(4 * spent[r])) for m, r in jobs], options.workers, done)
     final = [r for r in records.values() if "verdict" in r]
-    _store(final, options)
+    _store(final, spent, options)
     bad = [r for r in final if r["verdict"] not in (*CAUGHT, "equivalent")]
     print(f"\n{sum(r.get('cpu_s', 0) for r in final) / 60:.1f} CPU minutes, without fault {sum(spent.values()):.0f} s")
     for layer, counts in summary(final).items():
@@ -281,9 +286,9 @@ def _judged(m: Mutant, result: dict) -> dict:
     return {"verdict": {"survived": "equivalent", "caught": "explained?", "timeout": "explained?"}.get(raw, raw)}
 
 
-def _store(records: list[dict], options: argparse.Namespace) -> None:
+def _store(records: list[dict], spent: dict[str, float], options: argparse.Namespace) -> None:
     about = {"commit": _git("rev-parse", "HEAD"), "changed": bool(_git("status", "--porcelain", "src", "tests"))}
-    record = {**about, "seed": options.seed, "summary": summary(records), "mutants": records}
+    record = {**about, "seed": options.seed, "summary": summary(records), "rooms": spent, "mutants": records}
     options.json.write_text(json.dumps(record, indent=1) + "\n")
 
 

@@ -102,3 +102,13 @@ def test_a_measured_nps_is_no_mtf():
     with pytest.raises(InputError, match="a measured NPS"):
         Curve.parse(record([0.0, 1.0], [1.0, 1.0], quantity="nps"), "mtf")
     assert Curve.parse(record([0.0, 1.0], [1.0, 1.0], quantity="mtf"), "mtf").unit == "1"
+
+
+@pytest.mark.parametrize("basis", [Pixel((3, 4), complex=True), Fourier((3, 4), complex=True)])
+def test_a_complex_coefficient_is_two_degrees_of_freedom(basis):
+    """Two of them at each, whose mean square is half of |u|^2: they sum to those of the image, and to its energy."""
+    x = torch.complex(*torch.randn(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))
+    u = basis.forward(x)
+    assert torch.equal(basis.multiplicity(), torch.full((3, 4), 2.0).double())
+    assert torch.allclose(basis.energy(u), (u.real**2 + u.imag**2) / 2)
+    assert float((basis.multiplicity() * basis.energy(u)).sum()) == pytest.approx(float((x.abs() ** 2).sum()))
