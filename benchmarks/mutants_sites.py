@@ -30,26 +30,31 @@ class Mutant:
 
 def listed(records: list[dict]) -> list[Mutant]:
     """The faults of the list; an anchor that is not there exactly once makes a stale one."""
-    return [_listed(record, (PACKAGE / record["file"])) for record in records]
+    return [_listed(record) for record in records]
 
 
-def _listed(record: dict, path: Path) -> Mutant:
+def _listed(record: dict) -> Mutant:
+    found = [_edited(record, path) for path in sorted(PACKAGE.glob(record["file"]))]
+    good = [f for f in found if not f.stale]
+    if len(good) == 1:
+        return good[0]
+    why = f"in {len(good)} files" if good else "; ".join(f.stale for f in found[:2]) or "no such file"
     about = (record["id"], record["file"], record["breaks"])
-    reason = record.get("equivalent", "")
-    text = path.read_text() if path.exists() else ""
-    first, last = 0, len(text)
-    if "within" in record:
-        place = _extent(text, record["within"])
-        if place is None:
-            return Mutant(*about, equivalent=reason, stale=f"no {record['within']} in {record['file']}")
-        first, last = place
-    edits = record["edits"] if "edits" in record else [[record["old"], record["new"]]]
-    changed = text[first:last]
-    for old, new in edits:
+    return Mutant(*about, equivalent=record.get("equivalent", ""), stale=why)
+
+
+def _edited(record: dict, path: Path) -> Mutant:
+    about = (record["id"], str(path.relative_to(PACKAGE)), record["breaks"])
+    reason, text = record.get("equivalent", ""), path.read_text()
+    place = _extent(text, record["within"]) if "within" in record else (0, len(text))
+    if place is None:
+        return Mutant(*about, equivalent=reason, stale=f"no {record['within']}")
+    changed = text[place[0] : place[1]]
+    for old, new in record["edits"] if "edits" in record else [[record["old"], record["new"]]]:
         if changed.count(old) != 1:
             return Mutant(*about, equivalent=reason, stale=f"{changed.count(old)} times in the text: {old!r}")
         changed = changed.replace(old, new)
-    changed = text[:first] + changed + text[last:]
+    changed = text[: place[0]] + changed + text[place[1] :]
     try:
         same = ast.dump(ast.parse(changed)) == ast.dump(ast.parse(text))
     except SyntaxError as error:
@@ -147,9 +152,12 @@ class _Replace(ast.NodeTransformer):
 def sampled(rooms: dict[str, dict], seed: int, equivalent: dict[str, str]) -> list[Mutant]:
     """As many sites of each room as it says, those of the smallest hash."""
     out = []
+    taken: set[str] = set()
     for room in rooms.values():
         found = []
-        for file in files(room):
+        own = [file for file in files(room) if file not in taken]
+        taken.update(own)
+        for file in own:
             tree = ast.parse((PACKAGE / file).read_text())
             found += [(hashlib.sha256(f"{seed}:{s[0]}".encode()).hexdigest(), file, tree, s) for s in sites(file, tree)]
         for _, file, tree, (name, words, node, new) in sorted(found, key=lambda item: item[0])[: room["sample"]]:
