@@ -76,7 +76,7 @@ def _child(folder: Path, tests: list[str], seconds: int) -> None:
     os.dup2(log, 1), os.dup2(log, 2)
     os.chdir(ROOT)
     sys.path.insert(0, str(folder / "src"))
-    os.environ["PYTHONPATH"] = str(folder / "src")
+    os.environ |= {"PYTHONPATH": str(folder / "src"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     import pytest
 
     first = _First()
@@ -131,7 +131,8 @@ def outcome(folder: Path, status: int) -> dict:
 
 def run(jobs: list[tuple[str, Mutant | None, list[str], int]], workers: int, done) -> None:
     """Run jobs (name, fault, tests, CPU seconds), `workers` at a time; `done(name, result)` is called after each."""
-    with tempfile.TemporaryDirectory(prefix="mutants-") as place:
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # many small files: not on a disk where it can be
+    with tempfile.TemporaryDirectory(prefix="mutants-", dir=memory) as place:
         base, waiting, running = Path(place), list(jobs), {}
         shutil.copytree(ROOT / "src", base / "src", ignore=shutil.ignore_patterns("__pycache__"))
         subprocess.run([sys.executable, "-m", "compileall", "-q", str(base / "src")], check=True)

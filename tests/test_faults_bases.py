@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from retrodict import InputError
-from retrodict.bases import Fourier, Pixel, Wavelet
+from retrodict.bases import ChannelMix, Fourier, Pixel, Stack, Wavelet
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import Spectrum, channel_spectrum, radial_spectrum
 
@@ -112,3 +112,16 @@ def test_a_complex_coefficient_is_two_degrees_of_freedom(basis):
     assert torch.equal(basis.multiplicity(), torch.full((3, 4), 2.0).double())
     assert torch.allclose(basis.energy(u), (u.real**2 + u.imag**2) / 2)
     assert float((basis.multiplicity() * basis.energy(u)).sum()) == pytest.approx(float((x.abs() ** 2).sum()))
+
+
+def test_variances_of_rotated_channels_go_back_by_columns():
+    """x_c = sum_d m_dc u_d, so that Var x_c = sum_d m_dc^2 Var u_d; the squares of this m are not symmetric."""
+    a, b = math.cos(0.5), math.sin(0.5)
+    m = torch.tensor([[a, -b, 0], [0, 0, 1], [b, a, 0]], dtype=torch.float64)
+    basis, variance = ChannelMix.of(Fourier((4, 4)), m), torch.tensor([[1.0, 5.0, 9.0]], dtype=torch.float64)
+    covariance = m.T @ torch.diag(variance[0]) @ m
+    assert torch.allclose(basis.unmixed(variance)[0], covariance.diagonal(), rtol=1e-12)
+
+
+def test_slices_of_a_stack_are_a_pitch_apart():
+    assert Stack.of(Fourier((4, 6), (0.5, 0.7)), 3, 2.0).spacing == (2.0, 0.5, 0.7)
