@@ -110,7 +110,8 @@ def speed(found):
         f"{about['name']}, {about['capability']}; `--precision auto` is {about['auto']} here and takes "
         f"{found['auto_over_better']:.2f} of the CPU seconds of the better of the two.\n\n{table(head, rows)}\n\n"
         f"bfloat16 instead of float32 moves the posterior mean by {gap['mean_difference_hu']:.2f} HU rms, "
-        f"{gap['ratio']:.4f} of the standard deviation ({gap['sd_hu']:.1f} HU), on {gap['side']} x {gap['side']} pixels "
+        f"{gap['ratio']:.4f} of the standard deviation ({gap['sd_hu']:.1f} HU), on "
+        f"{gap['side']} x {gap['side']} pixels "
         "of a shipped slice."
     )
 
