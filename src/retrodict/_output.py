@@ -16,7 +16,7 @@ import torch
 from retrodict._check import InputError, OutputError
 from retrodict._version import __version__
 
-__all__ = ["refuse_existing", "staged", "stamp", "write_file", "write_folder"]
+__all__ = ["refuse_existing", "said", "staged", "stamp", "write_file", "write_folder"]
 
 
 def stamp() -> dict[str, Any]:
@@ -79,10 +79,10 @@ def staged(out: Path | str, name: str, *, force: bool = False) -> Generator[Path
     fresh = not target.exists()
     staging = target / f".{name}.tmp-{os.getpid()}"
     try:
-        with _said(staging):
+        with said(staging):
             staging.mkdir(parents=True)
         yield staging
-        with _said(target):
+        with said(target):
             _move_all(staging, target, force)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -112,7 +112,7 @@ def _put(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _said(path: Path) -> Generator[None]:
+def said(path: Path) -> Generator[None]:
     """Say a failure of the file system as an `OutputError` that names the path."""
     try:
         yield
@@ -130,7 +130,7 @@ def _temporary(target: Path) -> Generator[Path]:
     """A name in the same folder, and so on the same file system, where a rename is atomic; gone at the end."""
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     try:
-        with _said(target):
+        with said(target):
             yield temporary
     finally:
         if temporary.is_dir() and not temporary.is_symlink():

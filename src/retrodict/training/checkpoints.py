@@ -6,15 +6,16 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from retrodict._check import InputError, OutputError
+from retrodict._check import InputError, OutputError, read_json
 from retrodict._output import write_folder
-from retrodict.models.model import read_json, read_tensors
+from retrodict.models.tensors import read_tensors
 
 __all__ = ["Checkpoint", "differing", "flat", "identity_hash", "newest", "save_checkpoint", "sweep"]
 
@@ -67,22 +68,32 @@ def _step_of(path: Path) -> int:
 def _opened(path: Path) -> Checkpoint:
     where = path / "state.json"
     record = read_json(where, "the record of a checkpoint")
-    step, sums = record.get("step"), record.get("sha256")
-    if not isinstance(step, int) or step != _step_of(path):
+    step, sums = record.get("step"), record.get("files")
+    if step != _step_of(path) or isinstance(step, bool):
         raise InputError(f"{where}: step", repr(step), f"{_step_of(path)}, as in the name of the folder")
     if not isinstance(record.get("options"), dict) or not isinstance(record.get("identity"), dict):
         raise InputError(where, "no options or no identity of the run", "a checkpoint of this version")
     if not isinstance(sums, dict) or set(sums) != set(FILES):
-        raise InputError(f"{where}: sha256", "no checksums", f"those of {', '.join(FILES)}")
+        raise InputError(f"{where}: files", repr(sums)[:80], f"size and checksum of {', '.join(FILES)}")
     for name in FILES:
-        try:
-            content = (path / name).read_bytes() if (path / name).is_file() else None
-        except OSError as error:
-            raise InputError(path / name, error.strerror or error, "a readable file") from error
-        if content is None or hashlib.sha256(content).hexdigest() != sums[name]:
-            found = "no file" if content is None else "a damaged file (its checksum is wrong)"
-            raise InputError(path / name, found, "the file that was written")
+        _check_file(path / name, sums[name])
     return Checkpoint(path, step, record)
+
+
+def _check_file(path: Path, stated: Any) -> None:
+    """Raise for a file that is not as it was written; its size is looked at first."""
+    wanted = "the file that was written"
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(path, "no regular file", wanted)
+        if not isinstance(stated, dict) or status.st_size != stated.get("bytes"):
+            raise InputError(path, f"{status.st_size} bytes", f"{wanted}, of another size")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(path, error.strerror or error, wanted) from error
+    if hashlib.sha256(content).hexdigest() != stated.get("sha256"):
+        raise InputError(path, "a damaged file (its checksum is another)", wanted)
 
 
 def save_checkpoint(
@@ -93,8 +104,8 @@ def save_checkpoint(
     Raises `OutputError` that says how much room is needed and how much there is; nothing half-written stays.
     """
     assert set(files) == set(FILES)
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    record = {"step": step, "options": dict(options), "identity": dict(identity), "sha256": sums}
+    sums = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()}
+    record = {"step": step, "options": dict(options), "identity": dict(identity), "files": sums}
     content = {**files, "state.json": json.dumps(record).encode()}
     try:
         write_folder(folder / f"checkpoint-{step:08d}", content.items(), force=True)
