@@ -1,6 +1,6 @@
-"""Damaged files, configurations, checkpoints and command lines: every one has to end as a result or as one clear error.
+"""Damaged files, configurations, checkpoints and command lines: each has to end as a result or as one clear error.
 
-    python benchmarks/fuzz.py                         # 3,000 cases, table, benchmarks/results/fuzz.json; 1 where one fails
+    python benchmarks/fuzz.py                         # 3,000 cases and a table; exit code 1 where one fails
     python benchmarks/fuzz.py --count 300             # every kind of fault a few times
     python benchmarks/fuzz.py --only read/dicom       # some of the surfaces
     python benchmarks/fuzz.py --case read/nifti.nii/field/17 --keep FOLDER   # one case in this process, with its files
@@ -34,10 +34,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 
-import fuzz_surfaces as surfaces
 import torch
 
+import fuzz_surfaces as surfaces
+
 RESULTS = Path(__file__).parent / "results" / "fuzz.json"
+ENDS = ("ok", "refused", "raw", "late", "hang", "partial", "unclear")
 SECONDS = 20.0
 BUDGET = 1 << 30
 """Bytes that a case may take: what `retrodict` declares for one file, and the arrays made of it."""
@@ -177,12 +179,11 @@ def table(outcomes: list[Outcome]) -> list[dict[str, object]]:
     rows = defaultdict(list)
     for outcome in outcomes:
         rows["/".join(outcome.case.split("/")[:2])].append(outcome)
-    ends = ("ok", "refused", "raw", "late", "hang", "partial", "unclear")
     return [
         {
             "kind": kind,
             "cases": len(group),
-            **{end: sum(o.end == end for o in group) for end in ends},
+            **{end: sum(o.end == end for o in group) for end in ENDS},
             "peak_mib": round(max(o.peak for o in group) / 2**20),
             "slowest": max(o.seconds for o in group),
         }
@@ -240,7 +241,7 @@ def main() -> int:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     total = {
         "cases": len(outcomes),
-        **{e: sum(o.end == e for o in outcomes) for e in ("ok", "refused", "raw", "late", "hang", "partial", "unclear")},
+        **{e: sum(o.end == e for o in outcomes) for e in ENDS},
         "over_budget": sum(o.peak > BUDGET for o in outcomes),
         "budget_mib": BUDGET >> 20,
         "peak_mib": max(o.peak for o in outcomes) >> 20,

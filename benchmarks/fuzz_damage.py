@@ -164,12 +164,34 @@ SYSTEM: dict[str, Damage] = {"no file": no_file, "renamed": renamed}
 
 # ---- DICOM -----------------------------------------------------------------------------------------------------------
 
-NUMERIC = (
-    "Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel RescaleSlope RescaleIntercept "
-    "PixelSpacing ImagePositionPatient ImageOrientationPatient SeriesNumber InstanceNumber SliceThickness WindowCenter "
-    "WindowWidth"
-).split()
-TEXTUAL = "PatientName SeriesDescription Modality PhotometricInterpretation ImageType PatientID SOPInstanceUID".split()
+NUMERIC = [
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "PixelSpacing",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "SeriesNumber",
+    "InstanceNumber",
+    "SliceThickness",
+    "WindowCenter",
+    "WindowWidth",
+]
+TEXTUAL = [
+    "PatientName",
+    "SeriesDescription",
+    "Modality",
+    "PhotometricInterpretation",
+    "ImageType",
+    "PatientID",
+    "SOPInstanceUID",
+]
 VRS = (b"AE", b"AS", b"AT", b"DA", b"DS", b"FD", b"FL", b"IS", b"LO", b"OB", b"OF", b"OW", b"PN", b"SQ", b"UN", b"XX")
 
 
@@ -373,7 +395,7 @@ def png_field(path: Path, rng: Random) -> None:
             body = zeros(12000 * 12001)
             data[33:] = chunk(b"IDAT", body) + chunk(b"IEND", b"")
         else:
-            text = zlib.compress(b"\0" * 10**rng.choice((3, 7)))
+            text = zlib.compress(b"\0" * 10 ** rng.choice((3, 7)))
             data[33:33] = chunk(rng.choice((b"zTXt", b"iCCP")), b"a\0\0" + text)
         struct.pack_into(">I", data, 29, zlib.crc32(data[12:29]))
         return data

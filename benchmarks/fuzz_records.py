@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import yaml
+
 from fuzz_damage import BAD_NUMBERS, BAD_TEXT, BYTES, Damage
 
 VALUES: tuple[Any, ...] = (
@@ -83,11 +84,13 @@ def json_text(path: Path, rng: Random) -> None:
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefghi", "bcdefghij", strict=True)
 )
-SCALARS = ("2020-13-45", "!!int abc", "!!float x", "!!timestamp 99", "!!binary '%'", "!!python/object/apply:os.system [id]",
+SCALARS = ("2020-13-45", "!!int abc", "!!float x", "!!timestamp 99", "!!binary '%'",
+           "!!python/object/apply:os.system [id]",
            "!!set [1]", "!!omap {a: 1}", "0o99", "1:99:99", ".nan", "1e999", "9" * 5000, "0b", "&a [*a]", "*x", "<<: 1",
            "? [a]", "'", '"\\x"', "\t", "%YAML 9.9", "---\n...\n---", "2001-01-01 99:00:00", "!!null x", "!!bool x",
            "{a: 1, a: 2}", "[1", "{", "- a", "@", "`", "!", "!<x> y", "!!map [1]", "!!seq {a: b}", "=", "1_0", "\x07",
-           "2002-12-14T21:59:43.1-25:99", "!!int ''", "!!int '-'", "!!float '-'", "!!timestamp ''", "? {a: b}\n: c")  # fmt: skip
+           "2002-12-14T21:59:43.1-25:99", "!!int ''", "!!int '-'", "!!float '-'", "!!timestamp ''",
+           "? {a: b}\n: c")  # fmt: skip
 
 
 def yaml_text(path: Path, rng: Random) -> None:
@@ -184,7 +187,8 @@ RECORDS: dict[str, dict[str, Damage]] = {
 
 KEYS = ("name", "training.steps", "process.name", "process.options", "process.options.x.y", "data.groups", "spacing",
         "network.options.width", "network.options.multipliers", "card", "card.a.b", "training", "data.patch", "bands",
-        "intensity.scale", "data.root", "level", "predicts", "start_from", "training.threads", "data.groups.0.name")  # fmt: skip
+        "intensity.scale", "data.root", "level", "predicts", "start_from", "training.threads",
+        "data.groups.0.name")  # fmt: skip
 
 
 def override(rng: Random) -> str:
@@ -201,16 +205,17 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fit": (("{config}", "-o", "{out}", "--dry-run"), ("--set",)),
     "evaluate": (("{evaluation}", "-o", "{out}"), ("--truth", "--method", "--measured", "--data-range", "--unit",
                                                   "--spacing")),
-    "measure nps": (("{in}", "-o", "{out}.json"), ("--repeats", "--size", "--count", "--region", "--slices", "--detrend",
-                                                  "--window", "--spacing", "--unit", "--at", "--seed")),
+    "measure nps": (("{in}", "-o", "{out}.json"), ("--repeats", "--size", "--count", "--region", "--slices",
+                                                  "--detrend", "--window", "--spacing", "--unit", "--at", "--seed")),
     "measure mtf": (("{in}", "-o", "{out}.json"), ("--kind", "--region", "--slices", "--diameter", "--radius",
                                                   "--half-width", "--window", "--spacing", "--at")),
     "info": (("{model}",), ()),
     "bench gaussian-card": ((), ("--steps", "--peers")),
 }  # fmt: skip
-WORDS = ("", " ", "-1", "0", "1", "2", "nan", "inf", "1e400", "1,1", "1,", ",", "1:", ":", "3:1", "0:4,0:4", "a=b", "=", "-",
-         "9" * 30, "x" * 5000, "**", "[/nope]", "\x1b[31m", "a\nb", "\u202e", "/dev/zero", "/", ".", "none", "auto", "ct",
-         "matched", "ddim", "HU", "--", "1.0,1.0", "1,1,1,1", "0,0", "-1,-1", "\udcff", "5,5", "0:9,0:9")  # fmt: skip
+WORDS = ("", " ", "-1", "0", "1", "2", "nan", "inf", "1e400", "1,1", "1,", ",", "1:", ":", "3:1", "0:4,0:4", "a=b", "=",
+         "-", "9" * 30, "x" * 5000, "**", "[/nope]", "\x1b[31m", "a\nb", "\u202e", "/dev/zero", "/", ".", "none",
+         "auto", "ct", "matched", "ddim", "HU", "--", "1.0,1.0", "1,1,1,1", "0,0", "-1,-1", "\udcff", "5,5",
+         "0:9,0:9")  # fmt: skip
 
 
 def command(name: str, rng: Random, known: dict[str, str]) -> list[str]:

@@ -16,9 +16,9 @@ from unittest import mock
 import numpy as np
 import torch
 import yaml
+
 from fuzz_damage import BYTES, IMAGES, SYSTEM, Damage
 from fuzz_records import COMMANDS, RECORDS, command, override
-
 from retrodict import InputError, NotCalibratedError
 from retrodict._check import OutputError
 from retrodict.bases import Fourier
@@ -242,7 +242,7 @@ def _endless() -> Iterator[str]:
             for _ in range(max(often, 1) if often or turn % 4 == 0 else 0):
                 numbers[kind] = numbers.get(kind, -1) + 1
                 yield f"{kind}/{numbers[kind]}"
-            
+
 
 # ---- what is done with a case ----------------------------------------------------------------------------------------
 
@@ -417,7 +417,7 @@ def _command(sample: str, fault: str, folder: Path, rng: Random) -> str:
     name = next(n for n in COMMANDS if "-".join(n.split()) == sample)
     words = command(name, rng, known)
     os.chdir(folder)
-    streams = [open(folder.with_suffix(f".{n}"), "r+") for n in ("stdout", "stderr")]
+    streams = [open(folder.with_suffix(f".{n}"), "r+") for n in ("stdout", "stderr")]  # noqa: SIM115
     code = 0
     with mock.patch.object(sys, "argv", ["retrodict", *words]):
         try:
@@ -428,9 +428,9 @@ def _command(sample: str, fault: str, folder: Path, rng: Random) -> str:
     text = "".join(stream.read() for stream in streams)
     bad = sorted({c for c in text if not c.isprintable() and c not in "\n\r"})
     if "Traceback" in text or code not in (0, 1, 2, 130):
-        raise AssertionError(f"exit code {code}: {ascii(words)[:300]}: {ascii(text[-300:])}")
+        raise AssertionError(f"exit code {code}: {ascii(words)[:300]}: {text[-300:]!a}")
     if bad:
-        raise AssertionError(f"{ascii(bad)} in the terminal: {ascii(words)[:300]}")
+        raise AssertionError(f"{bad!a} in the terminal: {ascii(words)[:300]}")
     if code in (1, 2) and not text.strip():
         raise AssertionError(f"exit code {code} without a word: {ascii(words)[:300]}")
     if code:
@@ -443,4 +443,3 @@ SURFACES: dict[str, Callable[[str, str, Path, Random], str]] = {
     "config": _config, "override": _override, "evaluation": _evaluation, "details": _evaluation, "curve": _curve,
     "command": _command,
 }  # fmt: skip
-

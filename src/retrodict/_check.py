@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["InputError", "NotCalibratedError", "OutputError", "Recipe", "build", "choice", "depth", "read_json", "read_text", "visible"]
+__all__ = [
+    "InputError",
+    "NotCalibratedError",
+    "OutputError",
+    "Recipe",
+    "build",
+    "choice",
+    "depth",
+    "read_json",
+    "read_text",
+    "visible",
+]
 
 
 LONGEST = 4096

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from retrodict._check import InputError, Recipe, build, choice, read_json
 from retrodict._output import write_file

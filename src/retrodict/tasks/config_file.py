@@ -11,6 +11,8 @@ from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from retrodict._check import DEEPEST, InputError, depth, read_text
 
@@ -110,17 +112,17 @@ class _Loader(yaml.SafeLoader):
         """One node, with its depth and the number of values in it."""
         alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
         if self._depth >= DEEPEST:
-            raise yaml.composer.ComposerError(None, None, f"more than {DEEPEST} levels", mark)
+            raise ComposerError(None, None, f"more than {DEEPEST} levels", mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
         if alias and id(node) not in self._sizes:
-            raise yaml.composer.ComposerError(None, None, "a value inside itself", mark)
+            raise ComposerError(None, None, "a value inside itself", mark)
         if not alias:
             self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in _parts(node))
         self._count += self._sizes[id(node)] if alias else 1
         if self._count > MOST_VALUES:
-            raise yaml.composer.ComposerError(None, None, f"more than {MOST_VALUES} values", mark)
+            raise ComposerError(None, None, f"more than {MOST_VALUES} values", mark)
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
@@ -131,23 +133,23 @@ class _Loader(yaml.SafeLoader):
             raise
         except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
             found = f"{str(node.value)[:40]!r}, which is no {node.tag.rpartition(':')[2]}"
-            raise yaml.constructor.ConstructorError(None, None, found, node.start_mark) from error
+            raise ConstructorError(None, None, found, node.start_mark) from error
         if isinstance(value, float) and not math.isfinite(value):
-            raise yaml.constructor.ConstructorError(None, None, "a number that is not finite", node.start_mark)
+            raise ConstructorError(None, None, "a number that is not finite", node.start_mark)
         return value
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping whose keys are text, each of them once."""
         if not isinstance(node, yaml.MappingNode):
-            raise yaml.constructor.ConstructorError(None, None, "no mapping where one is declared", node.start_mark)
+            raise ConstructorError(None, None, "no mapping where one is declared", node.start_mark)
         names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         if len(set(map(str, names))) < len(names):
             twice = next(n for n in names if names.count(n) > 1)
-            raise yaml.constructor.ConstructorError(None, None, f"the key {str(twice)[:40]!r} twice", node.start_mark)
+            raise ConstructorError(None, None, f"the key {str(twice)[:40]!r} twice", node.start_mark)
         found = super().construct_mapping(node, deep)
         for key in found:
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"a key that is no text: {key!r}", node.start_mark)
+                raise ConstructorError(None, None, f"a key that is no text: {key!r}", node.start_mark)
         return found
 
 
@@ -193,7 +195,8 @@ def _first(cls: type[Strict], path: Path, error: ValidationError) -> InputError:
     where = ".".join(str(part) for part in parts)
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, InputError):  # said by one of our own records, which knows its field
-        return InputError(f"{path}: {where}.{cause.where}", cause.found, cause.expected, cause.hint)
+        place = ".".join(filter(None, (where, cause.where)))
+        return InputError(f"{path}: {place}", cause.found, cause.expected, cause.hint)
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else ""

@@ -19,13 +19,13 @@ from retrodict._output import said, stamp, write_file
 from retrodict._random import key
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import channel_spectrum
-from retrodict.data import Group, PatchSet, split
-from retrodict.data.units import unit
+from retrodict.data import PatchSet
 from retrodict.models.model import Intensity, ModelSpec, model_files, save_model
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import precision_for
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_config import FitConfig
+from retrodict.tasks.fit_data import patch_sets
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.prepare import torch_threads
 from retrodict.training.calibrate import calibrate_spread
@@ -65,7 +65,7 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
 
     `base`: folder that a relative `data.root` is relative to.
     """
-    training, validation = _patch_sets(config, base)
+    training, validation = patch_sets(config, base)
     spec = _spec(config, training, base)
     denoiser = spec.build(config.name, precision_for(config.training.precision))
     parameters = sum(p.numel() for p in denoiser.net.parameters())
@@ -156,38 +156,6 @@ def _batcher(patches: PatchSet, intensity: Intensity) -> Callable[[list[int]], T
     return lambda keys: intensity.encode(patches.batch(keys))
 
 
-def _patch_sets(config: FitConfig, base: Path) -> tuple[PatchSet, PatchSet | None]:
-    root = (base / config.data.root).resolve()
-    groups = [
-        Group(
-            g.name,
-            tuple(str(root / path) for path in g.paths),
-            spacing=tuple(g.spacing) if g.spacing else None,
-            unit=g.unit,
-        )
-        for g in config.data.groups
-    ]
-    kept, held = split(groups, config.data.validation)
-
-    def load(part: list[Group]) -> PatchSet:
-        size = tuple(config.data.patch)
-        patches = PatchSet(
-            part,
-            size,
-            ndim=len(size),
-            spacing=tuple(config.spacing),
-            coarser=config.data.coarser,
-            empty_below=unit(config.intensity.unit).empty_below,
-            seed=config.training.seed,
-            channels=config.data.channels,
-        )
-        if patches.unit != config.intensity.unit:
-            raise InputError("data", f"images in {patches.unit!r}", f"intensity.unit {config.intensity.unit!r}")
-        return patches
-
-    return load(kept), load(held) if held else None
-
-
 def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
     intensity = Intensity(config.intensity.unit, config.intensity.scale, config.intensity.offset)
     keys = range(256)
@@ -211,12 +179,19 @@ def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
             "name": config.name,
             "started_from": config.start_from,
             "training": config.training.model_dump(),
-            "data": [g.model_dump() for g in config.data.groups],
+            "data": _data_card(config, training),
             "validation": config.data.validation,
             "images": len(training),
             "versions": stamp()["versions"],
         },
     )
+
+
+def _data_card(config: FitConfig, training: PatchSet) -> list[dict[str, Any]]:
+    """What the card says of the images: the groups as they are written, or else the names of those that were found."""
+    if config.data.groups and not config.data.folders and config.data.simulated is None:
+        return [g.model_dump() for g in config.data.groups]
+    return [{"name": name} for name in dict.fromkeys(name for name, _ in training.images())]
 
 
 def _instrument(record: dict[str, Any], intensity: Intensity, base: Path) -> dict[str, Any]:

@@ -20,9 +20,9 @@ __all__ = ["MAY_CHANGE", "check_finished", "identity_of", "signature"]
 
 
 MAY_CHANGE = ("training.steps", "training.precision", "training.threads", *(f"training.{name}" for name in FREE))
-"""Fields of a configuration with which a run may go on, and end as the same model: how long it is, what it is computed
-with, and how often it says something.  `steps` has rules of its own (`training.loop.check_resumable`).  Where the images
-lie may change too (`data.root`, `paths`): they are known by their values.
+"""Fields that may change and a run still goes on: how long it is, what it is computed with, and how often it says
+something.  `steps` has rules of its own (`training.loop.check_resumable`).  Where the images lie may change too
+(`data.root`, `paths`): they are known by their values.
 """
 
 
@@ -70,7 +70,8 @@ def check_finished(record: Path, identity: Mapping[str, Any], steps: int) -> Non
     if not isinstance(run, dict) or not isinstance(run.get("fields"), dict):
         raise InputError(record, "a model that does not say what it was trained with", "an empty folder", hint)
     names = differing(run["fields"], identity)
-    done = card.get("training", {}).get("steps") if isinstance(card.get("training"), dict) else None
+    training = card.get("training") if isinstance(card, dict) else None
+    done = training.get("steps") if isinstance(training, dict) else None
     if isinstance(done, int) and done > steps:
         names.append("training.steps")
     if names:

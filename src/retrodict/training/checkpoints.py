@@ -69,7 +69,7 @@ def _opened(path: Path) -> Checkpoint:
     where = path / "state.json"
     record = read_json(where, "the record of a checkpoint")
     step, sums = record.get("step"), record.get("files")
-    if step != _step_of(path) or isinstance(step, bool):
+    if not isinstance(step, int) or step != _step_of(path):
         raise InputError(f"{where}: step", repr(step), f"{_step_of(path)}, as in the name of the folder")
     if not isinstance(record.get("options"), dict) or not isinstance(record.get("identity"), dict):
         raise InputError(where, "no options or no identity of the run", "a checkpoint of this version")
