@@ -118,7 +118,10 @@ class Pool:
         while waiting or self.running:
             while waiting and len(self.running) < self.workers:
                 self.start(waiting.pop())
-            done += self.finished()
+            new = self.finished()
+            for outcome in filter(bad, new):  # a long run says at once what it finds
+                print(line(outcome), file=sys.stderr, flush=True)
+            done += new
         return done
 
     def start(self, case: str) -> None:
@@ -197,7 +200,11 @@ def show(rows: list[dict[str, object]], outcomes: list[Outcome]) -> None:
     for row in rows:
         print("".join(f"{row[n]!s:<24}" if n == "kind" else f"{row[n]!s:>9}" for n in names))
     for outcome in filter(bad, outcomes):
-        print(f"{outcome.end:<8} {outcome.peak >> 20:>5} MiB  {outcome.case}  {outcome.said}")
+        print(line(outcome))
+
+
+def line(outcome: Outcome) -> str:
+    return f"{outcome.end:<8} {outcome.peak >> 20:>5} MiB  {outcome.case}  {outcome.said}"
 
 
 def fuzz(count: int, only: str = "", workers: int = 2) -> list[Outcome]:

@@ -63,6 +63,8 @@ class Curve:
             if record.get(field) is None:
                 what = "no units" if "unit" in field else "none"
                 raise InputError(f"{name}.{field}", what, "a value such as 'cycles/mm', '1' or 'HU^2 mm^2'")
+            if "unit" in field and not isinstance(record[field], str):
+                raise InputError(f"{name}.{field}", repr(record[field])[:80], "text, such as 'cycles/mm'")
         quantity = record.get("quantity", name)
         if quantity != name and {quantity, name} == {"mtf", "nps"}:
             raise InputError(name, f"a measured {quantity.upper()}", f"a measured {name.upper()}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from retrodict.cli.terminal import numbers, out
+from retrodict.cli.terminal import numbers, out, plain
 
 __all__ = ["gaussian_card"]
 
@@ -29,4 +29,4 @@ def gaussian_card(
         from retrodict._output import write_file  # brings torch
 
         write_file(json_file, json.dumps(records, indent=1).encode())
-        out.print(f"records {json_file}")
+        out.print(f"records {plain(json_file)}", soft_wrap=True)

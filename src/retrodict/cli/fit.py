@@ -29,8 +29,8 @@ def fit(
     settings = load_config(config, overrides or ())
     folder = output or Path("runs") / settings.name
     plan = prepare_fit(settings, folder, config.resolve().parent)
-    out.print(f"[bold]{settings.name}[/]  {plan.parameters:,} parameters, {len(plan.training)} training images")
-    for note in plan.training.notes:
+    out.print(f"[bold]{plain(settings.name)}[/]  {plan.parameters:,} parameters, {len(plan.training)} training images")
+    for note in (*plan.training.notes, *plan.notes):
         out.print(f"  {plain(note)}", soft_wrap=True)
     left = settings.training.steps - plan.start_step
     resumed = f" (resuming at {plan.start_step})" if plan.start_step else ""
@@ -46,7 +46,7 @@ def fit(
                 shown.console.print(f"step {p.step}: validation loss {p.validation:.4f}")
 
         path = run(plan, folder, watch=watch)
-    out.print(f"model {path}")
+    out.print(f"model {plain(path)}", soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

@@ -218,7 +218,12 @@ def _read_spec(path: Path) -> tuple[ModelSpec, str | None]:
 
 def _check_law(process: Process, where: str) -> None:
     """Raise for a process of options that give no numbers, before a network is built for it."""
-    law = process.moments(torch.tensor([0.5, 1.0], dtype=torch.float64))
+    try:
+        law = process.moments(torch.tensor([0.5, 1.0], dtype=torch.float64))
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
+        raise InputError(
+            where, f"options for which it has no law ({error})", "options that this process knows"
+        ) from error
     if not all(bool(torch.isfinite(part).all()) for part in (law.h, law.k, law.s2)):
         raise InputError(where, "options for which its law is not finite", "options that give numbers")
 

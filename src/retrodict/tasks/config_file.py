@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from retrodict._check import DEEPEST, InputError, depth, read_text
+from retrodict._check import DEEPEST, InputError, depth, read_text, visible
 
 __all__ = ["Strict", "read_config"]
 
@@ -77,16 +78,17 @@ def read_config(cls: type[Config], path: Path | str, what: str, overrides: Itera
 
 def _override(record: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
+    where = f"--set {visible(name, 200)}"
     if not equals:
-        raise InputError(f"--set {text}", "no '='", "a.b=value")
+        raise InputError(where, "no '='", "a.b=value")
     *parents, last = name.split(".")
     if not all((*parents, last)) or len(parents) >= DEEPEST:
-        raise InputError(f"--set {name}", "no path of keys", "names with a dot between them, such as training.steps")
+        raise InputError(where, "no path of keys", "names with a dot between them, such as training.steps")
     for parent in parents:
         record = record.setdefault(parent, {})
         if not isinstance(record, dict):
-            raise InputError(f"--set {name}", f"{parent!r}, which is no mapping", "a path of mappings")
-    record[last] = _parsed(value, f"--set {name}", "a YAML value")
+            raise InputError(where, f"{parent!r}, which is no mapping", "a path of mappings")
+    record[last] = _parsed(value, where, "a YAML value")
 
 
 # ---- YAML ------------------------------------------------------------------------------------------------------------
@@ -170,10 +172,15 @@ _Loader.yaml_constructors = {
 }
 
 
+_TOWER = re.compile(rf"(?:[\[{{]\s*){{{DEEPEST + 1}}}")
+
+
 def _parsed(text: str, where: object, what: str) -> Any:
     """The value of a YAML text, or one sentence on the first thing that is wrong with it."""
     if len(text) > MOST_BYTES:
         raise InputError(where, f"{len(text)} characters", f"{what} of at most {MOST_BYTES}")
+    if _TOWER.search(text):  # the scanner needs seconds for what the composer would refuse
+        raise InputError(where, f"unreadable YAML (more than {DEEPEST} levels)", what)
     try:
         return _Loader(text).get_single_data()
     except yaml.MarkedYAMLError as error:
