@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from retrodict._check import visible
-from retrodict.cli.terminal import err, out, plain, watching
+from retrodict.cli.progress import watching
+from retrodict.cli.terminal import bar, err, out, plain
 
 PIECES = [*"[]/\\ab#@=\x1b\n\u202e{}* :_", "[/", "[bold]", "\\[", ":smile:", "\udcff"]
 WORDS = st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
@@ -45,6 +46,11 @@ def test_a_bar_shows_any_name(name):
     with watching() as watch:
         watch(name, 1, 2)
         watch(name, 2, 2)
+    shown = bar()
+    shown.add_task(plain(name), total=2)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(shown.get_renderable())
+    assert visible(name) in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_both_streams_leave_colons_alone():
