@@ -137,7 +137,7 @@ class Pool:
                 limited()
                 folder.mkdir()
                 for number, name in ((1, "stdout"), (2, "stderr")):
-                    os.dup2(os.open(folder.with_suffix(f".{name}"), os.O_CREAT | os.O_WRONLY), number)
+                    os.dup2(os.open(f"{folder}.{name}", os.O_CREAT | os.O_WRONLY), number)
                 os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
                 os.write(writing, json.dumps(asdict(judged(case, folder))).encode())
                 code = 0

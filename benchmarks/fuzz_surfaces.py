@@ -417,7 +417,7 @@ def _command(sample: str, fault: str, folder: Path, rng: Random) -> str:
     name = next(n for n in COMMANDS if "-".join(n.split()) == sample)
     words = command(name, rng, known)
     os.chdir(folder)
-    streams = [open(folder.with_suffix(f".{n}"), "r+") for n in ("stdout", "stderr")]  # noqa: SIM115
+    streams = [open(f"{folder}.{n}", "r+") for n in ("stdout", "stderr")]  # noqa: SIM115
     code = 0
     with mock.patch.object(sys, "argv", ["retrodict", *words]):
         try:
