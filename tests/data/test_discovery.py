@@ -82,8 +82,9 @@ def test_every_file_that_is_left_out_is_named_with_its_reason(tmp_path):
     assert [name for name, (_, failed) in said.items() if failed] == ["s/fake.dcm"]
     lines = summarized(found.left_out)
     assert any("notes.txt" in line and "photo.jpg" in line for line in lines)
-    with pytest.raises(InputError, match=r"fake\.dcm"):
+    with pytest.raises(InputError, match=r"fake\.dcm: found .*; expected a DICOM file") as caught:
         discover(tmp_path)
+    assert str(caught.value).count("found") == 1
 
 
 def test_a_long_list_is_cut_and_counted(tmp_path):
