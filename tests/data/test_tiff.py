@@ -188,6 +188,26 @@ def test_a_stack_in_lzw_is_read_page_by_page(tmp_path):
     assert np.array_equal(image.values[0], np.stack([ARRAY + i for i in range(3)]))
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2", "u4", "i4", "f4", "f8"])
+def test_lzw_of_either_order_of_bytes_is_right_or_refused(tmp_path, kind, order):
+    """Pillow has the bytes of some of them in the wrong order."""
+    values = (ARRAY.astype(int) - (100 if kind[0] != "u" else 0)).clip(-128, 127 if kind == "i1" else 255).astype(kind)
+    stored = np.frombuffer(values.astype(order + kind).tobytes(), np.uint8).reshape(20, -1)
+    pillow.fromarray(stored).save(tmp_path / "bytes.tif", compression="tiff_lzw", strip_size=10**6)
+    with tifffile.TiffFile(tmp_path / "bytes.tif") as file:
+        (start,), (count,) = file.pages[0].dataoffsets, file.pages[0].databytecounts
+    strip = (tmp_path / "bytes.tif").read_bytes()[start : start + count]
+    path = made(tmp_path / "a.tif", values, byteorder=order)
+    content = path.read_bytes()
+    path.write_bytes(content + strip)
+    changed(path, StripOffsets=len(content), StripByteCounts=count, Compression=5)
+    if kind in ("u1", "i1", "u2") or (order == "<" and kind != "f8"):
+        assert np.array_equal(read(path).values[0], values.astype(np.float32))
+    else:
+        assert "pip install imagecodecs" in said(path)
+
+
 def test_a_compression_that_nothing_here_unpacks_says_what_to_install(tmp_path):
     for code in (34712, 50002):  # JPEG 2000, JPEG XL
         sentence = said(changed(made(tmp_path / "a.tif"), Compression=code))
