@@ -24,7 +24,7 @@ def main():
         "retrodict",
         "bench",
         "gaussian-card",
-        "--json",
+        "--output",
         str(HERE / "results" / "gaussian-card.json"),
     ]
     peers = HERE / "results" / "peers-gaussian-card.json"

@@ -14,8 +14,9 @@ from models import make_model
 from retrodict import InputError, RestoreOptions
 from retrodict.cli.app import app
 from retrodict.data import Image
+from retrodict.tasks.machine import torch_threads
 from retrodict.tasks.options import ALSO_CALLED, described
-from retrodict.tasks.prepare import device_named, model_channels, torch_threads
+from retrodict.tasks.prepare import device_named, model_channels
 from retrodict.tasks.restore import restore, restore_image
 
 FIELDS = {f.name: f for f in fields(RestoreOptions)}
@@ -36,7 +37,9 @@ def picture(size=(24, 20)):
 
 
 def test_every_flag_is_a_field_and_every_field_a_flag():
-    assert set(FLAGS) - {"source", "output", "model", "force", "help"} == set(FIELDS)
+    common = {"source", "output", "model", "resume", "force", "quiet", "as_json", "debug", "help"}
+    assert set(FLAGS) - common - set(ALSO_CALLED) == set(FIELDS)
+    assert all(FLAGS[name].hidden for name in ALSO_CALLED)
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -101,9 +104,10 @@ def test_the_network_sees_tiles(tmp_path):
     assert torch.allclose(whole.mean.values, tiled.mean.values, atol=1e-2)
 
 
-def test_threads_hold_for_the_call_alone(model):
+def test_threads_hold_for_the_call_alone(model, monkeypatch):
     before, during = torch.get_num_threads(), []
     other = before + 1
+    monkeypatch.setattr("retrodict.tasks.machine.usable_cores", lambda: other)
     watch = lambda *_: during.append(torch.get_num_threads())  # noqa: E731
     restore(picture(), model=model, samples=2, steps=1, threads=other, watch=watch)
     assert set(during) == {other}
@@ -143,7 +147,7 @@ def test_saving_is_what_out_does(tmp_path, model):
     assert [p.name.removeprefix("scan") for p in written] == [p.name.removeprefix("image") for p in also]
     assert written[0].read_bytes() == also[0].read_bytes()
     assert all(p.exists() for p in written)
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="force=True"):
         result.save(tmp_path / "a")
     result.save(tmp_path / "a", force=True)
 

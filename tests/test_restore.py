@@ -20,7 +20,8 @@ from retrodict.processes.recipes import process_to_recipe
 from retrodict.samplers import RULES
 from retrodict.samplers.card import gaussian_posterior
 from retrodict.samplers.ensemble import SamplingOptions, gate, restore_batch
-from retrodict.tasks.restore import restore, restore_all
+from retrodict.tasks.batch import restore_all
+from retrodict.tasks.restore import restore
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -199,7 +200,7 @@ def test_an_image_in_memory(model):
 def test_unit_and_spacing_must_be_those_of_the_model(model):
     with pytest.raises(InputError, match="unit of the model"):
         restore(Image(picture().values, "1/mm", (1.0, 1.0), "npz", ()), model=model)
-    with pytest.raises(InputError, match="resampling"):
+    with pytest.raises(InputError, match="resample=True"):
         restore(picture(spacing=(0.8, 0.8)), model=model)
     result = restore(picture(spacing=(0.8, 0.8)), model=model, samples=2, steps=1, resampling=True)
     assert result.mean.values.shape == (1, 24, 20)
@@ -246,7 +247,7 @@ def test_nothing_is_overwritten_without_force(tmp_path, model):
     out, path = tmp_path / "out", save(tmp_path)
     restore(path, out, model=model, samples=2, steps=1)
     before = (out / "scan_mean.npz").read_bytes()
-    with pytest.raises(InputError, match="--force"):
+    with pytest.raises(InputError, match="force=True"):
         restore(path, out, model=model, samples=2, steps=1, seed=1)
     assert (out / "scan_mean.npz").read_bytes() == before
     restore(path, out, model=model, samples=2, steps=1, seed=1, force=True)
@@ -276,7 +277,7 @@ def test_a_disk_that_fills_half_way_leaves_nothing(tmp_path, model, monkeypatch)
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr("retrodict.tasks.restore.write", second)
+    monkeypatch.setattr("retrodict.tasks.results.write", second)
     with pytest.raises(OSError, match="space"):
         restore(save(tmp_path), out, model=model, samples=2, steps=1)
     assert calls == ["mean", "sd"]

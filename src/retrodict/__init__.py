@@ -14,7 +14,7 @@ from retrodict._version import __version__
 _PUBLIC = {
     # files and one-line use
     "restore": "tasks.restore",
-    "restore_all": "tasks.restore",
+    "restore_all": "tasks.batch",
     "restore_image": "tasks.restore",
     "open_model": "models.model",
     "Restored": "tasks.restore",
@@ -170,6 +170,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.loop import steps as steps
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
+    from retrodict.tasks.batch import restore_all as restore_all
     from retrodict.tasks.evaluate import Evaluation as Evaluation
     from retrodict.tasks.evaluate import evaluate as evaluate
     from retrodict.tasks.evaluate_methods import EvaluationConfig as EvaluationConfig
@@ -184,6 +185,5 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.options import RestoreOptions as RestoreOptions
     from retrodict.tasks.restore import Restored as Restored
     from retrodict.tasks.restore import restore as restore
-    from retrodict.tasks.restore import restore_all as restore_all
     from retrodict.tasks.restore import restore_image as restore_image
     from retrodict.training.losses import denoising_loss as denoising_loss

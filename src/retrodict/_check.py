@@ -7,28 +7,75 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-__all__ = ["InputError", "NotCalibratedError", "OutputError", "Recipe", "build", "choice"]
+__all__ = ["InputError", "NotCalibratedError", "OutputError", "Recipe", "Words", "build", "choice", "in_python"]
+
+
+Words = Callable[[str, Any], str]
+"""How an option and its value are written where the user stands."""
+
+
+def in_python(name: str, value: Any) -> str:
+    """An option as a Python call says it: `force=True`; its name alone where the value is `...`."""
+    return name if value is ... else f"{name}={value!r}"
+
+
+def _filled(text: str, options: Mapping[str, Any], words: Words) -> str:
+    for name, value in options.items():
+        text = text.replace(f"{{{name}}}", words(name, value))
+    return text
 
 
 class InputError(ValueError):
     """Something the user gave cannot be used.
 
     `where` names the file or field, `found` what was there, `expected` what should have been there and `hint`,
-    where there is one, what would mend it.
+    where there is one, what would mend it.  `{name}` in `expected` and `hint` stands for an option of the call, with
+    its value in `options`: "Give {spacing}." and spacing=(0.7, 0.7) say "Give spacing=(0.7, 0.7)." in Python and "Give
+    --spacing 0.7,0.7." on the command line.  `field` is `where` if that was given as a string: it may be the name of
+    an option, which is then what is wrong.
     """
 
-    def __init__(self, where: object, found: object, expected: object, hint: str = "") -> None:
+    def __init__(self, where: object, found: object, expected: object, hint: str = "", **options: Any) -> None:
         self.where, self.found, self.expected, self.hint = str(where), str(found), str(expected), hint
-        tail = f" {hint}" if hint else ""
-        super().__init__(f"{self.where}: found {self.found}; expected {self.expected}.{tail}")
+        self.field = where if isinstance(where, str) else None
+        self.options = options
+        super().__init__(self.said())
 
-    def __reduce__(self) -> tuple[type, tuple[str, str, str, str]]:
+    def said(self, words: Words = in_python, where: str | None = None) -> str:
+        """As one sentence; `where` replaces the name of what is wrong.  What was found is never read as a template."""
+        expected, hint = (_filled(text, self.options, words) for text in (self.expected, self.hint))
+        return f"{where or self.where}: found {self.found}; expected {expected}." + (f" {hint}" if hint else "")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str, str], dict[str, Any]]:
         """So that the error crosses from a worker process as what it is."""
-        return type(self), (self.where, self.found, self.expected, self.hint)
+        return type(self), (self.where, self.found, self.expected, self.hint), dict(vars(self))
+
+    def __str__(self) -> str:
+        """As in Python."""
+        return self.said()
 
 
 class NotCalibratedError(ValueError):
-    """An uncertainty was asked of a combination whose spread is not that of the posterior."""
+    """An uncertainty was asked of a combination whose spread is not that of the posterior.
+
+    `{name}` in the sentence stands for an option of the call, as in `InputError`.
+    """
+
+    def __init__(self, sentence: str, **options: Any) -> None:
+        self.sentence, self.options = sentence, options
+        super().__init__(self.said())
+
+    def said(self, words: Words = in_python) -> str:
+        """The sentence in the words of where the user stands."""
+        return _filled(self.sentence, self.options, words)
+
+    def __reduce__(self) -> tuple[type, tuple[str], dict[str, Any]]:
+        """So that the error crosses from a worker process as what it is."""
+        return type(self), (self.sentence,), dict(vars(self))
+
+    def __str__(self) -> str:
+        """As in Python."""
+        return self.said()
 
 
 def choice(where: str, name: str, known: Iterable[str]) -> str:

@@ -29,11 +29,16 @@ class Spectrum:
     For data of several channels `mean` (C,) and `power` (C, n) have one entry or row for each; channels are taken as
     uncorrelated.  Correlated ones are rotated by their basis (`ChannelMix`): rows of `power` are then those of the
     rotated channels, entries of `mean` still those of the image.
+
+    A finer grid spreads the same image over more coefficients.  `volume` is the pixel volume (mm^n) that `power` holds
+    for: on a grid of another spacing L = power * volume / (its pixel volume), the same density for each.  None: `power`
+    is that of every grid.
     """
 
     mean: float | tuple[float, ...]
     frequency: tuple[float, ...]
     power: tuple[float, ...] | tuple[tuple[float, ...], ...]
+    volume: float | None = None
 
     @classmethod
     def flat(cls, mean: float = 0.0, variance: float = 1.0) -> Spectrum:
@@ -43,7 +48,7 @@ class Spectrum:
     @classmethod
     def power_law(cls, mean: float, amplitude: float, corner: float, exponent: float) -> Spectrum:
         """L(f) = amplitude / (1 + (f / corner)^2)^(exponent / 2)."""
-        nodes = torch.logspace(-4, 1, 200, dtype=torch.float64)
+        nodes = torch.logspace(-4, 1, 200, dtype=torch.float64, device="cpu")
         power = amplitude / (1 + (nodes / corner) ** 2) ** (exponent / 2)
         return cls(mean, tuple(nodes.tolist()), tuple(power.tolist()))
 
@@ -62,7 +67,8 @@ class Spectrum:
 
     def on(self, basis: Basis) -> Tensor:
         """Variance L of every coefficient, `(*K)` or `(C, *K)` float64; the average over frequencies for pixels."""
-        return basis.tabulate(self._interpolate)
+        scale = 1.0 if self.volume is None else self.volume / math.prod(basis.spacing)
+        return basis.tabulate(self._interpolate) * scale
 
     def mean_on(self, basis: Basis) -> Tensor:
         """Coefficients of the constant image `mean`, `(*K)` or `(C, *K)`."""
@@ -86,20 +92,29 @@ class Spectrum:
 
     def to_json(self) -> dict[str, Any]:
         """Plain record."""
-        return {"mean": _lists(self.mean), "frequency": list(self.frequency), "power": _lists(self.power)}
+        record = {"mean": _lists(self.mean), "frequency": list(self.frequency), "power": _lists(self.power)}
+        return record if self.volume is None else {**record, "volume": self.volume}
 
     @classmethod
     def from_json(cls, record: Any, where: str) -> Spectrum:
         """Inverse of `to_json`; `where` names the file or field in errors."""
         try:
-            spectrum = cls(_numbers(record["mean"]), tuple(map(float, record["frequency"])), _numbers(record["power"]))
-        except (KeyError, TypeError, ValueError) as error:
+            volume = record.get("volume")
+            spectrum = cls(
+                _numbers(record["mean"]),
+                tuple(map(float, record["frequency"])),
+                _numbers(record["power"]),
+                None if volume is None else float(volume),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(where, repr(record)[:80], "a record with mean, frequency and power") from error
         rows: Any = (spectrum.power,) if spectrum.channels is None else spectrum.power
         if spectrum.channels not in (None, len(rows)) or not all(isinstance(row, tuple) for row in rows):
             raise InputError(where, "mean and power that do not match", "one mean and one row of power a channel")
         if any(len(row) != len(spectrum.frequency) or len(row) < 2 or min(row) <= 0 for row in rows):
             raise InputError(where, "frequency and power that do not match", "equally many positive values")
+        if spectrum.volume is not None and not spectrum.volume > 0:
+            raise InputError(f"{where}: volume", spectrum.volume, "a positive number of mm^n")
         return spectrum
 
 
@@ -126,10 +141,10 @@ def radial_spectrum(images: Iterable[Tensor], spacing: Sequence[float], bins: in
     mean = float(sum(float(x.sum()) for x in stack) / sum(x.numel() for x in stack))
     longest = max(max(n * d for n, d in zip(x.shape, spacing, strict=True)) for x in stack)
     edges = torch.logspace(
-        math.log10(0.9 / longest), math.log10(0.5 / min(spacing) * math.sqrt(len(spacing))), bins + 1
+        math.log10(0.9 / longest), math.log10(0.5 / min(spacing) * math.sqrt(len(spacing))), bins + 1, device="cpu"
     )
     edges = edges.double()
-    power, radius, count = torch.zeros(3, bins, dtype=torch.float64)
+    power, radius, count = torch.zeros(3, bins, dtype=torch.float64, device="cpu")
     for image in stack:
         basis = Fourier(tuple(image.shape), tuple(spacing))
         window = _hann(image.shape)
@@ -164,8 +179,8 @@ def _component_spectrum(images: Sequence[Tensor], spacing: Sequence[float], bins
 
 
 def _hann(shape: Sequence[int]) -> Tensor:
-    window = torch.ones(tuple(shape), dtype=torch.float64)
+    window = torch.ones(tuple(shape), dtype=torch.float64, device="cpu")
     for axis, n in enumerate(shape):
-        taper = torch.hann_window(n + 2, periodic=False, dtype=torch.float64)[1:-1]
+        taper = torch.hann_window(n + 2, periodic=False, dtype=torch.float64, device="cpu")[1:-1]
         window = window * taper.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return window

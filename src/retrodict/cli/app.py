@@ -10,18 +10,23 @@ from typing import Annotated
 
 import typer
 
-from retrodict._check import InputError, NotCalibratedError
 from retrodict._version import __version__
 from retrodict.cli import bench, evaluate, fit, measure, restore
-from retrodict.cli.terminal import err, out, plain
+from retrodict.cli.command import CODES, Code, answered, print_json
+from retrodict.cli.terminal import out
 
 __all__ = ["app", "main"]
 
 
+EPILOG = "Exit codes: " + "; ".join(f"{int(code)} {text}" for code, text in CODES.items()) + "."
+
+
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    epilog=EPILOG,
     help="Restore measured images with an uncertainty that is right.",
 )
 
@@ -33,24 +38,25 @@ measure_app = typer.Typer(no_args_is_help=True, help="Measure the instrument: NP
 
 
 for command in (restore.restore, fit.fit, evaluate.evaluate, fit.schema, restore.info, restore.demo):
-    app.command()(command)
+    app.command(epilog=EPILOG)(command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(measure_app, name="measure")
-bench_app.command("gaussian-card")(bench.gaussian_card)
-measure_app.command("nps")(measure.nps)
-measure_app.command("mtf")(measure.mtf)
+bench_app.command("gaussian-card", epilog=EPILOG)(bench.gaussian_card)
+measure_app.command("nps", epilog=EPILOG)(measure.nps)
+measure_app.command("mtf", epilog=EPILOG)(measure.mtf)
 
 
 def main() -> None:
-    """Entry point: a known error is one sentence and exit code 2, never a traceback."""
+    """Entry point: whatever goes wrong is one sentence and a code of the table, and with --json one object."""
+    answered.clear()
     try:
         app()
-    except (InputError, NotCalibratedError, OSError) as error:
-        err.print(f"[bold red]error[/] {plain(str(error))}", soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        err.print("stopped")
-        sys.exit(130)
+    except KeyboardInterrupt:  # before a command began
+        sys.exit(int(Code.stopped))
+    except SystemExit as end:
+        if end.code == Code.usage and "--json" in sys.argv and not answered:  # typer has said it in words
+            print_json({"error": {"type": "UsageError"}, "exit_code": int(Code.usage)})
+        raise
 
 
 def _version(show: bool) -> None:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from retrodict.cli.terminal import numbers, out
+from retrodict.cli.command import command
+from retrodict.cli.terminal import numbers, out, plain
 
 __all__ = ["gaussian_card"]
 
 
+@command
 def gaussian_card(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the records here as JSON.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE.json", help="Write the records here as JSON.")
+    ] = None,
     steps: Annotated[str | None, typer.Option(help="Numbers of steps, such as 1,8,32.")] = None,
     peers: Annotated[Path | None, typer.Option(help="JSON of 'make bench-peers', to show beside ours.")] = None,
-) -> None:
+) -> dict[str, Any]:
     """Gain, variance and evaluations of every process and sampler against the exact answer."""
     from retrodict.tasks import gaussian_card as bench
     from retrodict.tasks.gaussian_card_table import render
@@ -25,8 +29,9 @@ def gaussian_card(
     found = numbers("--steps", steps)
     records = bench.gaussian_card(steps=None if found is None else tuple(int(n) for n in found), peers=peers)
     out.print(render(records))
-    if json_file is not None:
+    if output is not None:
         from retrodict._output import write_file  # brings torch
 
-        write_file(json_file, json.dumps(records, indent=1).encode())
-        out.print(f"records {json_file}")
+        write_file(output, json.dumps(records, indent=1).encode())
+        out.print(f"records {plain(str(output))}", soft_wrap=True)
+    return {"records": records}

@@ -9,11 +9,14 @@ import typer
 from rich.table import Table
 
 from retrodict._check import InputError
-from retrodict.cli.terminal import Force, Spacing, Unit, bar, files, numbers, out, plain
+from retrodict.cli.command import command
+from retrodict.cli.progress import watching
+from retrodict.cli.terminal import Force, Spacing, Unit, files, numbers, out, plain
 
 __all__ = ["evaluate"]
 
 
+@command
 def evaluate(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for table and report.")],
     config: Annotated[
@@ -28,7 +31,7 @@ def evaluate(
     unit: Unit = None,
     spacing: Spacing = None,
     force: Force = False,
-) -> None:
+) -> dict[str, Any]:
     """Compare restorations with the truth: table, calibration, paired differences, report."""
     from retrodict.tasks.evaluate import check_folder
     from retrodict.tasks.evaluate import evaluate as run
@@ -51,16 +54,12 @@ def evaluate(
             "spacing": numbers("--spacing", spacing),
         }
         settings, base = EvaluationConfig.model_validate(stated), Path.cwd()
-    with bar() as shown:
-        task = shown.add_task("evaluating")
-
-        def watch(name: str, done: int, total: int) -> None:
-            shown.update(task, completed=done, total=total, description=plain(name))
-
-        result = run(settings, base, watch=watch)
+    with watching() as watch:
+        result = run(settings, base, watch=lambda name, done, total: watch("evaluating", done, total, name))
     written = result.save(output, force=force)
     out.print(_table(result.record))
     files(written)
+    return {"record": result.record, "files": [str(p) for p in written]}
 
 
 def _pair(text: str) -> tuple[str, str]:

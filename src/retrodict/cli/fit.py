@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from retrodict.cli.terminal import bar, out, plain
+from retrodict.cli.command import command, is_quiet
+from retrodict.cli.progress import watching
+from retrodict.cli.terminal import err, out, plain
 
 __all__ = ["fit", "schema"]
 
 
+@command
 def fit(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration.")],
     output: Annotated[
@@ -20,7 +23,7 @@ def fit(
     ] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override, a.b=value.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
-) -> None:
+) -> dict[str, Any]:
     """Train a model; a run that was stopped or killed goes on where it was."""
     from retrodict.tasks.fit import fit as run
     from retrodict.tasks.fit import prepare_fit
@@ -35,18 +38,23 @@ def fit(
     left = settings.training.steps - plan.start_step
     resumed = f" (resuming at {plan.start_step})" if plan.start_step else ""
     out.print(f"  {left} steps of {plan.seconds_per_step:.2f} s: about {_duration(plan.seconds)}{resumed}")
+    cost = {"parameters": plan.parameters, "images": len(plan.training), "steps_left": left, "seconds": plan.seconds}
     if dry_run:
-        return
-    with bar() as shown:
-        task = shown.add_task("training", total=settings.training.steps, completed=plan.start_step)
+        return cost
+    with watching() as shown:
 
         def watch(p: Any) -> None:
-            shown.update(task, completed=p.step, description=f"loss {p.loss:.4f}  {1 / p.seconds:.2f} steps/s")
-            if p.validation is not None:
-                shown.console.print(f"step {p.step}: validation loss {p.validation:.4f}")
+            shown("training", p.step, settings.training.steps, f"loss {p.loss:.4f}  {1 / p.seconds:.2f} steps/s")
+            if p.validation is not None and not is_quiet():
+                err.print(f"step {p.step}: validation loss {p.validation:.4f}")
 
-        path = run(plan, folder, watch=watch)
-    out.print(f"model {path}")
+        try:
+            path = run(plan, folder, watch=watch)
+        except KeyboardInterrupt as error:
+            said = f"stopped; what was trained until the last checkpoint is kept in {folder}. Run it again to go on."
+            raise KeyboardInterrupt(said) from error
+    out.print(f"model {plain(str(path))}", soft_wrap=True)
+    return {**cost, "model": str(path)}
 
 
 def _duration(seconds: float) -> str:
@@ -54,8 +62,11 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def schema() -> None:
+@command
+def schema() -> dict[str, Any]:
     """Print the JSON schema of a training configuration."""
     from retrodict.tasks.fit_config import FitConfig
 
-    out.print_json(json.dumps(FitConfig.model_json_schema()))
+    found = FitConfig.model_json_schema()
+    out.print_json(json.dumps(found))
+    return found

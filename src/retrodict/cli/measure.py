@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from retrodict._check import InputError
+from retrodict.cli.command import command
 from retrodict.cli.terminal import Force, Spacing, Unit, files, integers, numbers, out, plain
 
 __all__ = ["mtf", "nps"]
@@ -26,6 +27,7 @@ Slices = Annotated[str | None, typer.Option(help="First and last + 1 slice to us
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap.")]
 
 
+@command
 def nps(
     sources: Annotated[list[Path], typer.Argument(metavar="SCAN...", help="One scan, or repeated scans.")],
     output: Json,
@@ -45,7 +47,7 @@ def nps(
     at: At = None,
     seed: Seed = 0,
     force: Force = False,
-) -> None:
+) -> dict[str, Any]:
     """Noise power spectrum with 95 % bands, autocorrelation and a test of whiteness."""
     from retrodict.tasks.measure import measure_nps
 
@@ -55,9 +57,10 @@ def nps(
         regions = [integers("--region", r) or () for r in region] if region else None
         return measure_nps(sources, regions=regions, **own, **shared)
 
-    _run(measured, _say_nps, output, force, slices, spacing, {"unit": unit, "at": at, "seed": seed})
+    return _run(measured, _say_nps, output, force, slices, spacing, {"unit": unit, "at": at, "seed": seed})
 
 
+@command
 def mtf(
     source: Annotated[Path, typer.Argument(metavar="SCAN", help="Scan with an edge, a disc insert, a wire or a bead.")],
     output: Json,
@@ -75,7 +78,7 @@ def mtf(
     at: At = None,
     seed: Seed = 0,
     force: Force = False,
-) -> None:
+) -> dict[str, Any]:
     """Modulation transfer function with 95 % bands and its 50 % and 10 % frequencies."""
     from retrodict.tasks.measure import measure_mtf
 
@@ -84,7 +87,7 @@ def mtf(
     def measured(shared: dict[str, Any]) -> Any:
         return measure_mtf(source, region=_box(region), window=window, **own, **shared)  # type: ignore[arg-type]
 
-    _run(measured, _say_mtf, output, force, slices, spacing, {"unit": unit, "at": at, "seed": seed})
+    return _run(measured, _say_mtf, output, force, slices, spacing, {"unit": unit, "at": at, "seed": seed})
 
 
 def _run(
@@ -95,7 +98,7 @@ def _run(
     slices: str | None,
     spacing: str | None,
     shared: dict[str, Any],
-) -> None:
+) -> dict[str, Any]:
     """What both have in common: look at the target, measure, save, and say what was found and where it is."""
     from retrodict.tasks.measure import check_target
 
@@ -104,6 +107,7 @@ def _run(
     written = result.save(output, force=force)
     say(result.record)
     files(written)
+    return {"record": result.record, "files": [str(p) for p in written]}
 
 
 def _say_nps(record: dict[str, Any]) -> None:

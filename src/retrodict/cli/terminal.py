@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from retrodict._check import InputError
 
-__all__ = ["Force", "Spacing", "Unit", "bar", "err", "files", "integers", "numbers", "out", "plain", "watching"]
+__all__ = ["Force", "Spacing", "Unit", "bar", "err", "files", "integers", "numbers", "out", "plain"]
 
 
 out = Console(highlight=False)
@@ -53,20 +51,6 @@ def bar() -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=err, transient=True)
-
-
-@contextmanager
-def watching() -> Generator[Callable[[str, int, int], None]]:
-    """A function of (name, done, total) that shows one bar for each name."""
-    with bar() as shown:
-        tasks: dict[str, Any] = {}
-
-        def watch(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = shown.add_task(plain(name), total=total)
-            shown.update(tasks[name], completed=done)
-
-        yield watch
 
 
 def numbers(name: str, text: str | None) -> list[float] | None:

@@ -55,6 +55,7 @@ class Image:
         The components of a vector field in mm are called "dz", "dy", "dx".
     axes : a unit vector for each axis of N, where it leads in the patient: (right, anterior, superior). () if unknown.
     order : axis i of N is axis order[i] of the file, where a volume was brought to another plane; () where not.
+    notes : sentences that the reader wants said to whoever uses the image: a file of the series that it left out, ...
 
     `Image.of` makes one of an array or a tensor.
     """
@@ -70,6 +71,7 @@ class Image:
     channels: tuple[str, ...] = ()
     axes: tuple[tuple[float, float, float], ...] = ()
     order: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(

@@ -167,5 +167,6 @@ def _with_suffix(path: Path, default: str, allowed: tuple[str, ...]) -> Path:
     if path.name.lower().endswith(allowed):
         return path
     if path.name.lower().endswith(known_suffixes()):
-        raise InputError(path, f"the extension {path.suffix}", f"{' or '.join(allowed)}, the format of the source")
+        found = max((s for s in known_suffixes() if path.name.lower().endswith(s)), key=len)
+        raise InputError(path, f"the extension {found}", f"{' or '.join(allowed)}, the format of the source")
     return path.with_name(path.name + default)

@@ -28,7 +28,7 @@ from retrodict.denoisers.predictions import PREDICTIONS, Rate, data_from, rate_o
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread, Spread, band_filters, root_mean, standardized
 from retrodict.nets.network import Network, network
 from retrodict.nets.tiles import Tiled
-from retrodict.processes.observation import Cond, Moments
+from retrodict.processes.observation import Cond, Moments, ratio
 from retrodict.processes.process import Process
 
 __all__ = ["LEVELS", "Level", "NetDenoiser", "SpreadScale", "Terms", "channels_in", "channels_out"]
@@ -62,10 +62,15 @@ class SpreadScale:
 
 
 class Level(NamedTuple):
-    """Features of the noise level: how many, and the function of (error variance v, data variance, basis, unit)."""
+    """Features of the noise level: how many, and the function of (error variance v, data variance, basis, unit).
+
+    `whitened`: the noise estimate is shown with every coefficient over its own s.  All that the network sees is then a
+    function of w / h and of the clock r = s^2 / h^2 alone, as E[x_0 | w] is.
+    """
 
     features: int
     of: Callable[[Tensor, Tensor, Basis, float], Tensor]
+    whitened: bool = False
 
 
 def rms_level(v: Tensor, variance: Tensor, basis: Basis, unit: float) -> Tensor:
@@ -95,7 +100,7 @@ def clock_level(v: Tensor, variance: Tensor, basis: Basis, unit: float) -> Tenso
     return torch.cat([rms_level(v, variance, basis, unit), torch.stack(told, -1), spacing], -1)
 
 
-LEVELS: dict[str, Level] = {"rms": Level(1, rms_level), "clock": Level(8, clock_level)}
+LEVELS: dict[str, Level] = {"rms": Level(1, rms_level), "clock": Level(8, clock_level, whitened=True)}
 """What a network is told, by name; the first feature is always that of "rms"."""
 
 
@@ -282,7 +287,7 @@ class NetDenoiser(Observer):
         basis, (w, d, v, y, m) = self.process.basis, linear
         real = w.real.dtype
         skip = basis.inverse(d)
-        inputs = [self._unit_image(skip), standardized(w - m.h.to(real) * d, m.s2 - m.h**2 * v, basis)]
+        inputs = [self._unit_image(skip), self._noise(w - m.h.to(real) * d, m.s2 - m.h**2 * v, m)]
         if y is not None:
             inputs.append(self._second(y, d, v))
         level = LEVELS[self.level].of(v, self._power, basis, self.unit)  # type: ignore[arg-type]
@@ -299,6 +304,14 @@ class NetDenoiser(Observer):
         return (
             x - (mean if isinstance(mean, float) else self.spectrum.mean_image(self.process.basis).to(x))
         ) / self.unit
+
+    def _noise(self, u: Tensor, variance: Tensor, m: Moments) -> Tensor:
+        """The noise estimate, coefficients u of `variance`, as an image of unit scale."""
+        basis = self.process.basis
+        if not LEVELS[self.level].whitened:
+            return standardized(u, variance, basis)
+        white = ratio(torch.ones_like(m.s2), m.s2)  # where there is no noise there is nothing to show
+        return standardized(white.sqrt().to(u.real) * u, white * variance, basis)
 
     def _second(self, y: Tensor, d: Tensor, v: Tensor) -> Tensor:
         """What the measurement adds: its standardized noise estimate, or itself where its law is not known."""

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -72,7 +73,8 @@ class ModelSpec:
             "out_channels": channels_out(process, count, self.bands),
             "level_features": LEVELS[choice(f"{where}: level", self.level, LEVELS)].features,
         }
-        net = build(NETS, recipe, f"{where}: network", **shape)
+        with torch.device("cpu"):  # whatever the default device of the caller is
+            net = build(NETS, recipe, f"{where}: network", **shape)
         spectrum = Spectrum.from_json(self.spectrum, f"{where}: spectrum")
         return NetDenoiser(
             net,

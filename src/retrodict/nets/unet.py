@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, cast
 
 import torch
@@ -43,6 +44,30 @@ def silu(x: Tensor) -> Tensor:
         half = 0.5 * x
         return torch.addcmul(half, half, half.tanh())
     return F.silu(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0), over `x` itself without gradients: the cheapest nonlinearity, with the same bits everywhere."""
+    return F.relu(x) if torch.is_grad_enabled() else F.relu_(x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": silu, "relu": relu}
+
+
+def blocked(x: Tensor, side: int) -> Tensor:
+    """Blocks of `side` pixels an axis as channels: (B, C, *N) -> (B, C * side^n, *N / side)."""
+    ndim = x.ndim - 2
+    cut = x.reshape(*x.shape[:2], *(k for n in x.shape[2:] for k in (n // side, side)))
+    inner, outer = range(3, 3 + 2 * ndim, 2), range(2, 2 + 2 * ndim, 2)
+    return cut.permute(0, 1, *inner, *outer).flatten(1, 1 + ndim)
+
+
+def unblocked(x: Tensor, side: int) -> Tensor:
+    """Undo `blocked`."""
+    ndim = x.ndim - 2
+    cut = x.reshape(x.shape[0], -1, *[side] * ndim, *x.shape[2:])
+    order = [k for axis in range(ndim) for k in (2 + ndim + axis, 2 + axis)]
+    return cut.permute(0, 1, *order).reshape(x.shape[0], -1, *(n * side for n in x.shape[2:]))
 
 
 def steady(conv: nn.Module, x: Tensor) -> Tensor:
@@ -126,21 +151,21 @@ class Conv3(nn.Module):
 
 
 class Block(nn.Module):
-    """A residual block: channel norm, FiLM, SiLU, convolution, SiLU, convolution, sum.
+    """A residual block: channel norm, FiLM, activation, convolution, activation, convolution, sum.
 
     `x` is (B, C, *N); `scale` and `shift` are (B, C, 1, ...). The norm is over the C channels of each pixel.
     """
 
-    def __init__(self, ndim: int, channels: int, *, circular: bool) -> None:
+    def __init__(self, ndim: int, channels: int, *, circular: bool, activation: str = "silu") -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.act = channels, ACTIVATIONS[activation]
         self.first = Conv3(ndim, channels, channels, circular=circular)
         self.second = Conv3(ndim, channels, channels, circular=circular)
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         h = F.layer_norm(x.movedim(1, -1), (self.channels,)).movedim(-1, 1)  # a view, not a copy, in channels_last
-        h = silu(torch.addcmul(shift.to(h.dtype), h, scale.to(h.dtype)))
-        return x + self.second(silu(self.first(h)))
+        h = self.act(torch.addcmul(shift.to(h.dtype), h, scale.to(h.dtype)))
+        return x + self.second(self.act(self.first(h)))
 
 
 class WindowAttention(nn.Module):
@@ -207,7 +232,7 @@ class Embedding(nn.Module):
 
     def __init__(self, features: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        steps = torch.linspace(math.log(0.05), math.log(2.0), 16, dtype=torch.float64)
+        steps = torch.linspace(math.log(0.05), math.log(2.0), 16, dtype=torch.float64, device="cpu")
         self.register_buffer("frequencies", steps.exp().float(), persistent=False)
         self.first = nn.Linear(32 * features, hidden)
         self.second = nn.Linear(hidden, hidden)
@@ -246,6 +271,9 @@ class UNet(Network):
     scaled and shifted by features of `level`, of which there are `level_features` to an image (half log-SNR values,
     about -8 to 8). The last convolution starts at zero, so a new network answers zero.
 
+    With `patch` > 1 the network works on blocks of patch^ndim pixels as channels: the finest convolutions, which cost
+    most, run on that many times fewer pixels.  `activation`: "silu", or "relu", which costs less.
+
     `padding` says what lies outside the image: zeros, or the image again (`circular`). Any size goes in: an axis that
     is no multiple of `stride` is first continued at its end (reflected, or wrapped for `circular`), then cropped.
     So `circular` answers as for a periodic image, equivariant to shifts by the stride, only at such a multiple.
@@ -275,6 +303,8 @@ class UNet(Network):
         embedding: int = 128,
         attention: bool = False,
         padding: Literal["zeros", "circular"] = "zeros",
+        patch: int = 1,
+        activation: str = "silu",
     ) -> None:
         super().__init__()
         if ndim not in CONV:
@@ -287,6 +317,7 @@ class UNet(Network):
             "blocks": blocks,
             "level_features": level_features,
             "embedding": embedding,
+            "patch": patch,
         }
         for name, value in counts.items():
             if value < 1:
@@ -294,28 +325,34 @@ class UNet(Network):
         if not multipliers or min(multipliers) < 1:
             raise InputError("UNet.multipliers", multipliers, "one whole number of at least 1 for each level")
         choice("UNet.padding", padding, ("zeros", "circular"))
+        choice("UNet.activation", activation, ACTIVATIONS)
         self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
         self.level_features, self.blocks, self.levels = level_features, blocks, len(multipliers)
         self.circular = circular = padding == "circular"
+        self.patch, pixels = patch, patch**ndim
 
         channels = [width * m for m in multipliers]
         pairs = list(itertools.pairwise(channels))
         every = channels[:-1] + 2 * channels[-1:] + channels[-2::-1]
         self.film = [c for c in every for _ in range(blocks)]  # the channels of each block, in the order of use
         self.embed = Embedding(level_features, embedding, 2 * sum(self.film))
-        self.stem = Conv3(ndim, in_channels, channels[0], circular=circular)
-        self.residual = nn.ModuleList(Block(ndim, c, circular=circular) for c in self.film)
+        self.stem = Conv3(ndim, in_channels * pixels, channels[0], circular=circular)
+        self.residual = nn.ModuleList(Block(ndim, c, circular=circular, activation=activation) for c in self.film)
         self.down = nn.ModuleList(CONV[ndim](a, b, 2, stride=2) for a, b in pairs)
         self.up = nn.ModuleList(UP[ndim](b, a, 2, stride=2) for a, b in pairs)
         self.attend = WindowAttention(ndim, channels[-1]) if attention else None
-        self.head = Conv3(ndim, channels[0], out_channels, circular=circular)
+        self.head = Conv3(ndim, channels[0], out_channels * pixels, circular=circular)
         nn.init.zeros_(self.head.conv.weight)
         nn.init.zeros_(self.head.conv.bias)  # pyright: ignore[reportArgumentType]
 
     @property
     def stride(self) -> int:  # type: ignore[override]
         """Pixels between neighbours at the coarsest level: tiles that start at its multiples equal the whole."""
-        return 2 ** (self.levels - 1)
+        return self.patch * self._stride
+
+    @property
+    def _stride(self) -> int:
+        return 2 ** (self.levels - 1)  # in blocks
 
     @property
     def receptive_field(self) -> int:  # type: ignore[override]
@@ -335,10 +372,10 @@ class UNet(Network):
             return lo - b, hi + b
 
         far = 0
-        for p in range(self.stride * (self.attend.window if self.attend is not None else 1)):
+        for p in range(self._stride * (self.attend.window if self.attend is not None else 1)):
             lo, hi = reach(0, p - 1, p + 1)
             far = max(far, p - lo + 1, hi + 1 - p)
-        return far
+        return far * self.patch + self.patch - 1  # from one end of a block to the other end of another
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         """Map images `x` (B, in_channels, *N) and their `level` (B, level_features) to (B, out_channels, *N)."""
@@ -359,6 +396,7 @@ class UNet(Network):
             return h
 
         h = filled(x, self.stride, circular=self.circular)
+        h = blocked(h, self.patch) if self.patch > 1 else h
         if self.ndim > 1:
             h = h.movedim(1, -1).contiguous().movedim(-1, 1)  # channels_last, said so that vmap understands
         h = self.stem(h)
@@ -373,6 +411,7 @@ class UNet(Network):
         for up in reversed(self.up):
             h = run(steady(up, h) + skips.pop())
         h = self.head(h)
+        h = unblocked(h, self.patch) if self.patch > 1 else h
         for axis, n in enumerate(x.shape[2:], 2):
             h = h.narrow(axis, 0, n)
         return h.to(x.dtype).contiguous()

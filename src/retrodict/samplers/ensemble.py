@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +23,7 @@ from retrodict.samplers.loop import sample, start_state
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
 
-__all__ = ["Restoration", "RunningMoments", "SamplingOptions", "gate", "plan_for", "restore_batch"]
+__all__ = ["Finished", "Restoration", "RunningMoments", "SamplingOptions", "gate", "plan_for", "restore_batch"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,18 @@ class Restoration:
     seeds: list[list[int]]
     seconds: float
     details: dict[str, object] = field(default_factory=dict)
+
+
+class Finished(Protocol):
+    """Where the tensors of finished items are kept, so that a run that was cut short goes on with the next."""
+
+    def load(self, item: int) -> dict[str, Tensor] | None:
+        """What was kept of an item; None where nothing was."""
+        ...
+
+    def save(self, item: int, part: dict[str, Tensor]) -> None:
+        """Keep what came out of an item."""
+        ...
 
 
 class RunningMoments:
@@ -220,7 +234,7 @@ def _dense_ratios(twin: Denoiser, options: SamplingOptions) -> tuple[float, floa
     got_gain, got = dense_card(plan_for(process, options, prior[1]), twin, channels)
     gain, variance = wiener(process.measurement, prior[1])
     n, basis = len(got), process.basis
-    units = torch.eye(n, dtype=torch.float64).reshape(n, -1, *basis.size)
+    units = torch.eye(n, dtype=torch.float64, device="cpu").reshape(n, -1, *basis.size)
     exact_gain, exact = (basis.inverse(x * basis.forward(units)).reshape(n, n).T for x in (gain, variance))
     values, vectors = torch.linalg.eigh(exact)
     open_ones = values > 1e-12 * values.max()
@@ -238,7 +252,9 @@ def _kind(denoiser: Denoiser, options: SamplingOptions) -> tuple[str, str]:
     if pairing.starts and rule.deterministic:
         reason = f"{options.rule} is deterministic: from a fixed measurement every run gives the same image"
         if options.uncertainty:
-            raise NotCalibratedError(f"{reason}. Ask for a point estimate (uncertainty off), or use rule 'matched'.")
+            raise NotCalibratedError(
+                f"{reason}. Ask for a point estimate ({{point}}), or use rule 'matched'.", point=True
+            )
         return "point", reason
     if not options.uncertainty:
         return "point", "a point estimate was asked for"
@@ -246,7 +262,8 @@ def _kind(denoiser: Denoiser, options: SamplingOptions) -> tuple[str, str]:
     if not verdict.passed:
         raise NotCalibratedError(
             f"rule {options.rule!r} at {options.steps or rule.steps} steps is a restoration whose uncertainty is "
-            f"not calibrated: {verdict.reason}. Use rule 'matched', more steps, or a point estimate (uncertainty off)."
+            f"not calibrated: {verdict.reason}. Use rule 'matched', more steps, or a point estimate ({{point}}).",
+            point=True,
         )
     return "posterior", verdict.reason
 
@@ -262,12 +279,14 @@ def restore_batch(
     items: list[int] | None = None,
     finish: Callable[[Tensor], Tensor] | None = None,
     watch: Callable[[int, int], None] | None = None,
+    parts: Finished | None = None,
 ) -> Restoration:
     """Restore measured images `(B, C, *N)` in model units; item i uses the seed stream `items[i]` (default i).
 
     Any denoiser of a process with a measurement will do.  `finish` maps members `(k, C, *N)` to what mean and
     deviation are wanted of, such as another grid or unit: the deviation of resampled members is not the resampled
-    deviation.  `watch(done, total)` counts denoiser calls.  The work is done on the device of the denoiser.
+    deviation.  `watch(done, total)` counts denoiser calls.  The work is done on the device of the denoiser.  `parts`
+    keeps what comes out of each item and is asked first: items do not depend on each other, so the bits are the same.
 
     Raises `NotCalibratedError` where an uncertainty is asked of a plan that is not a posterior sampler.
     """
@@ -276,34 +295,31 @@ def restore_batch(
     kind, reason = _kind(denoiser, options)
     members = options.samples if kind == "posterior" or not RULES[options.rule].deterministic else 1
     if kind == "posterior" and members < 2:
-        raise InputError("samples", members, "at least 2 for a standard deviation (or uncertainty off)")
+        raise InputError("samples", members, "at least 2 for a standard deviation (or {point})", point=True)
     padded, crop = _pad(measured.to(denoiser.process.basis.device), options.margin, denoiser.multiple)
     bound = denoiser.on(tuple(padded.shape[2:]))
     prior = bound.prior()
     plan = plan_for(bound.process, options, None if prior is None else prior[1])
-    total, done = len(measured) * members * plan.nfe, 0
-    means, deviations, kept, seeds = [], [], [], []
+    found, seeds = [], []
     for b in range(len(measured)):
         item = items[b] if items else b
         stream = member_seeds(options.seed, item, members)
-        moments, drawn = RunningMoments(), []
-        for first in range(0, members, options.chunk):
-            part = stream[first : first + options.chunk]
-            x = _draw(bound, plan, padded[b : b + 1], part)[crop]
-            x = x if finish is None else finish(x)
-            for image in x:
-                moments.add(image)
-                if options.keep_samples:
-                    drawn.append(image.to(measured.device))
-            done += len(part) * plan.nfe
-            if watch is not None:
-                watch(done, total)
-        means.append(moments.mean.to(measured))
-        deviations.append(moments.variance.sqrt().to(measured.real) if kind == "posterior" else None)
-        kept.append(torch.stack(drawn) if drawn else None)
+        part = None if parts is None else parts.load(item)
+        if part is None:
+            draw = partial(_draw, bound, plan, padded[b : b + 1], crop, finish)
+            told = partial(_tell, watch, plan.nfe, b * members, len(measured) * members)
+            part = _item(draw, stream, options, kind == "posterior", measured, told)
+            if parts is not None:
+                parts.save(item, part)
+        else:
+            _tell(watch, plan.nfe, b * members, len(measured) * members, members)
+        found.append(part)
         seeds.append(stream.tolist())
-    sd = torch.stack([d for d in deviations if d is not None]) if kind == "posterior" else None
-    samples = torch.stack([k for k in kept if k is not None], 1) if options.keep_samples else None
+    mean, sd, samples = (
+        torch.stack([p[name] for p in found], at) if name in found[0] else None
+        for name, at in (("mean", 0), ("sd", 0), ("samples", 1))
+    )
+    assert mean is not None
     seconds = time.perf_counter() - started
     details = {
         "rule": options.rule,
@@ -312,7 +328,37 @@ def restore_batch(
         "members": members,
         "grid": plan.times.tolist(),
     }
-    return Restoration(torch.stack(means), sd, kind, reason, samples, plan.nfe, seeds, seconds, details)
+    return Restoration(mean, sd, kind, reason, samples, plan.nfe, seeds, seconds, details)
+
+
+def _tell(watch: Callable[[int, int], None] | None, nfe: int, before: int, total: int, members: int) -> None:
+    if watch is not None:
+        watch((before + members) * nfe, total * nfe)
+
+
+def _item(
+    draw: Callable[[Tensor], Tensor],
+    stream: Tensor,
+    options: SamplingOptions,
+    spread: bool,
+    like: Tensor,
+    told: Callable[[int], None],
+) -> dict[str, Tensor]:
+    """Mean, deviation (with `spread`) and members (where they are kept) of one measured image."""
+    moments, drawn = RunningMoments(), []
+    for first in range(0, len(stream), options.chunk):
+        seeds = stream[first : first + options.chunk]
+        for image in draw(seeds):
+            moments.add(image)
+            if options.keep_samples:
+                drawn.append(image.to(like.device))
+        told(first + len(seeds))
+    part = {"mean": moments.mean.to(like)}
+    if spread:
+        part["sd"] = moments.variance.sqrt().to(like.real)
+    if options.keep_samples:
+        part["samples"] = torch.stack(drawn)
+    return part
 
 
 def _check_batch(denoiser: Denoiser, measured: Tensor, items: list[int] | None) -> None:
@@ -332,14 +378,22 @@ def _check_batch(denoiser: Denoiser, measured: Tensor, items: list[int] | None) 
         raise InputError("items", f"{len(items)} numbers", f"one for each of {len(measured)} images")
 
 
-def _draw(denoiser: Denoiser, plan: Plan, measured: Tensor, seeds: Tensor) -> Tensor:
-    """Samples `(len(seeds), C, *N)` from one measured image `(1, C, *N)`."""
+def _draw(
+    denoiser: Denoiser,
+    plan: Plan,
+    measured: Tensor,
+    crop: tuple[slice, ...],
+    finish: Callable[[Tensor], Tensor] | None,
+    seeds: Tensor,
+) -> Tensor:
+    """Finished samples `(len(seeds), C, *N)` from one measured image `(1, C, *N)` with a border that `crop` undoes."""
     y = measured.expand(len(seeds), *measured.shape[1:])
     mean, spectrum = denoiser.prior() or (0.0, None)
     shape = tuple(y.shape[1:])
     start = start_state(denoiser.process, seeds, shape, measurement=y, mean=mean, spectrum=spectrum, dtype=y.dtype)
     with torch.no_grad():
-        return sample(denoiser, plan, start, seeds=seeds, cond=denoiser.process.pairing.cond(y)).x
+        x = sample(denoiser, plan, start, seeds=seeds, cond=denoiser.process.pairing.cond(y)).x[crop]
+    return x if finish is None else finish(x)
 
 
 def _pad(x: Tensor, margin: int, multiple: int) -> tuple[Tensor, tuple[slice, ...]]:

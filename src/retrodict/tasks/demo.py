@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
+from retrodict._check import InputError
 from retrodict.data import Image, read, write
 from retrodict.models.instrument import measure
 from retrodict.models.model import Model, open_model
 from retrodict.tasks.restore import Restored, Watch, restore
+from retrodict.tasks.results import check_folder
 
 __all__ = ["SLICES", "Demonstration", "run_demo"]
 
@@ -32,10 +34,19 @@ class Demonstration:
 
 
 def run_demo(
-    out: Path, *, samples: int = 8, slices: int = 2, force: bool = True, watch: Watch | None = None
+    out: Path, *, samples: int = 8, slices: int = 2, force: bool = False, watch: Watch | None = None
 ) -> list[Demonstration]:
-    """Simulate, write and restore the shipped slices; results and measured DICOM files go to `out`."""
+    """Simulate, write and restore the shipped slices; results and measured DICOM files go to `out`.
+
+    Raises `InputError` for files of an earlier demonstration without `force`, before anything is computed.
+    """
     model = open_model("ct")
+    for name in SLICES[:slices]:
+        measured_file = Path(out) / f"{name}-measured.dcm"
+        if measured_file.exists() and not force:
+            hint = "Use {force} to replace it."
+            raise InputError(measured_file, "a file of an earlier run", "a new output folder", hint, force=True)
+        check_folder(Path(out), measured_file.stem, (), force)
     results = []
     for index, name in enumerate(SLICES[:slices]):
         truth = read(Path(str(resources.files("retrodict") / "assets" / f"{name}.dcm")))
@@ -52,7 +63,7 @@ def run_demo(
 def _compare(restored: Restored, truth: Image, model: Model) -> Demonstration:
     y = model.intensity.encode(restored.input.values[None])
     denoiser = model.denoiser.on(y.shape[2:])
-    wiener = model.intensity.decode(denoiser.gaussian()(y, torch.ones(1, dtype=torch.float64)))[0]
+    wiener = model.intensity.decode(denoiser.gaussian()(y, torch.ones(1, dtype=torch.float64, device="cpu")))[0]
 
     def rms(values: torch.Tensor) -> float:
         return float(((values - truth.values).double() ** 2).mean().sqrt())

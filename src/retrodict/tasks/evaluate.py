@@ -97,7 +97,9 @@ def check_folder(out: str | Path, *, force: bool = False) -> Path:
         raise InputError(folder, "a file", "a folder for the results")
     taken = [folder / n for n in FILES if (folder / n).exists()]
     if taken and not force:
-        raise InputError(taken[0], "a file of an earlier run", "a new output folder", "Use --force to replace it.")
+        raise InputError(
+            taken[0], "a file of an earlier run", "a new output folder", "Use {force} to replace it.", force=True
+        )
     return folder
 
 

@@ -24,7 +24,7 @@ from retrodict.models.model import Intensity, ModelSpec, load_weights, read_tens
 from retrodict.nets import precision_for
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_config import FitConfig
-from retrodict.tasks.prepare import torch_threads
+from retrodict.tasks.machine import torch_threads
 from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.loop import Progress, TrainingOptions, latest_checkpoint, train
 from retrodict.training.losses import denoising_loss
@@ -218,7 +218,7 @@ def _time_step(plan: FitPlan) -> float:
     for trial in range(3):
         keys = [key(trial, "timing", i) for i in range(config.training.batch)]
         start = time.perf_counter()
-        losses = denoising_loss(denoiser, batch(keys), torch.tensor(keys), config.training.loss)
+        losses = denoising_loss(denoiser, batch(keys), torch.tensor(keys, device="cpu"), config.training.loss)
         losses.total.mean().backward()
         times.append(time.perf_counter() - start)
     return min(times[1:])

@@ -65,7 +65,7 @@ def check_target(path: str | Path, *, plot: bool = True, force: bool = False) ->
     files = [target, target.with_suffix(".png")] if plot else [target]
     for file in files:
         if file.exists() and not force:
-            raise InputError(file, "a file of an earlier run", "a new name", "Use --force to replace it.")
+            raise InputError(file, "a file of an earlier run", "a new name", "Use {force} to replace it.", force=True)
     return files
 
 
@@ -158,13 +158,13 @@ def _load(
     """One image or series, slices as they are, not clipped: clipping bends the noise of air and of metal."""
     found = discover(source, results=True)
     if len(found) != 1:
-        hint = "Give the paths of the series one by one; repeats are told with --repeats."
-        raise InputError(source, f"{len(found)} images or series", "exactly one", hint)
+        hint = "Give the paths of the series one by one; repeats are told with {repeats}."
+        raise InputError(source, f"{len(found)} images or series", "exactly one", hint, repeats=...)
     given = None if spacing is None else tuple(spacing)
     image = read(found[0], spacing=given, unit=unit, slices="independent", allow_gaps=True, clip=False, expect=None)
     image = image.gray()
     if not all(math.isfinite(s) for s in image.spacing[-2:]):
-        raise InputError(source, "no pixel spacing", "a file with spacing", "Give --spacing in mm.")
+        raise InputError(source, "no pixel spacing", "a file with spacing", "Give {spacing}.", spacing=(0.7, 0.7))
     if slices is not None and image.values.ndim == 4:
         first, last = slices
         if not 0 <= first < last <= image.values.shape[1]:
@@ -220,7 +220,7 @@ def _repeated(
     """Regions and repeats of them (K, R, size, size)."""
     if len(stacks) < 2 or (repeats == "half-dose" and len(stacks) != 2):
         wanted = "exactly 2 half-dose images" if repeats == "half-dose" else "at least 2 repeated scans"
-        raise InputError("sources", f"{len(stacks)}", wanted, "For one scan leave --repeats out.")
+        raise InputError("sources", f"{len(stacks)}", wanted, "For one scan leave {repeats} out.", repeats=...)
     if len({s.shape for s in stacks}) > 1:
         raise InputError("sources", "repeats with different numbers of slices", "the same object, scanned alike")
     difference = stacks[0] - stacks[1]
@@ -294,7 +294,7 @@ def _quadrant(plane: Tensor, pixel: tuple[float, float]) -> tuple[list[list[floa
     folded[0, 0] = (folded[0, 1] + folded[1, 0] + folded[0, -1] + folded[-1, 0]) / 4
     for axis, d in ((0, pixel[0]), (1, pixel[1])):
         n = plane.shape[axis]
-        index = torch.arange(n // 2 + 1)
+        index = torch.arange(n // 2 + 1, device="cpu")
         folded = 0.5 * (folded.index_select(axis, index) + folded.index_select(axis, (-index) % n))
         axes.append((index.double() / (n * d)).tolist())
     return axes, folded.tolist()

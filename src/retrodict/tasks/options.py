@@ -25,7 +25,8 @@ class RestoreOptions:
     """How an image is restored; every field is a keyword of `restore` and a flag of the command line.
 
     `mtf` and `nps` are paths, records or curves; `steps` and `grid` None are those of the rule, `spread` None is the
-    error law of the model.  `threads` holds for the call alone.
+    error law of the model.  `tile` None runs the network on tiles where it would take more than 1 GiB otherwise.
+    `expect` None (or "any") reads DICOM files of every modality.  `threads` holds for the call alone.
 
     Raises `InputError` for numbers below their bound.
     """
@@ -41,6 +42,10 @@ class RestoreOptions:
         Sequence[float] | None, Option("Pixel spacing in mm (rows,columns) for files that have none.")
     ] = None
     unit: Annotated[str | None, Option("Unit of the values for files that have none, such as HU.")] = None
+    expect: Annotated[str | None, Option("Modality of DICOM files, such as MR; any takes every one.")] = "CT"
+    deidentify: Annotated[
+        bool, Option("Remove names, IDs, dates and free text from DICOM results (PS3.15 Annex E), not from pixels.")
+    ] = False
     resample: Annotated[bool, Option("Bring images of another pixel spacing to the model's and back.")] = False
     allow_gaps: Annotated[bool, Option("Accept a series with missing slices.")] = False
     tile: Annotated[int | None, Option("Run the network on tiles of this side.", least=64)] = None
@@ -51,7 +56,9 @@ class RestoreOptions:
     nps: Annotated[Any, Option("Measured NPS (retrodict measure nps) instead of that of the training.")] = None
     device: Annotated[str, Option("auto, cpu or cuda; auto is cuda where there is one.")] = "auto"
     precision: Annotated[str, Option("auto, float32 or bf16; auto is the faster one of this machine.")] = "auto"
-    threads: Annotated[int | None, Option("CPU threads.", least=1)] = None
+    threads: Annotated[
+        int | None, Option("CPU threads, at most the cores that there are (default: all of them).", least=1)
+    ] = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -61,11 +68,11 @@ class RestoreOptions:
                 raise InputError(name, value, f"at least {option.least}")
 
     @classmethod
-    def of(cls, changes: Mapping[str, Any]) -> RestoreOptions:
-        """The defaults with `changes`; an unknown name is answered with the nearest."""
+    def of(cls, changes: Mapping[str, Any], extra: Sequence[str] = ()) -> RestoreOptions:
+        """The defaults with `changes`; an unknown name is answered with the nearest, of these or of `extra`."""
         known = canonical(changes)
         for name in known:
-            choice("option", name, [*described(), *ALSO_CALLED])
+            choice("option", name, [*described(), *ALSO_CALLED, *extra])
         return cls(**known)
 
 

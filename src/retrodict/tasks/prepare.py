@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +14,7 @@ from retrodict.models.model import Model, open_model
 from retrodict.nets import precision_for
 from retrodict.tasks.options import RestoreOptions
 
-__all__ = ["check_image", "device_named", "model_card", "model_channels", "prepared", "torch_threads"]
+__all__ = ["check_image", "device_named", "model_card", "model_channels", "prepared"]
 
 
 def model_card(name: str = "ct") -> dict[str, Any]:
@@ -56,7 +54,8 @@ def _with_instrument(model: Model, mtf: Any, nps: Any, uncertainty: bool) -> tup
         raise NotCalibratedError(
             f"The measured instrument is not the one that the model was calibrated for: {agreement}. "
             "Train on for it (retrodict fit with start_from and the measured curves, some hundred steps), or ask for a "
-            "point estimate (--point)."
+            "point estimate ({point}).",
+            point=True,
         )
     record = {"noise_ratio": agreement.noise_ratio, "mtf_difference": agreement.mtf_difference}
     return bound, {"instrument": {**record, "calibration_holds": agreement.holds, "files": [str(mtf), str(nps)]}}
@@ -78,20 +77,6 @@ def _on_device(model: Model, device: str) -> Model:
     return model if device == "cpu" else replace(model, denoiser=model.denoiser.to(device))
 
 
-@contextmanager
-def torch_threads(count: int | None) -> Generator[None]:
-    """Let torch use `count` CPU threads (None: as many as before) until the end of the block."""
-    if count is None:
-        yield
-        return
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 # ---- what an image must be ---------------------------------------------------------------------------------------
 
 
@@ -111,7 +96,9 @@ def check_image(image: Image, model: Model, name: str) -> None:
         found, wanted = ("complex", "real") if image.values.is_complex() else ("real", "complex")
         raise InputError(where, f"{found} pixels", f"{wanted} ones, as the model was trained on")
     if image.unit != model.intensity.unit:
-        raise InputError(where, f"values in {image.unit!r}", f"{model.intensity.unit!r}, the unit of the model")
+        wanted = model.intensity.unit
+        hint = "Give {unit} if that is what the values are." if image.unit == "arbitrary" else ""
+        raise InputError(where, f"values in {image.unit!r}", f"{wanted!r}, the unit of the model", hint, unit=wanted)
     if not bool(torch.isfinite(image.values).all()):
         raise InputError(where, "NaN or infinite pixels", "finite pixels")
     ndim = len(model.spec.size)

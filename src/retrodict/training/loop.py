@@ -137,7 +137,7 @@ def _step(
     keys = _keys(options, step, options.batch)
     for group in optimizer.param_groups:
         group["lr"] = rate(options, step)
-    losses = objective(denoiser, batch(keys), torch.tensor(keys), options.loss, options.spread_weight)
+    losses = objective(denoiser, batch(keys), torch.tensor(keys, device="cpu"), options.loss, options.spread_weight)
     total = losses.total.mean()
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(total)
@@ -176,7 +176,9 @@ def _validate(
     values = []
     for block in range(4):
         keys = _keys(options, block, options.batch, "validation")
-        loss = objective(denoiser, validation(keys), torch.tensor(keys), options.loss, options.spread_weight)
+        loss = objective(
+            denoiser, validation(keys), torch.tensor(keys, device="cpu"), options.loss, options.spread_weight
+        )
         values.append(float(loss.total.mean()))
     denoiser.net.load_state_dict(own)
     return sum(values) / len(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -60,10 +61,14 @@ def draw_times(seeds: Tensor, first: float = 1e-3) -> Tensor:
 
 
 class Example(NamedTuple):
-    """A batch of clean images x0 `(B, C, *N)` and, where their law is not known, of measured images beside them."""
+    """A batch of clean images x0 `(B, C, *N)` and, where their law is not known, of measured images beside them.
+
+    `spacing` (mm per axis) is that of the batch where it is not the spacing of the model.
+    """
 
     x0: Tensor
     y: Tensor | None = None
+    spacing: tuple[float, ...] | None = None
 
 
 Batch = Callable[[list[int]], Tensor | Example]
@@ -72,9 +77,9 @@ Batch = Callable[[list[int]], Tensor | Example]
 
 def example(batch: Tensor | Example, denoiser: NetDenoiser) -> Example:
     """A batch on the device of the denoiser."""
-    x0, y = batch if isinstance(batch, Example) else (batch, None)
+    x0, y, spacing = batch if isinstance(batch, Example) else Example(batch)
     device = denoiser.process.basis.device
-    return Example(x0.to(device), None if y is None else y.to(device))
+    return Example(x0.to(device), None if y is None else y.to(device), spacing)
 
 
 def simulate(process: Process, x0: Tensor, t: Tensor, seeds: Tensor, y: Tensor | None = None) -> tuple[Tensor, Cond]:
@@ -107,8 +112,8 @@ def denoising_loss(
     with `spread_weight`; the error is detached there, so that the variance cannot bias the mean.  `law` draws a
     process for every item (`law(basis, seeds)`), whose denoiser is then trained.
     """
-    x0, y = example(batch, denoiser)
-    denoiser = denoiser if law is None else denoiser.at(law(denoiser.process.basis, seeds))
+    x0, y, spacing = example(batch, denoiser)
+    denoiser = _bound(denoiser, law, spacing, seeds)
     t = draw_times(seeds)
     xt, cond = simulate(denoiser.process, x0, t, seeds, y)
     terms = denoiser.training_terms(xt, t, cond)
@@ -123,6 +128,17 @@ def denoising_loss(
         return Losses(error, error, torch.zeros_like(error))
     nll = _spread_nll(denoiser, (x0 - mean).detach(), terms)
     return Losses(error + spread_weight * nll, error, nll)
+
+
+def _bound(
+    denoiser: NetDenoiser, law: ProcessLaw | None, spacing: tuple[float, ...] | None, seeds: Tensor
+) -> NetDenoiser:
+    """The denoiser on the grid of the batch and, with a law of processes, of one for each item."""
+    if law is None and spacing is None:
+        return denoiser
+    basis = denoiser.process.basis
+    basis = basis if spacing is None else replace(basis, spacing=spacing)
+    return denoiser.at(replace(denoiser.process, basis=basis) if law is None else law(basis, seeds))
 
 
 def _weighted(process: Process, error: Tensor, t: Tensor, weight: str) -> Tensor:

@@ -166,18 +166,18 @@ def _in_plane(raw: Raw, plane: str | None) -> tuple[Raw, tuple[int, ...]]:
 
 def _spacing(path: Path, given: tuple[float, ...] | None, raw: Raw, stacked: bool) -> tuple[float, ...]:
     ndim, known = raw.array.ndim - 1, given or raw.spacing
-    needed = "(dy, dx)" if ndim == 2 or stacked else "(dz, dy, dx)"
-    expected, hint = f"spacing {needed} in mm", f"Give spacing={needed}; on the command line --spacing."
+    needed, example = ("(dy, dx)", (0.7, 0.7)) if ndim == 2 or stacked else ("(dz, dy, dx)", (1.0, 0.7, 0.7))
+    expected, hint = f"spacing {needed} in mm", "Give {spacing}."
     if known is None:
-        raise InputError(path, raw.note or "no spacing in the file", expected, hint)
+        raise InputError(path, raw.note or "no spacing in the file", expected, hint, spacing=example)
     if stacked and len(known) in (2, 3):
         known = (math.nan, *known[-2:])
     if len(known) != ndim:
         if ndim == 3:
             hint = 'Give all three, or read the slices one by one with slices="independent".'
-        raise InputError(path, f"{len(known)} spacings for {ndim} axes", expected, hint)
+        raise InputError(path, f"{len(known)} spacings for {ndim} axes", expected, hint, spacing=example)
     if not all(math.isfinite(s) and s > 0 for s in known[1 if stacked else 0 :]):
-        raise InputError(path, f"spacing {known}", "positive numbers in mm", hint)
+        raise InputError(path, f"spacing {known}", "positive numbers in mm", hint, spacing=example)
     return known
 
 

@@ -1,0 +1,63 @@
+"""An image on the grid of a model, and the members that come of it back on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retrodict._check import InputError
+from retrodict.data import Image, resample
+from retrodict.models.model import Model
+
+__all__ = ["finisher", "items", "off_grid", "on_grid"]
+
+SPACING_TOLERANCE = 0.03
+"""Relative difference of pixel spacing up to which a model is used as it is."""
+
+
+def off_grid(image: Image, model: Model) -> bool:
+    """Whether the in-plane (or volume) spacing differs from that of the model by more than the tolerance."""
+    own = image.spacing[-len(model.spec.spacing) :]
+    return any(abs(a / b - 1) > SPACING_TOLERANCE for a, b in zip(own, model.spec.spacing, strict=True))
+
+
+def on_grid(image: Image, model: Model, resampling: bool, name: str) -> Image:
+    """The image at the spacing of the model; one that is not is resampled only where that was asked for."""
+    if not off_grid(image, model):
+        return image
+    own, wanted = image.spacing[-len(model.spec.size) :], model.spec.spacing
+    if not resampling:
+        raise InputError(
+            f"{image.source[0] if image.source else name}: pixel spacing",
+            f"{tuple(round(s, 4) for s in own)} mm",
+            f"{wanted} mm (within {SPACING_TOLERANCE:.0%}), at which the model was trained",
+            "Give {resample} to restore at the spacing of the model.",
+            resample=True,
+        )
+    return resample(image, wanted)
+
+
+def items(image: Image, ndim: int) -> Tensor:
+    """`(items, C, *N)` of an image `(C, ..., *N)`: slices of a volume are items of a 2-D model."""
+    channels = image.values.shape[0]
+    return image.values.reshape(channels, -1, *image.values.shape[-ndim:]).transpose(0, 1)
+
+
+def finisher(image: Image, model: Model) -> Callable[[Tensor], Tensor]:
+    """Members in the unit and on the grid of the image, before mean and deviation are taken."""
+    ndim = len(model.spec.size)
+    size = tuple(image.values.shape[-ndim:])
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[ndim]
+
+    def finish(members: Tensor) -> Tensor:
+        values = model.intensity.decode(members)
+        if tuple(values.shape[-ndim:]) == size:
+            return values
+        if values.is_complex():
+            return torch.complex(*(F.interpolate(part, size=size, mode=mode) for part in (values.real, values.imag)))
+        return F.interpolate(values, size=size, mode=mode, align_corners=False)
+
+    return finish
