@@ -427,11 +427,11 @@ def _command(sample: str, fault: str, folder: Path, rng: Random) -> str:
     sys.stdout.flush(), sys.stderr.flush()
     text = "".join(stream.read() for stream in streams)
     bad = sorted({c for c in text if not c.isprintable() and c not in "\n\r"})
-    if "Traceback" in text or code not in (0, 1, 2, 130):
+    if "Traceback" in text or code not in (0, 2, 3, 4, 5, 130):
         raise AssertionError(f"exit code {code}: {ascii(words)[:300]}: {text[-300:]!a}")
     if bad:
         raise AssertionError(f"{bad!a} in the terminal: {ascii(words)[:300]}")
-    if code in (1, 2) and not text.strip():
+    if code in (2, 3, 4, 5) and not text.strip():
         raise AssertionError(f"exit code {code} without a word: {ascii(words)[:300]}")
     if code:
         raise InputError("command", ascii(words)[:300], f"exit code {code}")

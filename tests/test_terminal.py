@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from retrodict._check import visible
-from retrodict.cli.terminal import err, out, plain, watching
+from retrodict.cli.progress import watching
+from retrodict.cli.terminal import err, out, plain
 
 PIECES = [*"[]/\\ab#@=\x1b\n\u202e{}* :_", "[/", "[bold]", "\\[", ":smile:", "\udcff"]
 WORDS = st.lists(st.sampled_from(PIECES), max_size=10).map("".join)
@@ -40,8 +41,10 @@ def test_what_a_terminal_would_obey_is_shown():
     assert printed(plain("[1, 2] größer 日本 ‌ok")) == "[1, 2] größer 日本 ‌ok"
 
 
+@pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("name", ["[/nope]", "**", ":smile:", "{task}", "\x1b[31m", "[bold"])
-def test_a_bar_shows_any_name(name):
+def test_a_bar_shows_any_name(name, terminal, monkeypatch):
+    monkeypatch.setattr(err, "_force_terminal", terminal)
     with watching() as watch:
         watch(name, 1, 2)
         watch(name, 2, 2)
