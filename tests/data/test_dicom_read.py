@@ -135,10 +135,13 @@ def test_spacing_can_be_supplied(tmp_path):
         ({"RescaleSlope": 0}, "RescaleSlope = 0"),
         ({"RescaleType": "US"}, "RescaleType US"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer"),
-        ({"NumberOfFrames": 2}, "2 frames"),
+        ({"NumberOfFrames": 2}, "cut short"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "color"),
         ({"PixelSpacing": [0.5, 0.0]}, "PixelSpacing"),
         ({"ImageOrientationPatient": [0, 0, 0, 0, 1, 0]}, "ImageOrientationPatient"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0.6, 0.8, 0]}, "right angle"),
+        ({"NumberOfFrames": 0}, "0 x 12 x 15 pixels"),
+        ({"BitsAllocated": 1}, "of 1 bits"),
     ],
 )
 def test_unusable_tags_are_refused(tmp_path, tags, part):

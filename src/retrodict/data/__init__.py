@@ -2,6 +2,7 @@
 
 from retrodict._check import OutputError
 from retrodict.data.acquisition import acquisition, fingerprints
+from retrodict.data.formats.dicom_private import deidentified
 from retrodict.data.image import Image, Source
 from retrodict.data.io import Found, LeftOut, discover, find, read, write
 from retrodict.data.medmnist import read_medmnist
@@ -17,6 +18,7 @@ __all__ = [
     "PatchSet",
     "Source",
     "acquisition",
+    "deidentified",
     "discover",
     "find",
     "fingerprints",

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from retrodict._check import InputError
+
 __all__ = ["acquisition", "fingerprints"]
 
 
@@ -30,25 +32,47 @@ TAGS = {
 }
 
 
+EQUIPMENT = ("Manufacturer", "ManufacturerModelName", "SoftwareVersions")
+
+
+ACQUISITION = "109101"  # purpose "Acquisition Equipment" of a contributing equipment
+
+
 def acquisition(paths: Sequence[Path]) -> dict[str, Any]:
     """Kernel, dose and scanner tags of DICOM files; a tag that differs between files gives (smallest, largest).
 
-    Empty for files that are no DICOM.
+    In a derived image the scanner is the equipment that acquired it, not what made the image. Empty for files that are
+    no DICOM; a tag whose value cannot be read is left out.
     """
-    import pydicom
-    from pydicom.errors import InvalidDicomError
+    from retrodict.data.formats.dicom_file import dataset
 
     found: dict[str, list[Any]] = {}
     for path in paths:
         try:
-            data = pydicom.dcmread(path, stop_before_pixels=True)
-        except (InvalidDicomError, OSError, ValueError):
+            data = dataset(path, header_only=True)
+        except InputError:
             continue
+        scanner = _scanner(data)
         for tag, name in TAGS.items():
-            value = data.get(tag)
-            if value not in (None, ""):
-                found.setdefault(name, []).append(_plain(value))
+            try:
+                value = (scanner if tag in EQUIPMENT else data).get(tag)
+                if value not in (None, ""):
+                    found.setdefault(name, []).append(_plain(value))
+            except Exception:  # pydicom raises almost anything on a value that is none of its kind
+                continue
     return {name: _merged(values) for name, values in found.items()}
+
+
+def _scanner(data: Any) -> Any:
+    """The equipment that acquired the data of a derived image; the data set itself where none is named."""
+    try:
+        for item in data.get("ContributingEquipmentSequence") or ():
+            purpose = item.get("PurposeOfReferenceCodeSequence")
+            if purpose and str(purpose[0].get("CodeValue", "")) == ACQUISITION:
+                return item
+    except Exception:  # a damaged sequence names no equipment
+        pass
+    return data
 
 
 def _plain(value: Any) -> Any:

@@ -157,8 +157,8 @@ def restore_all(
                 if name in named:
                     raise InputError(source.paths[0], f"a second input called {name!r}", "names that differ")
                 named.add(name)
-                image, _ = open_image(source, options, loaded)
-                job = Job.of(image, loaded, options, name)
+                image, found = open_image(source, options, loaded)
+                job = Job.of(image, loaded, options, result_name(found))
                 skip = "finished" if resume else "recovered"
                 done = restore_into(folder, job, force=force, skip=skip, watch=watch)
                 if done is None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from retrodict._check import InputError
-from retrodict.data import Image, Source, discover, read
+from retrodict.data import Image, Source, deidentified, discover, read
+from retrodict.data.formats.dicom_private import unnamed
 from retrodict.models.model import Model
 from retrodict.tasks.options import RestoreOptions
 from retrodict.tasks.results import name_of
@@ -18,7 +19,12 @@ __all__ = ["open_image"]
 
 
 def open_image(source: Any, options: RestoreOptions, model: Model) -> tuple[Image, str]:
-    """The image at a path, of a source, or of an array, and its name."""
+    """The image at a path, of a source, or of an array, and its name; without identity where that was asked for."""
+    image, name = _opened(source, options, model)
+    return (deidentified(image), unnamed(name, image)) if options.deidentify else (image, name)
+
+
+def _opened(source: Any, options: RestoreOptions, model: Model) -> tuple[Image, str]:
     if isinstance(source, Image):
         if options.spacing is not None or options.unit is not None:
             given = "spacing" if options.spacing is not None else "unit"

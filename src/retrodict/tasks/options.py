@@ -43,6 +43,9 @@ class RestoreOptions:
     ] = None
     unit: Annotated[str | None, Option("Unit of the values for files that have none, such as HU.")] = None
     expect: Annotated[str | None, Option("Modality of DICOM files, such as MR; any takes every one.")] = "CT"
+    deidentify: Annotated[
+        bool, Option("Remove names, IDs, dates and free text from DICOM results (PS3.15 Annex E), not from pixels.")
+    ] = False
     resample: Annotated[bool, Option("Bring images of another pixel spacing to the model's and back.")] = False
     allow_gaps: Annotated[bool, Option("Accept a series with missing slices.")] = False
     tile: Annotated[int | None, Option("Run the network on tiles of this side.", least=64)] = None

@@ -173,6 +173,8 @@ class Job:
         ready, about = prepared(model, options)
         check_image(image, ready, name)
         work = on_grid(image, ready, options.resample, name)
+        for note in image.notes:
+            log.warning("%s: %s", name, note)
         ndim = len(ready.spec.size)
         sampling = _sampling(options)
         size = tuple(n + 2 * sampling.margin for n in work.values.shape[-ndim:])
@@ -310,6 +312,8 @@ def _record(result: Restoration, job: Job, threads: int) -> dict[str, Any]:
         "network_calls_per_member": result.nfe,
         "spacing_mm": list(image.spacing),
         "unit": image.unit,
+        "notes": list(image.notes),
+        "deidentified": options.deidentify,
         "source": [str(p.absolute()) for p in image.source],
         **stamp(),
         **job.about,

@@ -145,7 +145,7 @@ def _report(restored: Restored, model: Model, truth: Image | None, files: list[P
     image, details = restored.input, restored.details
     mtf, nps = _curves(model)
     off = [f"Restored at {model.spec.spacing} mm and resampled back."] if off_grid(image, model) else []
-    spacing = tuple(float(s) for s in image.spacing)
+    spacing = tuple(float(s) for s in (image.spacing if image.regular else image.spacing[-2:]))
     return ReportData(
         title=f"Restoration of {restored.name}",
         input=image.values,
@@ -167,7 +167,7 @@ def _report(restored: Restored, model: Model, truth: Image | None, files: list[P
         seeds=[s for item in details["seeds"] for s in item],
         files=files,
         timing={"restoration": details["seconds"]},
-        warnings=off,
+        warnings=[*off, *image.notes],
         mtf=mtf,
         nps=nps,
     )

@@ -1,4 +1,4 @@
-"""DICOM: one slice a file, and the files of a series as one image."""
+"""DICOM: one slice a file, the frames of a file, and the files of a series as one image."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import re
 from pathlib import Path
 
 from retrodict._check import InputError
-from retrodict.data.formats import dicom_read, dicom_write
-from retrodict.data.formats.format import Format, ReadOptions
+from retrodict.data.formats import dicom_file, dicom_read, dicom_write
+from retrodict.data.formats.format import MARK, Format, ReadOptions
 from retrodict.data.image import Image, Source
 
 __all__ = ["FORMAT", "SERIES"]
 
 
 def _read(source: Source, options: ReadOptions) -> Image:
-    first, given = source.paths[0], options.spacing
-    _check_count(given, 2, first)
-    return dicom_read.read_slice(first, options.expect, options.unit, given, options.clip)
+    return dicom_read.read_file(source.paths[0], options)
 
 
 def _read_series(source: Source, options: ReadOptions) -> Image:
@@ -24,23 +22,15 @@ def _read_series(source: Source, options: ReadOptions) -> Image:
         return _read(source, options)
     given = options.spacing
     plane = options.independent or (given is not None and len(given) == 2)
-    _check_count(given, 2 if plane else 3, source.paths[0])
-    return dicom_read.read_series(
-        source.paths, options.expect, options.unit, given, options.independent, options.allow_gaps, options.clip
-    )
-
-
-def _check_count(given: tuple[float, ...] | None, count: int, path: Path) -> None:
-    if given is not None and len(given) != count:
-        raise InputError("spacing", f"{len(given)} numbers", f"{count} for {path.name}")
+    if given is not None and len(given) != (2 if plane else 3):
+        raise InputError("spacing", f"{len(given)} numbers", f"{2 if plane else 3} for {source.paths[0].name}")
+    return dicom_read.read_series(source.paths, options)
 
 
 def _made(path: Path) -> str:
     """Return the mark that the writer puts at the end of SeriesDescription."""
-    import pydicom
-
-    ds = pydicom.dcmread(path, force=True, stop_before_pixels=True, specific_tags=["SeriesDescription"])
-    found = re.search(r"\| (retrodict [a-z0-9_-]+)$", str(ds.get("SeriesDescription", "") or ""))
+    ds = dicom_file.dataset(path, header_only=True, tags=["SeriesDescription"])
+    found = re.search(rf"\| ({MARK} [a-z0-9_-]+)$", str(ds.get("SeriesDescription", "") or ""))
     return found[1] if found else ""
 
 
@@ -52,8 +42,9 @@ FORMAT = Format(
     _read,
     dicom_write.check,
     dicom_write.encode,
-    dicom_read.probe,
+    dicom_file.looks_like_dicom,
     dicom_read.series_key,
+    read_only=(".dcm.gz",),
     made=_made,
 )
 

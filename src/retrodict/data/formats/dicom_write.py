@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as DicomSequence
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
+from pydicom.valuerep import format_number_as_ds
 
 from retrodict._check import InputError
-from retrodict.data.formats.dicom_read import RESCALE_TYPES, DicomHeader
+from retrodict.data.formats.dicom_derived import Series, code, derived, is_image, study_of
+from retrodict.data.formats.dicom_frames import SHARED, has_groups
+from retrodict.data.formats.dicom_pixels import RESCALE_TYPES
+from retrodict.data.formats.dicom_read import DicomHeader
 from retrodict.data.formats.format import Labels, one_gray_channel
 from retrodict.data.image import Image
 from retrodict.data.units import unit as unit_named
@@ -26,40 +31,34 @@ __all__ = ["check", "encode"]
 LOWEST = -3072.0  # HU; padding below this would cost the valid range its resolution
 
 
-STALE = (
-    "PixelPaddingValue", "PixelPaddingRangeLimit", "SmallestImagePixelValue", "LargestImagePixelValue",
-    "SmallestPixelValueInSeries", "LargestPixelValueInSeries", "ModalityLUTSequence", "IconImageSequence",
-    "PixelDataProviderURL", "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "DigitalSignaturesSequence",
-    "MACParametersSequence", "NumberOfFrames", "PixelAspectRatio", "RedPaletteColorLookupTableDescriptor",
-)  # fmt: skip
+STEP = 0.1  # HU; wider steps of an image are said
 
 
-IMAGE_ROLES = ("mean", "sample", "median", "quantile", "input", "measured")
+FINE = 1e-3  # of the bulk of a map: steps coarser than this take 32 bits
 
 
-OFFSETS = {"mean": 1000, "sd": 2000, "difference": 3000, "sample": 4000}
-
-
-def is_image(role: str) -> bool:
-    """Say whether the role is an image like its source ("mean", "sample-000", ...) rather than a map ("sd", ...)."""
-    return role.startswith(IMAGE_ROLES)
+UCUM = {"HU": ("[hnsf'U]", "UCUM", "Hounsfield unit")}
 
 
 def check(image: Image, path: Path) -> None:
-    """Refuse what `encode` would refuse: the header of every slice is derived and encoded, without its pixels."""
+    """Refuse what `encode` would refuse: the header of every file is derived and encoded, without its pixels."""
     one_gray_channel(image, "DICOM", path)
     header = _header(image)
-    context = _context(header, Labels(path, "mean", ""), image.unit)
-    for index, source in enumerate(header.datasets):
-        _bytes(_derived(source, index, image.values.shape[-2:], context))
+    for role in ("mean", "sd"):
+        series = _series(header, Labels(path, role, ""))
+        for index, source in enumerate(header.datasets):
+            with _encoding(source):
+                _bytes(derived(source, index, image.values.shape[-2:], series))
 
 
 def encode(image: Image, labels: Labels) -> Iterator[tuple[str, bytes]]:
     """Yield a DICOM file for each slice, in slice order: 0001.dcm, ..., or the one file that the labels name.
 
-    The stored pixels are uint16 with one RescaleSlope and RescaleIntercept for the series. An HU image of a role like
-    "mean" or "sample-000" is clipped to [-1024, 3071] as the reader would, its padding gets a stored value of its own,
-    and its quantization is at most 0.05 HU; a map such as "sd" is 0 in the padding and as fine as its range allows.
+    The stored pixels are uint16 with one RescaleSlope and RescaleIntercept for the series, which hold every value: an
+    image of less than 6553 HU in steps of 0.1 HU or less, a wider one in coarser steps that DerivationDescription
+    names.  Nothing is clipped.  The padding of an image of a role like "mean" or "sample-000" gets a
+    stored value of its own.  A map such as "sd" is a Secondary Capture, 0 in the padding, and of 32 bits where a few
+    large values would make 16 coarse.  A multi-frame source gives one multi-frame file.
     """
     one_gray_channel(image, "DICOM", labels.path)
     header = _header(image)
@@ -68,11 +67,16 @@ def encode(image: Image, labels: Labels) -> Iterator[tuple[str, bytes]]:
     slices = slices[None] if single else slices
     padding = None if image.padding is None else image.padding.numpy().reshape(slices.shape)
     coder = _Coder.fit(slices, padding, header, image.unit, labels.role)
-    context = _context(header, labels, image.unit)
+    series = _series(header, labels)
+    if coder.coarse:
+        series = replace(series, description=_with_step(series.description, coder.slope, image.unit))
     for index, source in enumerate(header.datasets):
-        ds = _derived(source, index, slices[index].shape, context)
-        _set_pixels(ds, slices[index], None if padding is None else padding[index], coder, context)
-        yield labels.path.name if single else f"{index + 1:04d}.dcm", _bytes(ds)
+        with _encoding(source):
+            ds = derived(source, index, slices.shape[-2:], series)
+            part = np.argsort(header.frames) if header.frames else np.array([index])
+            _set_pixels(ds, slices[part], None if padding is None else padding[part], coder, image.unit)
+            content = _bytes(ds)
+        yield (labels.path.name if single or header.frames else f"{index + 1:04d}.dcm"), content
 
 
 def _header(image: Image) -> DicomHeader:
@@ -80,64 +84,78 @@ def _header(image: Image) -> DicomHeader:
     if not isinstance(header, DicomHeader):
         raise InputError(image.format, "no DICOM header", "an image as it was read", "A resampled image has lost it.")
     count = image.values.shape[1] if image.values.ndim == 4 else 1
-    if len(header.datasets) != count:
-        raise InputError(image.format, f"{count} slices to write", f"{len(header.datasets)}, the number of the source")
+    held = len(header.frames) or len(header.datasets)
+    if held != count:
+        raise InputError(image.format, f"{count} slices to write", f"{held}, the number of the source")
     return header
 
 
-class _Context:
-    """What all slices of a written series have in common."""
-
-    def __init__(self, role: str, description: str, series: str, study: str, now: datetime, unit: str) -> None:
-        self.role, self.series, self.study, self.unit = role, series, study, unit
-        self.description = description.encode("ascii", "replace").decode()[:1024]  # whatever the character set
-        self.date, self.time = now.strftime("%Y%m%d"), now.strftime("%H%M%S.%f")
+def _series(header: DicomHeader, labels: Labels) -> Series:
+    first = header.datasets[0]
+    dated = str(first.get("PatientIdentityRemoved", "") or "") != "YES" or bool(first.get("StudyDate"))
+    return Series(labels.role, labels.description, labels.series_uid or generate_uid(), study_of(first), dated)
 
 
-def _context(header: DicomHeader, labels: Labels, unit: str) -> _Context:
-    series = labels.series_uid or generate_uid()
-    return _Context(labels.role, labels.description, series, _study(header), datetime.now(), unit)
+def _with_step(description: str, slope: float, unit: str) -> str:
+    step = f"; stored in steps of {slope:g} {unit}"
+    return f"{description[: 1024 - len(step)]}{step}"
 
 
-class _Coder:
-    """The map between values and stored numbers of a series: value = slope * stored + intercept."""
+@contextmanager
+def _encoding(source: Dataset) -> Generator[None]:
+    """Turn whatever pydicom raises while it encodes into an `InputError` that names the source."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0].rstrip(".")
+        found = f"a header that cannot be written ({reason})"
+        raise InputError(getattr(source, "filename", None) or "DICOM", found, "a valid DICOM header") from error
 
-    def __init__(
-        self,
-        slope: float,
-        intercept: float,
-        level: float,
-        clip: tuple[float, float] | None,
-        window: tuple[float, float] | None,
-    ) -> None:
-        self.slope, self.intercept, self.level, self.clip, self.window = slope, intercept, level, clip, window
+
+class _Coder(NamedTuple):
+    """The map between values and stored numbers of a series: value = slope * stored + intercept.
+
+    level : value of the padding; window : (lowest, highest) to show a map with, None for an image; bits : 16 or 32;
+    coarse : whether the steps are wider than they should be, because of the range and the bits.
+    """
+
+    slope: float
+    intercept: float
+    level: float
+    window: tuple[float, float] | None
+    bits: int
+    coarse: bool
 
     @classmethod
     def fit(cls, slices: np.ndarray, padding: np.ndarray | None, header: DicomHeader, unit: str, role: str) -> _Coder:
-        # noise below the range of a unit is part of a measurement
-        clip = unit_named(unit).range if is_image(role) and role != "measured" else None
         low, high = _range(slices, padding)
-        window = None
+        window, level, bits, coarse = None, math.nan, 16, False
         if not is_image(role):
-            some = slices.reshape(-1)[:: max(1, slices.size // 1_000_000)]  # a window needs no exact quantile
-            window = (min(low, 0.0), max(float(np.quantile(some, 0.995)), 1e-6))
-        level = math.nan
-        if clip is not None:
-            bottom, top = clip
-            low, high = max(low, bottom), min(high, top)
-            low, high = min(low, top), max(high, bottom)
+            some = slices.reshape(-1)[:: max(1, slices.size // 1_000_000)]  # quantiles need not be exact
+            bulk = float(np.quantile(np.abs(some[some != 0]), 0.95)) if some.any() else 0.0
+            window = (min(low, 0.0), max(min(float(np.quantile(some, 0.995)), 3 * bulk), 1e-6))
+            coarse = (max(high, 0.0) - min(low, 0.0)) / 65533 > FINE * bulk > 0
+            bits = 32 if coarse and not header.frames else 16  # multi-frame secondary captures have 16 (PS3.3, A.8.4)
         if padding is not None:
-            level = _padding_level(header, low, clip)
+            level = _padding_level(header, low, unit if is_image(role) else "")
             low, high = min(low, level), max(high, level)
-        slope = _nice((high - low) / 65533)
-        return cls(slope, math.floor(low / slope) * slope, level, clip, window)
+        # A constant image has no range: its value is kept as well as a float32 holds it.
+        step = max((high - low) / (2**bits - 3), 1e-8 * max(abs(low), abs(high)), 1e-30)
+        slope = _nice(step)
+        intercept = float(_decimal(math.floor(low / slope) * slope))
+        wide = (
+            slope > STEP if window is None and unit in RESCALE_TYPES else bits == 16 and window is not None and coarse
+        )
+        return cls(slope, intercept, level, window, bits, wide)
 
     def stored(self, values: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
         values = values.astype(np.float64)  # a float32 would add its own rounding
-        values = values if self.clip is None else np.clip(values, *self.clip)
         if padding is not None:
             values = np.where(padding, self.level, values)
-        return np.clip(np.rint((values - self.intercept) / self.slope), 0, 65535).astype("<u2")
+        numbers = np.rint((values - self.intercept) / self.slope)
+        return np.clip(numbers, 0, 2**self.bits - 1).astype(f"<u{self.bits // 8}")
 
 
 def _range(slices: np.ndarray, padding: np.ndarray | None) -> tuple[float, float]:
@@ -147,17 +165,23 @@ def _range(slices: np.ndarray, padding: np.ndarray | None) -> tuple[float, float
     return min(float(v.min()) for v in valid), max(float(v.max()) for v in valid)
 
 
-def _padding_level(header: DicomHeader, low: float, clip: tuple[float, float] | None) -> float:
+def _padding_level(header: DicomHeader, low: float, unit: str) -> float:
     """Return the value to write in the padding.
 
     In an HU image it is the one the source had, kept below every valid value so that no valid pixel is taken for
     padding when the file is read again, and above -3072 HU so that it costs no resolution. A map has nothing there: 0.
     """
-    if clip is None:
+    limits = unit_named(unit).range
+    if limits is None:
         return 0.0
-    air = clip[0]
     known = [v for v in header.padding_level if not math.isnan(v)]
-    return min(max(min(known, default=air), LOWEST), math.floor(min(low, air)) - 1.0)
+    return min(max(min(known, default=limits[0]), LOWEST), math.floor(min(low, limits[0])) - 1.0)
+
+
+def _decimal(value: float) -> str:
+    """The number as a decimal string of at most 16 characters (PS3.5, 6.2), as exact as they allow."""
+    text = repr(float(value)).removesuffix(".0")
+    return text if len(text) <= 16 else format_number_as_ds(float(value))
 
 
 def _nice(least: float) -> float:
@@ -165,39 +189,8 @@ def _nice(least: float) -> float:
 
     Its multiples include every whole number (as long as it is below one), so integer HU survive unchanged.
     """
-    power = math.floor(math.log10(max(least, 1e-7)))
+    power = math.floor(math.log10(least))
     return next(c for p in (power, power + 1) for m in (1, 2, 5) if (c := float(f"{m}e{p}")) >= least * (1 - 1e-12))
-
-
-def _study(header: DicomHeader) -> str:
-    """Return the StudyInstanceUID; where the source has none, one that is the same for everything written from it."""
-    first = header.datasets[0]
-    known = str(first.get("StudyInstanceUID", "") or "")
-    frame = str(first.get("FrameOfReferenceUID", "") or "")
-    return known or generate_uid(entropy_srcs=["retrodict study", *([frame] if frame else _reference(first))])
-
-
-def _reference(source: Dataset) -> tuple[str, str]:
-    """Return (class, instance) UID of a slice, from the file's own preamble where the data set has none."""
-    meta = source.file_meta
-    kind = str(source.get("SOPClassUID", "") or meta.get("MediaStorageSOPClassUID", "") or CTImageStorage)
-    instance = str(source.get("SOPInstanceUID", "") or meta.get("MediaStorageSOPInstanceUID", "") or "")
-    return kind, instance or generate_uid(entropy_srcs=["retrodict", Path(str(source.filename)).name])
-
-
-def _derived(source: Dataset, index: int, shape: tuple[int, ...], context: _Context) -> Dataset:
-    """Return the data set of a slice to write, still without pixels."""
-    if tuple(shape) != (source.Rows, source.Columns):
-        raise InputError(source.filename, f"{tuple(shape)} pixels to write", f"{(source.Rows, source.Columns)}")
-    ds = Dataset()
-    ds.update(copy.deepcopy({e.tag: e for e in source if e.tag.group != 0x0002}))
-    _drop_stale(ds)
-    _identify(ds, source, index, context)
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    return ds
 
 
 def _bytes(ds: Dataset) -> bytes:
@@ -206,59 +199,43 @@ def _bytes(ds: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def _drop_stale(ds: Dataset) -> None:
-    """Drop what no longer holds: pixel statistics, overlays, and private elements, of which nobody can say."""
-    ds.remove_private_tags()
-    for keyword in STALE:
+def _set_pixels(ds: Dataset, values: np.ndarray, padding: np.ndarray | None, coder: _Coder, unit: str) -> None:
+    """Put the frames (F, H, W) into the data set, with all that says what their stored numbers mean."""
+    image = coder.window is None
+    ds.BitsAllocated = ds.BitsStored = coder.bits
+    ds.HighBit, ds.PixelRepresentation, ds.SamplesPerPixel = coder.bits - 1, 0, 1
+    rescale = Dataset()
+    rescale.RescaleSlope, rescale.RescaleIntercept = _decimal(coder.slope), _decimal(coder.intercept)
+    rescale.RescaleType = RESCALE_TYPES.get(unit, "US") if image else "US"
+    for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType"):
         if keyword in ds:
             delattr(ds, keyword)
-    for tag in [e.tag for e in ds if 0x5000 <= e.tag.group <= 0x50FF or 0x6000 <= e.tag.group <= 0x60FF]:
-        del ds[tag]
-
-
-def _identify(ds: Dataset, source: Dataset, index: int, context: _Context) -> None:
-    """Give the slice its own identity and name the slice it was derived from."""
-    kind, instance = _reference(source)
-    ds.SOPClassUID, ds.SOPInstanceUID = kind, generate_uid()
-    ds.StudyInstanceUID, ds.SeriesInstanceUID = context.study, context.series
-    old = [str(t) for t in source.get("ImageType", None) or []]
-    code = "".join(c if c.isalnum() else "_" for c in context.role.upper())[:16]
-    ds.ImageType = ["DERIVED", "SECONDARY", *(old[2:3] or ["AXIAL"]), code]
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = kind, instance
-    purpose = Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator = "121322", "DCM"
-    purpose.CodeMeaning = "Source image for image processing operation"
-    item.PurposeOfReferenceCodeSequence = DicomSequence([purpose])
-    ds.SourceImageSequence = DicomSequence([item])
-    ds.DerivationDescription = context.description
-    tail = f" | retrodict {context.role}"
-    ds.SeriesDescription = f"{str(source.get('SeriesDescription', '') or '')[: 64 - len(tail)]}{tail}".strip()
-    ds.SeriesNumber = int(source.get("SeriesNumber", 0) or 0) + _offset(context.role)
-    if ds.get("InstanceNumber") in (None, ""):
-        ds.InstanceNumber = index + 1
-    ds.ContentDate = ds.SeriesDate = ds.InstanceCreationDate = context.date
-    ds.ContentTime = ds.SeriesTime = ds.InstanceCreationTime = context.time
-
-
-def _offset(role: str) -> int:
-    name, _, number = role.partition("-")
-    return OFFSETS.get(name, 9000) + (int(number) if number.isdecimal() else 0)
-
-
-def _set_pixels(ds: Dataset, values: np.ndarray, padding: np.ndarray | None, coder: _Coder, context: _Context) -> None:
-    stored = coder.stored(values, padding)
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation, ds.SamplesPerPixel = 16, 16, 15, 0, 1
-    ds.RescaleSlope, ds.RescaleIntercept = f"{coder.slope:.12g}", f"{coder.intercept:.12g}"
-    ds.RescaleType = RESCALE_TYPES.get(context.unit, "US")
-    if coder.clip is not None and padding is not None and padding.any():
-        code = round((coder.level - coder.intercept) / coder.slope)
-        ds.add_new("PixelPaddingValue", "US", code)
+    if has_groups(ds) and image:
+        ds[SHARED].value[0].PixelValueTransformationSequence = DicomSequence([rescale])
+    else:
+        ds.update(rescale)
+    if image and unit_named(unit).range is not None and padding is not None and padding.any():
+        ds.add_new("PixelPaddingValue", "US", round((coder.level - coder.intercept) / coder.slope))
     if coder.window is not None:
-        # The window of the source would show a map of a few HU as one shade of gray.
         low, high = coder.window
         ds.WindowCenter, ds.WindowWidth = f"{(low + high) / 2:.9g}", f"{high - low:.9g}"
-        for keyword in ("WindowCenterWidthExplanation", "VOILUTSequence", "VOILUTFunction"):
-            if keyword in ds:
-                delattr(ds, keyword)
-    ds.add_new("PixelData", "OW", stored.tobytes())
+        if coder.bits == 16:
+            ds.RealWorldValueMappingSequence = _meaning(ds, coder, unit)
+    ds.add_new("PixelData", "OW", coder.stored(values, padding).tobytes())
+
+
+def _meaning(ds: Dataset, coder: _Coder, unit: str) -> DicomSequence:
+    """Say in a real world value mapping what a map is of and in which unit: RescaleType has no word for either."""
+    item = Dataset()
+    item.RealWorldValueSlope, item.RealWorldValueIntercept = coder.slope, coder.intercept
+    item.add_new("RealWorldValueFirstValueMapped", "US", 0)
+    item.add_new("RealWorldValueLastValueMapped", "US", 65535)
+    item.LUTLabel, item.LUTExplanation = str(ds.ImageType[3])[:16], f"{ds.ImageType[3]} of values in {unit}"[:64]
+    item.MeasurementUnitsCodeSequence = code(*UCUM.get(unit, ("[arb'U]", "UCUM", "arbitrary unit")))
+    if ds.ImageType[3] == "STD_DEVIATION":
+        quantity = Dataset()
+        quantity.ValueType = "CODE"
+        quantity.ConceptNameCodeSequence = code("246205007", "SCT", "Quantity")
+        quantity.ConceptCodeSequence = code("386136009", "SCT", "Standard Deviation")
+        item.QuantityDefinitionSequence = DicomSequence([quantity])
+    return DicomSequence([item])
