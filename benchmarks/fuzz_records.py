@@ -210,7 +210,6 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "measure mtf": (("{in}", "-o", "{out}.json"), ("--kind", "--region", "--slices", "--diameter", "--radius",
                                                   "--half-width", "--window", "--spacing", "--at")),
     "info": (("{model}",), ()),
-    "bench gaussian-card": ((), ("--steps", "--peers")),
 }  # fmt: skip
 WORDS = ("", " ", "-1", "0", "1", "2", "nan", "inf", "1e400", "1,1", "1,", ",", "1:", ":", "3:1", "0:4,0:4", "a=b", "=",
          "-", "9" * 30, "x" * 5000, "**", "[/nope]", "\x1b[31m", "a\nb", "\u202e", "/dev/zero", "/", ".", "none",

@@ -19,7 +19,7 @@ import yaml
 
 from fuzz_damage import BYTES, IMAGES, SYSTEM, Damage
 from fuzz_records import COMMANDS, RECORDS, command, override
-from retrodict import InputError, NotCalibratedError
+from retrodict import InputError, NotCalibratedError, restore_all
 from retrodict._check import OutputError
 from retrodict.bases import Fourier
 from retrodict.bases.curve import Curve
@@ -36,7 +36,7 @@ from retrodict.tasks.evaluate_methods import load_evaluation
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_config import load_config
 from retrodict.tasks.options import RestoreOptions
-from retrodict.tasks.restore import restore_all, restore_image
+from retrodict.tasks.restore import restore_image
 
 SAMPLES: dict[str, Path] = {}
 """The folder of the intact samples, set by `prepare`."""

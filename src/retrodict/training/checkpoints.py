@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from retrodict._check import InputError, OutputError, read_json
 from retrodict._output import write_folder
 from retrodict.models.tensors import read_tensors
 
-__all__ = ["Checkpoint", "differing", "flat", "identity_hash", "newest", "save_checkpoint", "sweep"]
+__all__ = ["Checkpoint", "differing", "flat", "identity_hash", "newest", "save_checkpoint"]
 
 
 FILES = ("weights.safetensors", "average.safetensors", "optimizer.safetensors")
@@ -118,24 +117,6 @@ def save_checkpoint(
             shutil.rmtree(old, ignore_errors=True)
     for old in list(_folders(folder))[2:]:
         shutil.rmtree(old, ignore_errors=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a run that was killed while writing left under temporary names."""
-    for path in (*folder.glob(".checkpoint-*.tmp-*"), *folder.glob(".checkpoint-*.old-*")):
-        pid = path.name.rpartition("-")[2]
-        if pid.isdecimal() and not _runs(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 # ---- what a run is ---------------------------------------------------------------------------------------------------

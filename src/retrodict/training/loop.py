@@ -18,10 +18,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from retrodict._check import InputError
+from retrodict._output import recover
 from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.tensors import load_weights
-from retrodict.training.checkpoints import Checkpoint, differing, newest, save_checkpoint, sweep
+from retrodict.training.checkpoints import Checkpoint, differing, newest, save_checkpoint
 from retrodict.training.losses import Batch, Losses, denoising_loss
 
 __all__ = ["FREE", "Progress", "TrainingOptions", "check_resumable", "train"]
@@ -91,7 +92,7 @@ def train(
     denoiser = replace(denoiser, net=net)
     average = {name: value.detach().clone() for name, value in accelerator.unwrap_model(net).state_dict().items()}
     identity = {} if identity is None else identity
-    sweep(folder)
+    recover(folder)  # what a run that was killed while writing left
     found, damaged = newest(folder)
     for sentence in damaged if note is not None else ():
         note(sentence)  # type: ignore[misc]
