@@ -24,7 +24,7 @@ RUN := $(VENV)/bin/python
 # Two pytest workers share the cores; more threads inside each would only make them wait for one another.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test lint types tests format bench bench-peers docs clean
+.PHONY: help demo test lint types tests format bench fuzz bench-peers docs clean
 
 help: ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | while IFS=@ read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
@@ -50,6 +50,9 @@ format: $(DEV_STAMP) ## let ruff mend what it can
 
 bench: $(DEV_STAMP) ## measure speed and accuracy
 	@$(RUN) benchmarks/run.py $(ARGS)
+
+fuzz: $(DEV_STAMP) ## 3,000 damaged files, records and command lines, with a table of how they end
+	@$(ONE_THREAD) $(RUN) -W ignore benchmarks/fuzz.py --save $(ARGS)
 
 bench-peers: $(PEERS_STAMP) ## compare with diffusers, azula and deepinv, in an environment of its own
 	@$(PEERS)/bin/python benchmarks/peers/run.py $(ARGS)

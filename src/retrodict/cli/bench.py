@@ -8,10 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from retrodict._check import InputError
 from retrodict.cli.command import command
-from retrodict.cli.terminal import numbers, out, plain
+from retrodict.cli.terminal import integers, out, plain
 
 __all__ = ["gaussian_card"]
+
+
+MOST_STEPS = 10_000
+"""Longest plan that a card is drawn of."""
 
 
 @command
@@ -26,8 +31,10 @@ def gaussian_card(
     from retrodict.tasks import gaussian_card as bench
     from retrodict.tasks.gaussian_card_table import render
 
-    found = numbers("--steps", steps)
-    records = bench.gaussian_card(steps=None if found is None else tuple(int(n) for n in found), peers=peers)
+    found = integers("--steps", steps)
+    if found is not None and not all(1 <= n <= MOST_STEPS for n in found):
+        raise InputError("--steps", repr(steps), f"numbers from 1 to {MOST_STEPS}")
+    records = bench.gaussian_card(steps=found, peers=peers)
     out.print(render(records))
     if output is not None:
         from retrodict._output import write_file  # brings torch
