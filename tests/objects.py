@@ -27,7 +27,7 @@ BASIS_CASES = {
 
 def curves() -> dict:
     """A sharp kernel (MTF above 1) and a colored NPS on 1 mm pixels."""
-    f = torch.linspace(0, 0.5, 26).tolist()
+    f = torch.linspace(0, 0.5, 26, device="cpu").tolist()
     mtf = {"frequency": f, "value": [1 + 1.2 * x - 4 * x**2 for x in f], "unit": "1", "frequency_unit": "cycles/mm"}
     nps = {"frequency": f, "value": [0.2 + 2 * x for x in f], "unit": "HU^2 mm^2", "frequency_unit": "cycles/mm"}
     return {"mtf": mtf, "nps": nps}

@@ -3,11 +3,62 @@
 from __future__ import annotations
 
 import difflib
+import json
+import math
+import stat
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
-__all__ = ["InputError", "NotCalibratedError", "OutputError", "Recipe", "Words", "build", "choice", "in_python"]
+__all__ = [
+    "InputError",
+    "NotCalibratedError",
+    "OutputError",
+    "Recipe",
+    "Words",
+    "build",
+    "choice",
+    "depth",
+    "in_python",
+    "read_json",
+    "read_text",
+    "visible",
+]
+
+
+LONGEST = 4096
+"""Characters of a text that is shown: as many as a path may have."""
+
+
+def visible(text: object, longest: int = LONGEST) -> str:
+    """Text on one line that a terminal shows and does not obey; a text that is too long loses its middle.
+
+    Control characters, those that turn the direction of writing, separators of lines and lone surrogates become escapes
+    as Python writes them; the joiners that some scripts need stay.
+    """
+    found = str(text)
+    if len(found) > longest:
+        half = (longest - 40) // 2
+        found = f"{found[:half]} ... ({len(found) - 2 * half} more characters) ... {found[-half:]}"
+    if found.isprintable():
+        return found
+    return "".join(c if c.isprintable() or c in _JOINERS else _escaped(c) for c in found)
+
+
+_JOINERS = "\u200c\u200d"
+
+
+def _escaped(character: str) -> str:
+    if unicodedata.category(character) == "Zs":  # an unusual space, such as the narrow one of French numbers
+        return " "
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _flowing(text: object) -> str:
+    """Words of another library as part of a sentence: lines become one, and what is too long is cut."""
+    return visible(" ".join(str(text).split()) if "\n" in str(text) or "\r" in str(text) else text, 600)
 
 
 Words = Callable[[str, Any], str]
@@ -32,7 +83,8 @@ class InputError(ValueError):
     where there is one, what would mend it.  `{name}` in `expected` and `hint` stands for an option of the call, with
     its value in `options`: "Give {spacing}." and spacing=(0.7, 0.7) say "Give spacing=(0.7, 0.7)." in Python and "Give
     --spacing 0.7,0.7." on the command line.  `field` is `where` if that was given as a string: it may be the name of
-    an option, which is then what is wrong.
+    an option, which is then what is wrong.  The message is one line without control characters, whatever a file says;
+    the attributes are as given.
     """
 
     def __init__(self, where: object, found: object, expected: object, hint: str = "", **options: Any) -> None:
@@ -43,8 +95,9 @@ class InputError(ValueError):
 
     def said(self, words: Words = in_python, where: str | None = None) -> str:
         """As one sentence; `where` replaces the name of what is wrong.  What was found is never read as a template."""
-        expected, hint = (_filled(text, self.options, words) for text in (self.expected, self.hint))
-        return f"{where or self.where}: found {self.found}; expected {expected}." + (f" {hint}" if hint else "")
+        expected, hint = (_flowing(_filled(text, self.options, words)) for text in (self.expected, self.hint))
+        told = f"{visible(where or self.where)}: found {_flowing(self.found)}; expected {expected}."
+        return told + (f" {hint}" if hint else "")
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str, str], dict[str, Any]]:
         """So that the error crosses from a worker process as what it is."""
@@ -105,8 +158,11 @@ class Recipe:
     def from_json(cls, record: Mapping[str, Any], where: str) -> Recipe:
         """Inverse of `to_json`; `where` names the file or field in errors."""
         if not isinstance(record, Mapping) or set(record) - {"name", "options"} or "name" not in record:
-            raise InputError(where, f"{record!r}", 'a record {"name": ..., "options": {...}}')
-        return cls(str(record["name"]), dict(record.get("options", {})))
+            raise InputError(where, repr(record)[:80], 'a record {"name": ..., "options": {...}}')
+        options = record.get("options", {})
+        if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+            raise InputError(f"{where}.options", repr(options)[:80], "a mapping of options by name")
+        return cls(str(record["name"]), dict(options))
 
 
 def build(table: Mapping[str, Callable[..., T]], recipe: Recipe, where: str, /, *args: Any, **extra: Any) -> T:
@@ -114,8 +170,88 @@ def build(table: Mapping[str, Callable[..., T]], recipe: Recipe, where: str, /, 
     function = table[choice(where, recipe.name, table)]
     try:
         return function(*args, **{**recipe.options, **extra})
-    except TypeError as error:
+    except InputError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
         raise InputError(f"{where} {recipe.name!r}", str(error), "options that this entry knows") from error
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+DEEPEST = 32
+"""Levels of lists and mappings inside each other that a record may have."""
+
+
+def read_text(path: Path | str, what: str, most: int) -> str:
+    """The UTF-8 text of a regular file of at most `most` bytes; `what` was expected, for the `InputError`."""
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, device or socket"
+            raise InputError(path, kind, what)
+        if status.st_size > most:
+            raise InputError(path, f"{status.st_size / 1e6:.1f} MB", f"{what} of at most {most / 1e6:.1f} MB")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(path, "no such file", what) from error
+    except UnicodeDecodeError as error:
+        raise InputError(path, f"a file that is no UTF-8 text ({error.reason} at {error.start})", what) from error
+    except (OSError, ValueError) as error:  # a loop of links, no permission; a zero byte in the name
+        if isinstance(error, InputError):
+            raise
+        raise InputError(path, getattr(error, "strerror", None) or error, what) from error
+
+
+def read_json(path: Path | str, what: str, most: int = 16_000_000) -> dict[str, Any]:
+    """The mapping that a JSON file holds.
+
+    Raises `InputError` for a file that is none, larger than `most` bytes, nested deeper than 32 levels, with a key
+    twice in a mapping, or with NaN or an infinity, which JSON does not have.
+    """
+    try:
+        record = json.loads(
+            read_text(path, what, most), parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_once
+        )
+    except RecursionError as error:
+        raise InputError(path, "a record that is nested too deeply", f"{what} of at most {DEEPEST} levels") from error
+    except ValueError as error:  # numbers of thousands of digits are one, too
+        if isinstance(error, InputError):
+            raise
+        raise InputError(path, f"unreadable JSON ({error})", what) from error
+    if not isinstance(record, dict):
+        raise InputError(path, type(record).__name__, what)
+    if depth(record) > DEEPEST:
+        raise InputError(path, "a record that is nested too deeply", f"{what} of at most {DEEPEST} levels")
+    return record
+
+
+def depth(record: Any, most: int = DEEPEST) -> int:
+    """Levels of lists and mappings inside each other, counted up to `most` + 1."""
+    level, count = [record], 0
+    while level and count <= most:
+        level = [v for r in level for v in (r.values() if isinstance(r, dict) else r) if isinstance(v, dict | list)]
+        count += 1
+    return count
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} twice")
+    return record
 
 
 class OutputError(OSError):

@@ -19,7 +19,17 @@ import torch
 from retrodict._check import InputError, OutputError
 from retrodict._version import __version__
 
-__all__ = ["kept_parts", "recover", "refuse_existing", "require_room", "staged", "stamp", "write_file", "write_folder"]
+__all__ = [
+    "kept_parts",
+    "recover",
+    "refuse_existing",
+    "require_room",
+    "said",
+    "staged",
+    "stamp",
+    "write_file",
+    "write_folder",
+]
 
 try:
     import fcntl
@@ -97,14 +107,14 @@ def staged(
     target = Path(out)
     fresh = not target.exists()
     staging = target / f".{name}.tmp-{os.getpid()}"
-    with _said(staging):
+    with said(staging):
         lock = _adopted(target, name, staging, key) if key else None
         recover(target, name)
         lock = _opened(staging, key) if lock is None else lock
     kept = False
     try:
         yield staging
-        with _said(target):
+        with said(target):
             _publish(staging, target, force, owned or (lambda _: False))
     except KeyboardInterrupt:
         kept = any(kept_parts(staging).iterdir())
@@ -139,7 +149,7 @@ def recover(out: Path | str, name: str | None = None) -> list[tuple[str, str]]:
             os.rename(path, target / whose)
             told.append((whose, "put back what a run that died had moved aside"))
         elif match["kind"] == "tmp" and (path / WORK / "move.json").exists():
-            with _said(target):
+            with said(target):
                 _move(path, target)
             shutil.rmtree(path, ignore_errors=True)
             told.append((whose, "finished the move of the results of a run that died"))
@@ -288,7 +298,7 @@ def _put(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _said(path: Path) -> Generator[None]:
+def said(path: Path) -> Generator[None]:
     """Say a failure of the file system as an `OutputError` that names the path."""
     try:
         yield
@@ -306,7 +316,7 @@ def _temporary(target: Path) -> Generator[Path]:
     """A name in the same folder, and so on the same file system, where a rename is atomic; gone at the end."""
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     try:
-        with _said(target):
+        with said(target):
             yield temporary
     finally:
         _remove(temporary)

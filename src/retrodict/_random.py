@@ -43,9 +43,9 @@ def white(seeds: Tensor | Sequence[int], stream: str, step: int, shape: Sequence
 
 def uniform(seeds: Tensor | Sequence[int], stream: str, step: int) -> Tensor:
     """One float64 number in [0, 1) per seed, `(B,)`."""
-    return torch.tensor([key(int(seed), stream, step) / 2.0**63 for seed in seeds], dtype=torch.float64)
+    return torch.tensor([key(int(seed), stream, step) / 2.0**63 for seed in seeds], dtype=torch.float64, device="cpu")
 
 
 def member_seeds(seed: int, item: int, members: int) -> Tensor:
     """Seeds `(members,)` of the ensemble of one item; member j is the same whatever the number of members."""
-    return torch.tensor([key(seed, f"item-{item}", j) for j in range(members)], dtype=torch.int64)
+    return torch.tensor([key(seed, f"item-{item}", j) for j in range(members)], dtype=torch.int64, device="cpu")

@@ -105,7 +105,7 @@ class Basis(ABC):
         """
         radius = self.radius()
         end = float(radius.max()) + 1e-9 if highest is None else highest
-        edges = torch.linspace(0, end, count + 1, dtype=torch.float64)
+        edges = torch.linspace(0, end, count + 1, dtype=torch.float64, device="cpu")
         parts = [(a, b, (radius >= a) & (radius < b)) for a, b in itertools.pairwise(edges.tolist())]
         return [part for part in parts if bool(part[2].any())]
 
@@ -223,7 +223,7 @@ class Fourier(Basis):
 @lru_cache(maxsize=64)
 def _matrix(n: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Tensor:
     """Orthonormal DCT-II matrix `(n, n)`; row k is the k-th cosine."""
-    k = torch.arange(n, dtype=torch.float64)
+    k = torch.arange(n, dtype=torch.float64, device="cpu")
     rows = torch.cos(math.pi / n * k[:, None] * (k[None, :] + 0.5)) * math.sqrt(2.0 / n)
     rows[0] /= math.sqrt(2.0)
     return rows.to(dtype=dtype, device=device)

@@ -92,15 +92,19 @@ class ChannelMix(Basis):
     @classmethod
     def of(cls, inner: Basis, matrix: Tensor | Sequence[Sequence[float]]) -> ChannelMix:
         """`inner` with channels rotated by `matrix`, whose rows are orthonormal."""
-        rows = tuple(tuple(row) for row in torch.as_tensor(matrix, dtype=torch.float64).tolist())
+        rows = tuple(tuple(row) for row in torch.as_tensor(matrix, dtype=torch.float64, device="cpu").tolist())
         return cls(inner.size, inner.spacing, inner.device, inner.complex, inner, rows)
 
     def __post_init__(self) -> None:
         """Refuse a matrix that is no rotation."""
         super().__post_init__()
-        m = torch.tensor(self.rows, dtype=torch.float64)
+        m = torch.tensor(self.rows, dtype=torch.float64, device="cpu")
         square = m.ndim == 2 and m.shape[0] == m.shape[1]
-        if self.inner is None or not square or not torch.allclose(m @ m.T, torch.eye(len(m)).double(), atol=1e-10):
+        if (
+            self.inner is None
+            or not square
+            or not torch.allclose(m @ m.T, torch.eye(len(m), device="cpu").double(), atol=1e-10)
+        ):
             raise InputError("ChannelMix", f"a matrix {tuple(m.shape)}", "orthonormal rows, as many as channels")
 
     @property

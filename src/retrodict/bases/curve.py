@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retrodict._check import InputError
+from retrodict._check import InputError, read_json
 from retrodict.bases import Basis, Fourier
 
 __all__ = ["Curve"]
 
 
 _FREQUENCY_UNITS = ("cycles/mm", "1/mm", "lp/mm")
+
+
+MOST_BYTES = 32_000_000
+"""Size of the file of a curve: a map of 1024 x 1024 values takes two thirds of it."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,16 @@ class Curve:
             if record.get(field) is None:
                 what = "no units" if "unit" in field else "none"
                 raise InputError(f"{name}.{field}", what, "a value such as 'cycles/mm', '1' or 'HU^2 mm^2'")
+            if "unit" in field and not isinstance(record[field], str):
+                raise InputError(f"{name}.{field}", repr(record[field])[:80], "text, such as 'cycles/mm'")
         quantity = record.get("quantity", name)
         if quantity != name and {quantity, name} == {"mtf", "nps"}:
             raise InputError(name, f"a measured {quantity.upper()}", f"a measured {name.upper()}")
-        axes, values = _axes(record["frequency"]), _flat(record["value"])
+        try:
+            axes, values = _axes(record["frequency"]), _flat(record["value"])
+        except (TypeError, ValueError, OverflowError) as error:
+            expected = "numbers: one axis and one value for each, or two axes and a row of values for each of the first"
+            raise InputError(f"{name}: frequency and value", error, expected) from error
         curve = cls(axes, tuple(values), str(record["unit"]), str(record["frequency_unit"]))
         curve._validate(name)
         return curve
@@ -83,6 +92,8 @@ class Curve:
             raise InputError(f"{name}.frequency_unit", repr(self.frequency_unit), "'cycles/mm'")
         if not self.unit.strip():
             raise InputError(f"{name}.unit", "no units", "'1' for an MTF, such as 'HU^2 mm^2' for an NPS")
+        if len(self.frequency) > 2:
+            raise InputError(f"{name}.frequency", f"{len(self.frequency)} axes", "one or two")
         if math.prod(len(axis) for axis in self.frequency) != len(self.value):
             raise InputError(name, f"{len(self.value)} values", "one value for every frequency")
         for axis in self.frequency:
@@ -123,9 +134,9 @@ class Curve:
 
 def _read(path: Path, name: str) -> Any:
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{name}: {path}", error, "a JSON file with a measured curve") from error
+        return read_json(path, "a JSON file with a measured curve", MOST_BYTES)
+    except InputError as error:
+        raise InputError(f"{name}: {error.where}", error.found, error.expected) from error
 
 
 def _cycle(axes: tuple[tuple[float, ...], ...], count: int) -> list[tuple[float, ...]]:

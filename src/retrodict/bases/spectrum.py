@@ -6,6 +6,7 @@ Gaussian card all follow from it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Spectrum:
     @classmethod
     def power_law(cls, mean: float, amplitude: float, corner: float, exponent: float) -> Spectrum:
         """L(f) = amplitude / (1 + (f / corner)^2)^(exponent / 2)."""
-        nodes = torch.logspace(-4, 1, 200, dtype=torch.float64)
+        nodes = torch.logspace(-4, 1, 200, dtype=torch.float64, device="cpu")
         power = amplitude / (1 + (nodes / corner) ** 2) ** (exponent / 2)
         return cls(mean, tuple(nodes.tolist()), tuple(power.tolist()))
 
@@ -106,16 +107,26 @@ class Spectrum:
                 _numbers(record["power"]),
                 None if volume is None else float(volume),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            spectrum._check(where)
+        except InputError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(where, repr(record)[:80], "a record with mean, frequency and power") from error
-        rows: Any = (spectrum.power,) if spectrum.channels is None else spectrum.power
-        if spectrum.channels not in (None, len(rows)) or not all(isinstance(row, tuple) for row in rows):
-            raise InputError(where, "mean and power that do not match", "one mean and one row of power a channel")
-        if any(len(row) != len(spectrum.frequency) or len(row) < 2 or min(row) <= 0 for row in rows):
-            raise InputError(where, "frequency and power that do not match", "equally many positive values")
-        if spectrum.volume is not None and not spectrum.volume > 0:
-            raise InputError(f"{where}: volume", spectrum.volume, "a positive number of mm^n")
         return spectrum
+
+    def _check(self, where: str) -> None:
+        rows: Any = (self.power,) if self.channels is None else self.power
+        means: Any = (self.mean,) if self.channels is None else self.mean
+        if len(means) != len(rows) or not all(isinstance(row, tuple) for row in rows):
+            raise InputError(where, "mean and power that do not match", "one mean and one row of power a channel")
+        if any(len(row) != len(self.frequency) or len(row) < 2 or min(row) <= 0 for row in rows):
+            raise InputError(where, "frequency and power that do not match", "equally many positive values")
+        if not all(map(math.isfinite, (*self.frequency, *means, *(v for row in rows for v in row)))):
+            raise InputError(where, "NaN or infinity", "finite numbers")
+        if self.frequency[0] <= 0 or not all(b > a for a, b in itertools.pairwise(self.frequency)):
+            raise InputError(f"{where}.frequency", "frequencies that do not rise", "positive numbers, each larger")
+        if self.volume is not None and not 0 < self.volume < math.inf:
+            raise InputError(f"{where}: volume", self.volume, "a positive number of mm^n")
 
 
 def _lists(value: Any) -> Any:
@@ -141,10 +152,10 @@ def radial_spectrum(images: Iterable[Tensor], spacing: Sequence[float], bins: in
     mean = float(sum(float(x.sum()) for x in stack) / sum(x.numel() for x in stack))
     longest = max(max(n * d for n, d in zip(x.shape, spacing, strict=True)) for x in stack)
     edges = torch.logspace(
-        math.log10(0.9 / longest), math.log10(0.5 / min(spacing) * math.sqrt(len(spacing))), bins + 1
+        math.log10(0.9 / longest), math.log10(0.5 / min(spacing) * math.sqrt(len(spacing))), bins + 1, device="cpu"
     )
     edges = edges.double()
-    power, radius, count = torch.zeros(3, bins, dtype=torch.float64)
+    power, radius, count = torch.zeros(3, bins, dtype=torch.float64, device="cpu")
     for image in stack:
         basis = Fourier(tuple(image.shape), tuple(spacing))
         window = _hann(image.shape)
@@ -179,8 +190,8 @@ def _component_spectrum(images: Sequence[Tensor], spacing: Sequence[float], bins
 
 
 def _hann(shape: Sequence[int]) -> Tensor:
-    window = torch.ones(tuple(shape), dtype=torch.float64)
+    window = torch.ones(tuple(shape), dtype=torch.float64, device="cpu")
     for axis, n in enumerate(shape):
-        taper = torch.hann_window(n + 2, periodic=False, dtype=torch.float64)[1:-1]
+        taper = torch.hann_window(n + 2, periodic=False, dtype=torch.float64, device="cpu")[1:-1]
         window = window * taper.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return window

@@ -39,8 +39,8 @@ def _step(n: int, moments: int, dtype: torch.dtype = torch.float64, device: str 
     """One analysis level as an orthogonal `(n, n)` matrix: n/2 low-pass rows, then n/2 high-pass rows."""
     low = daubechies(moments)
     length = len(low)
-    high = low.flip(0) * torch.tensor([(-1.0) ** i for i in range(length)], dtype=torch.float64)
-    matrix = torch.zeros(n, n, dtype=torch.float64)
+    high = low.flip(0) * torch.tensor([(-1.0) ** i for i in range(length)], dtype=torch.float64, device="cpu")
+    matrix = torch.zeros(n, n, dtype=torch.float64, device="cpu")
     for row in range(n // 2):
         for tap in range(length):  # short signals wrap more than once, so taps add up
             matrix[row, (2 * row + tap) % n] += low[tap]

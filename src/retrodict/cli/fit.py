@@ -32,8 +32,8 @@ def fit(
     settings = load_config(config, overrides or ())
     folder = output or Path("runs") / settings.name
     plan = prepare_fit(settings, folder, config.resolve().parent)
-    out.print(f"[bold]{settings.name}[/]  {plan.parameters:,} parameters, {len(plan.training)} training images")
-    for note in plan.training.notes:
+    out.print(f"[bold]{plain(settings.name)}[/]  {plan.parameters:,} parameters, {len(plan.training)} training images")
+    for note in (*plan.training.notes, *plan.notes):
         out.print(f"  {plain(note)}", soft_wrap=True)
     left = settings.training.steps - plan.start_step
     resumed = f" (resuming at {plan.start_step})" if plan.start_step else ""

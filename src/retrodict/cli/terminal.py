@@ -7,17 +7,26 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
-from retrodict._check import InputError
+from retrodict._check import InputError, visible
 
 __all__ = ["Force", "Spacing", "Unit", "bar", "err", "files", "integers", "numbers", "out", "plain"]
 
 
-out = Console(highlight=False)
+out = Console(highlight=False, emoji=False)
 
 
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 Spacing = Annotated[str | None, typer.Option(help="Pixel spacing in mm (rows,columns) for files that have none.")]
@@ -29,9 +38,12 @@ Unit = Annotated[str | None, typer.Option(help="Unit of the values for files tha
 Force = Annotated[bool, typer.Option("--force", help="Replace results of an earlier run.")]
 
 
-def plain(text: str) -> str:
-    """Text without meaning for rich."""
-    return text.replace("[", "\\[")
+def plain(text: object) -> str:
+    """Foreign text (a name, a path, a word from a file) as it may stand in what is printed: on one line, without
+    meaning for the terminal or for rich.
+    """
+    shown = visible(text).replace("\\[", "\\\\x5b").replace("[", "\\[")  # rich reads backslashes before a bracket
+    return f"{shown[:-1]}\\x5c" if shown.endswith("\\") else shown  # ... and so one before a tag of ours
 
 
 def files(paths: list[Path]) -> None:
@@ -40,10 +52,18 @@ def files(paths: list[Path]) -> None:
         out.print(f"  {plain(str(path))}", soft_wrap=True)
 
 
+class _Description(TextColumn):
+    """The name of a task, in which `:name:` is no emoji."""
+
+    def render(self, task: Task) -> Text:
+        """One line."""
+        return Text.from_markup(task.description, emoji=False)
+
+
 def bar() -> Progress:
     """A bar on the error stream that disappears at the end."""
     columns = (
-        TextColumn("{task.description}"),
+        _Description("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -95,7 +95,7 @@ def _drawn(names: list[str], fraction: float, seed: int) -> set[str]:
     if not 0 <= fraction < 1:
         raise InputError("validation", str(fraction), "a fraction from 0 to below 1, or names of groups")
     count = max(1, round(fraction * len(names))) if fraction else 0
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed), device="cpu").tolist()
     return {sorted(names)[i] for i in order[:count]}
 
 
@@ -296,7 +296,7 @@ class PatchSet:
         return values, actual
 
     def _stack_weights(self) -> Tensor:
-        pixels = torch.tensor([s.values[:, 0].numel() for s in self._stacks], dtype=torch.float64)
+        pixels = torch.tensor([s.values[:, 0].numel() for s in self._stacks], dtype=torch.float64, device="cpu")
         if self.balance == "pixels":
             return pixels / pixels.sum()
         names = [s.group for s in self._stacks]
@@ -318,7 +318,7 @@ class PatchSet:
         return best[1], best[2], self._turn(generator, best[1])
 
     def _candidate(self, generator: torch.Generator) -> tuple[_Stack, Place]:
-        uniform = torch.rand(2 + self.ndim, generator=generator, dtype=torch.float64)
+        uniform = torch.rand(2 + self.ndim, generator=generator, dtype=torch.float64, device="cpu")
         which = min(int(torch.searchsorted(self._weights, uniform[0], right=True)), len(self._stacks) - 1)
         stack = self._stacks[which]
         free = [n - s + 1 for n, s in zip(stack.grid, self._size, strict=True)]
@@ -336,7 +336,7 @@ class PatchSet:
 
     def _turn(self, generator: torch.Generator, stack: _Stack) -> tuple[int, ...]:
         """Return (quarter turns, mirror of each axis), all drawn so that a switch changes nothing else."""
-        *mirrors, quarter = torch.randint(0, 4, (self.ndim + 1,), generator=generator).tolist()
+        *mirrors, quarter = torch.randint(0, 4, (self.ndim + 1,), generator=generator, device="cpu").tolist()
         dy, dx = stack.spacing[-2:]
         square = self._size[-1] == self._size[-2] and abs(dy / dx - 1) <= TOLERANCE
         # One component without the other has nothing to turn into.
@@ -362,6 +362,6 @@ def _reflected(values: Tensor, size: tuple[int, ...]) -> Tensor:
         count = values.shape[axis]
         if count < want:
             period = max(1, 2 * (count - 1))
-            index = (torch.arange(want) - (want - count) // 2) % period
+            index = (torch.arange(want, device="cpu") - (want - count) // 2) % period
             values = values.index_select(axis, torch.where(index < count, index, period - index))
     return values

@@ -61,7 +61,7 @@ def resample_axes(values: Tensor, have: Sequence[float], want: Sequence[float]) 
 def _weights(count: int, target: int) -> Tensor:
     """Return the matrix (target, count) of a triangular filter; rows sum to one, also at the edges."""
     ratio = count / target
-    centers = (torch.arange(target, dtype=torch.float64) + 0.5) * ratio - 0.5
-    distance = (torch.arange(count, dtype=torch.float64)[None] - centers[:, None]).abs()
+    centers = (torch.arange(target, dtype=torch.float64, device="cpu") + 0.5) * ratio - 0.5
+    distance = (torch.arange(count, dtype=torch.float64, device="cpu")[None] - centers[:, None]).abs()
     weights = (1 - distance / max(ratio, 1.0)).clamp_min(0)
     return weights / weights.sum(1, keepdim=True)

@@ -36,7 +36,9 @@ def turned(image: Tensor, turn: tuple[int, ...], names: tuple[str, ...], axes: s
 def _negated(image: Tensor, names: tuple[str, ...], component: str) -> Tensor:
     if component not in names:
         return image
-    signs = torch.ones(len(names)).index_fill_(0, torch.tensor(names.index(component)), -1.0)
+    signs = torch.ones(len(names), device="cpu").index_fill_(
+        0, torch.tensor(names.index(component), device="cpu"), -1.0
+    )
     return image * signs.reshape(-1, *[1] * (image.ndim - 1))
 
 

@@ -107,7 +107,7 @@ def require_defined(kind: str, process: Process, t: Tensor) -> None:
     """Raise where a prediction of this kind leaves the data undefined at one of the times t, instead of returning
     infinities: h = 0, or G^2 = 0 for kinds that need the rates.
     """
-    times = torch.tensor(sorted(set(t.tolist())), dtype=torch.float64)
+    times = torch.tensor(sorted(set(t.tolist())), dtype=torch.float64, device="cpu")
     if not PREDICTIONS[kind].erased and process.erases(times):
         raise InputError(
             f"predicts {kind!r}", "a coefficient with gain h = 0", "h > 0", "Predict 'data', 'q' or 'wiener'."

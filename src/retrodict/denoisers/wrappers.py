@@ -73,7 +73,7 @@ class Guided(Wrapper):
     def __post_init__(self) -> None:
         """Refuse two denoisers that do not share their states."""
         one, other = self.inner.process, self.free.process
-        t = torch.linspace(0, 1, 5, dtype=torch.float64)
+        t = torch.linspace(0, 1, 5, dtype=torch.float64, device="cpu")
         if one.basis != other.basis or any(
             not torch.equal(a, b) for a, b in zip(one.moments(t), other.moments(t), strict=True)
         ):

@@ -8,9 +8,14 @@ from torch import Tensor
 from retrodict._check import InputError
 
 
+def as_tensor(values: object) -> Tensor:
+    """A tensor as it is, an array on the CPU; `torch.as_tensor` moves either to the default device of the caller."""
+    return values if isinstance(values, Tensor) else torch.as_tensor(values, device="cpu")
+
+
 def double(where: str, values: Tensor) -> Tensor:
     """Return `values` as float64; refuse empty or non-finite values, which would make every number NaN in silence."""
-    raw = torch.as_tensor(values).detach()
+    raw = as_tensor(values).detach()
     # Apple's GPU has no float64; the sums then run on the CPU rather than in float32.
     out = (raw.cpu() if raw.device.type == "mps" else raw).to(torch.float64)
     if out.numel() == 0:

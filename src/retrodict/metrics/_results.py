@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from retrodict._check import InputError, NotCalibratedError
-from retrodict.metrics._arrays import double
+from retrodict.metrics._arrays import as_tensor, double
 
 __all__ = ["against", "images", "posterior_samples"]
 
@@ -22,7 +21,7 @@ def posterior_samples(result: object, where: str) -> Tensor:
     were not kept an `InputError`. A bare tensor carries no kind: it is believed. Unit: that of the samples.
     """
     if isinstance(result, Tensor | np.ndarray):
-        x = double(where, torch.as_tensor(result))
+        x = double(where, as_tensor(result))
     elif hasattr(result, "kind"):
         x = double(where, _kept(result, where))
     else:
@@ -42,7 +41,7 @@ def _kept(result: object, where: str) -> Tensor:
     samples = getattr(result, "samples", None)
     if samples is None:
         raise InputError(where, "a result without samples", "the samples (K, ...)", "Keep the samples.")
-    return torch.as_tensor(samples)
+    return as_tensor(samples)
 
 
 def against(samples: object, truth: Tensor) -> tuple[Tensor, Tensor]:

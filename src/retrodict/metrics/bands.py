@@ -70,7 +70,7 @@ def _rings(shape: torch.Size, spacing: tuple[float, float], bands: int) -> tuple
     """Edges of the rings and the weights (H W, bands) that average over each."""
     if bands < 1:
         raise InputError("bands", bands, "at least 1")
-    v, u = (torch.fft.fftfreq(n, d, dtype=torch.float64) for n, d in zip(shape, spacing, strict=True))
+    v, u = (torch.fft.fftfreq(n, d, dtype=torch.float64, device="cpu") for n, d in zip(shape, spacing, strict=True))
     nyquist = 0.5 / max(spacing)
     place = torch.hypot(v[:, None], u[None, :]).flatten() / nyquist
     # The tolerances keep samples that sit on an edge in the ring above, and those on Nyquist in the last ring.
@@ -78,12 +78,14 @@ def _rings(shape: torch.Size, spacing: tuple[float, float], bands: int) -> tuple
     member = torch.nn.functional.one_hot(ring, bands).double() * (place <= 1 + 1e-9)[:, None]
     if bool((member.sum(0) == 0).any()):
         raise InputError("bands", bands, f"fewer bands: in {shape[0]} x {shape[1]} pixels some hold no frequency")
-    edges = torch.linspace(0, nyquist, bands + 1, dtype=torch.float64)
+    edges = torch.linspace(0, nyquist, bands + 1, dtype=torch.float64, device="cpu")
     return edges[:-1], edges[1:], member / member.sum(0)
 
 
 def _window(shape: torch.Size) -> Tensor:
-    row, col = (torch.sin(math.pi * (torch.arange(n, dtype=torch.float64) + 0.5) / n).square() for n in shape)
+    row, col = (
+        torch.sin(math.pi * (torch.arange(n, dtype=torch.float64, device="cpu") + 0.5) / n).square() for n in shape
+    )
     window = row[:, None] * col[None, :]
     return window / window.square().mean().sqrt()
 
@@ -99,5 +101,5 @@ def _log_error(skill: Tensor, spread: Tensor, count: int, seed: int) -> Tensor:
     if n < 2:
         return torch.full_like(skill[0], math.nan)
     draw = torch.Generator().manual_seed(key(seed, "band-bootstrap"))
-    pick = torch.randint(n, (count, n), generator=draw).to(skill.device)
+    pick = torch.randint(n, (count, n), generator=draw, device="cpu").to(skill.device)
     return (skill[pick].mean(1) / spread[pick].mean(1)).log().std(0) * math.sqrt(n / (n - 1))

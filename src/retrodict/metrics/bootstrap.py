@@ -56,11 +56,11 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor], *, seed: in
     if n < 2:
         raise InputError("values", f"{n} items", "at least 2 to draw from")
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    pick = torch.randint(n, (count, n), generator=draw)
+    pick = torch.randint(n, (count, n), generator=draw, device="cpu")
     value = statistic(x)
     found = torch.stack([statistic(x[p]) for p in pick])
     spread = value + (found - value) * stretch(n)
-    low, high = torch.quantile(spread, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    low, high = torch.quantile(spread, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0)
     return Band(value, low, high)
 
 
@@ -76,9 +76,9 @@ def paired_bootstrap(a: Tensor, b: Tensor, *, seed: int = 0, count: int = 2000) 
     difference = x - y
     n = len(difference)
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    means = difference[torch.randint(n, (count, n), generator=draw)].mean(1)
+    means = difference[torch.randint(n, (count, n), generator=draw, device="cpu")].mean(1)
     center = difference.mean()
     means = center + (means - center) * stretch(n)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")).tolist()
     side = min(int((means <= 0).sum()), int((means >= 0).sum()))
     return Difference(float(center), low, high, min(1.0, 2 * (side + 1) / (count + 1)))

@@ -57,7 +57,7 @@ def coverage(
     m, s, t = _three(mean, sd, truth)
     error = (t - m).abs()
     fractions = [float((error <= central_factor(p, count) * s).double().mean()) for p in levels]
-    return torch.tensor(fractions, dtype=torch.float64)
+    return torch.tensor(fractions, dtype=torch.float64, device="cpu")
 
 
 def _three(mean: Tensor, sd: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.metrics._arrays import double
+from retrodict.metrics._arrays import as_tensor, double
 from retrodict.metrics._results import posterior_samples
 from retrodict.metrics.ranks import chi_square_sf
 
@@ -67,7 +67,7 @@ def data_misfit(
 
 
 def _data(y: Tensor) -> Tensor:
-    raw = torch.as_tensor(y).detach()
+    raw = as_tensor(y).detach()
     if not raw.is_complex():
         return double("y", raw)
     double("y", torch.view_as_real(raw))
@@ -85,6 +85,6 @@ def _squares(data: Tensor, predicted: Tensor, whiten: Callable[[Tensor], Tensor]
 
 
 def _two_sided(chi2: float, dof: int) -> float:
-    half = torch.tensor([dof / 2, chi2 / 2], dtype=torch.float64)
+    half = torch.tensor([dof / 2, chi2 / 2], dtype=torch.float64, device="cpu")
     lower = float(torch.special.gammainc(half[0], half[1]))
     return min(1.0, 2 * min(lower, chi_square_sf(chi2, dof)))

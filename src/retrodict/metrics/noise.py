@@ -134,8 +134,8 @@ def noise_spectrum(
 
 def _taper(height: int, width: int, window: str) -> tuple[Tensor, float]:
     if window == "none":
-        return torch.ones(height, width, dtype=torch.float64), 1.0
-    row, col = (torch.hann_window(n, periodic=True, dtype=torch.float64) for n in (height, width))
+        return torch.ones(height, width, dtype=torch.float64, device="cpu"), 1.0
+    row, col = (torch.hann_window(n, periodic=True, dtype=torch.float64, device="cpu") for n in (height, width))
     taper = row[:, None] * col[None, :]
     return taper, float(taper.square().mean())
 
@@ -153,11 +153,11 @@ def _band(units: Tensor, spacing: tuple[float, float], count: int, seed: int) ->
         raise InputError("regions", "one region", "at least 2 for a confidence band", "Add regions or repeated scans.")
     curves = torch.stack([ring_average(u, spacing)[1] for u in units])
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    pick = torch.randint(len(units), (count, len(units)), generator=draw)
+    pick = torch.randint(len(units), (count, len(units)), generator=draw, device="cpu")
     means = curves[pick].mean(1)
     center = curves.mean(0)
     means = center + (means - center) * stretch(len(units))
-    quantiles = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    quantiles = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0)
     return quantiles[0].clamp_min(0.0), quantiles[1]
 
 
@@ -167,8 +167,8 @@ def ring_average(plane: Tensor, spacing: Spacing) -> tuple[Tensor, Tensor]:
     df = 1 / (N d) of the shorter side; corners beyond Nyquist and the zero frequency are left out.
     """
     dy, dx = _pair(spacing)
-    v = torch.fft.fftfreq(plane.shape[-2], dy, dtype=torch.float64)
-    u = torch.fft.fftfreq(plane.shape[-1], dx, dtype=torch.float64)
+    v = torch.fft.fftfreq(plane.shape[-2], dy, dtype=torch.float64, device="cpu")
+    u = torch.fft.fftfreq(plane.shape[-1], dx, dtype=torch.float64, device="cpu")
     df = max(1 / (plane.shape[-2] * dy), 1 / (plane.shape[-1] * dx))
     last = round(0.5 / min(dy, dx) / df)
     ring = (torch.hypot(v[:, None], u[None, :]) / df + 0.5).floor().long()
@@ -176,7 +176,7 @@ def ring_average(plane: Tensor, spacing: Spacing) -> tuple[Tensor, Tensor]:
     size = torch.bincount(ring[inside], minlength=last + 1)[1:]
     total = torch.bincount(ring[inside], plane[inside], last + 1)[1:]
     filled = size > 0
-    frequency = df * torch.arange(1, last + 1, dtype=torch.float64)
+    frequency = df * torch.arange(1, last + 1, dtype=torch.float64, device="cpu")
     return frequency[filled], total[filled] / size[filled]
 
 
@@ -202,7 +202,7 @@ def _lags(fields: Tensor, reach: int) -> Tensor:
 
 
 def _pairs(shape: tuple[int, ...] | torch.Size, count: int, reach: int) -> Tensor:
-    lag = torch.arange(-reach, reach + 1, dtype=torch.float64).abs()
+    lag = torch.arange(-reach, reach + 1, dtype=torch.float64, device="cpu").abs()
     return count * (shape[0] - lag)[:, None] * (shape[1] - lag)[None, :]
 
 
@@ -250,7 +250,11 @@ def whiteness(regions: Tensor, *, how: Detrend = "poly2", reach: int = 3) -> Whi
     repeats = 1.0 if how != "ensemble" else 1 - 1 / len(x)  # fields of an ensemble sum to zero: fewer are free
     statistic = float((pairs * correlation.square())[half].sum()) * repeats
     dof = int(half.sum())
-    p = float(torch.special.gammaincc(torch.tensor(dof / 2.0).double(), torch.tensor(statistic / 2).double()))
+    p = float(
+        torch.special.gammaincc(
+            torch.tensor(dof / 2.0, device="cpu").double(), torch.tensor(statistic / 2, device="cpu").double()
+        )
+    )
     worst = int((correlation.abs() * half).argmax())
     row, col = divmod(worst, 2 * reach + 1)
     return Whiteness(statistic, dof, p, float(correlation[row, col]), (row - reach, col - reach))
@@ -260,7 +264,7 @@ def _surface(shape: tuple[int, ...] | torch.Size, parameters: int) -> Tensor | N
     """Orthonormal surfaces (parameters, H, W) that a detrending projects out."""
     if not parameters:
         return None
-    y, x = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in shape[-2:])
+    y, x = (torch.linspace(-1, 1, n, dtype=torch.float64, device="cpu") for n in shape[-2:])
     row, col = torch.meshgrid(y, x, indexing="ij")
     full = torch.stack([torch.ones_like(row), row, col, row * row, row * col, col * col])[:parameters]
     q, _ = torch.linalg.qr(full.reshape(parameters, -1).T)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retrodict._check import InputError, choice
 from retrodict._random import key, white
-from retrodict.metrics._arrays import double
+from retrodict.metrics._arrays import as_tensor, double
 from retrodict.metrics._results import against
 
 __all__ = [
@@ -53,7 +53,7 @@ def ranks(samples: object, truth: Tensor, *, seed: int = 0) -> Tensor:
     x, t = against(samples, truth)
     below, equal = (x < t).sum(0), (x == t).sum(0)
     draw = torch.Generator().manual_seed(key(seed, "rank-ties"))
-    u = torch.rand(t.shape, generator=draw, dtype=torch.float64).to(t.device)
+    u = torch.rand(t.shape, generator=draw, dtype=torch.float64, device="cpu").to(t.device)
     return below + (u * (equal + 1)).long()
 
 
@@ -65,14 +65,14 @@ def rank_histogram(ranks: Tensor, K: int, bins: int | None = None) -> RankHistog
     of ranks it holds, chi2 = sum (count - expected)^2 / expected with bins - 1 degrees of freedom. The law holds for
     independent ranks: take one pixel per image, not all pixels of it.
     """
-    r = torch.as_tensor(ranks).flatten().cpu()
+    r = as_tensor(ranks).flatten().cpu()
     if r.is_floating_point() or r.numel() == 0 or int(r.min()) < 0 or int(r.max()) > K:
         raise InputError("ranks", f"{r.numel()} values of {r.dtype}", f"whole numbers from 0 to K = {K}")
     bins = min(20, K + 1, max(2, r.numel() // 10)) if bins is None else bins
     if not 2 <= bins <= K + 1:
         raise InputError("bins", bins, f"from 2 to K + 1 = {K + 1}")
     counts = torch.bincount(r.long() * bins // (K + 1), minlength=bins).double()
-    size = torch.bincount(torch.arange(K + 1) * bins // (K + 1), minlength=bins).double()
+    size = torch.bincount(torch.arange(K + 1, device="cpu") * bins // (K + 1), minlength=bins).double()
     expected = size * (r.numel() / (K + 1))
     chi2 = float(((counts - expected).square() / expected).sum())
     return RankHistogram(counts, expected, chi2, chi_square_sf(chi2, bins - 1), K)
@@ -80,7 +80,7 @@ def rank_histogram(ranks: Tensor, K: int, bins: int | None = None) -> RankHistog
 
 def chi_square_sf(chi2: float, dof: float) -> float:
     """Probability that chi-square with `dof` degrees of freedom exceeds `chi2`: Q(dof / 2, chi2 / 2)."""
-    half = torch.tensor([dof / 2, chi2 / 2], dtype=torch.float64)
+    half = torch.tensor([dof / 2, chi2 / 2], dtype=torch.float64, device="cpu")
     return float(torch.special.gammaincc(half[0], half[1]))
 
 

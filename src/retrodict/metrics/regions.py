@@ -95,7 +95,7 @@ def find_uniform(
     usual = _noise_level(sd[usable])
     uniform = usable & (sd > usual / 1.25) & (sd < usual * 1.25)
     chosen: list[Region] = []
-    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0)).tolist()
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(0), device="cpu").tolist()
     for i in order:  # a fixed random order: neither position nor noise decides
         if uniform[i] and not any(_overlap(places[i], other) for other in chosen):
             chosen.append(places[i])

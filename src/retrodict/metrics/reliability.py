@@ -141,7 +141,7 @@ def reliability_map(samples: object, truth: Tensor, width: float) -> Tensor:
 
 def _gauss(size: int, width: float) -> Tensor:
     """Symmetric weights (size, size) exp(-d^2 / (2 s^2)), s = width / sqrt(8 log 2); the ratio needs no norm."""
-    place = torch.arange(size, dtype=torch.float64)
+    place = torch.arange(size, dtype=torch.float64, device="cpu")
     return torch.exp(-4 * math.log(2) * ((place[:, None] - place[None, :]) / width).square())
 
 
@@ -160,7 +160,7 @@ def coverage_curve(samples: object, truth: Tensor, levels: Sequence[float] = LEV
     inside = torch.stack([_sums(h.double(), label, count) for h in hits], 1)
     size = _sums(torch.ones_like(t), label, count)[:, None].expand_as(inside)
     error, _ = _ratio_error(inside, size, size > 0)
-    return CoverageCurve(torch.tensor(list(levels), dtype=torch.float64), observed, error)
+    return CoverageCurve(torch.tensor(list(levels), dtype=torch.float64, device="cpu"), observed, error)
 
 
 def z_summary(samples: object, truth: Tensor) -> ZSummary:
@@ -183,18 +183,18 @@ def z_summary(samples: object, truth: Tensor) -> ZSummary:
     mean_error, _ = _ratio_error(_sums(z, label, count)[:, None], size[:, None], size[:, None] > 0)
     error, used = _ratio_error(square[:, None], expected * size[:, None], size[:, None] > 0)
     variance = float((z - mean).square().mean())
-    ratio = torch.tensor([variance / expected], dtype=torch.float64)
+    ratio = torch.tensor([variance / expected], dtype=torch.float64, device="cpu")
     low, high = _band(ratio, error.cpu(), used)
     return ZSummary(mean, float(mean_error), variance, expected, float(ratio), float(low), float(high))
 
 
 def _clusters(shape: Sequence[int]) -> tuple[Tensor, int]:
     """Cluster number of every value (flattened), and how many: items, or blocks of them where items are few."""
-    number = torch.zeros(tuple(shape), dtype=torch.int64)
+    number = torch.zeros(tuple(shape), dtype=torch.int64, device="cpu")
     split = [0] if shape and shape[0] >= ITEMS else [0, *range(max(1, len(shape) - 2), len(shape))]
     for axis in split[: len(shape)]:
         parts = PARTS if axis else shape[0]
-        part = torch.arange(shape[axis]) * parts // shape[axis]
+        part = torch.arange(shape[axis], device="cpu") * parts // shape[axis]
         number = number * parts + part.reshape([-1 if j == axis else 1 for j in range(len(shape))])
     used, label = number.flatten().unique(return_inverse=True)
     return label, len(used)

@@ -126,9 +126,9 @@ def _straight(image: Tensor) -> tuple[float, float]:
     slope_sign = 1.0 if float(image[:, -width // 4 :].mean() - image[:, : width // 4].mean()) > 0 else -1.0
     derivative = slope_sign * _central(image)
     smooth = F.avg_pool2d(F.pad(derivative[None, None], (2, 2, 4, 4), mode="replicate"), (9, 5), 1)[0, 0]
-    rows = torch.arange(height, dtype=torch.float64)
+    rows = torch.arange(height, dtype=torch.float64, device="cpu")
     place = smooth.argmax(1).double()
-    kept = torch.ones(height, dtype=torch.bool)
+    kept = torch.ones(height, dtype=torch.bool, device="cpu")
     intercept, slope = _line(rows, place)
     for _ in range(3):
         residual = (place - intercept - slope * rows).abs()
@@ -139,7 +139,7 @@ def _straight(image: Tensor) -> tuple[float, float]:
         share = float(kept.double().mean())
         found = f"rows of which only {share:.0%} agree on where the edge is"
         raise InputError("edge", found, "one straight edge through all rows", "Choose a region with one edge in it.")
-    columns = torch.arange(width, dtype=torch.float64)
+    columns = torch.arange(width, dtype=torch.float64, device="cpu")
     half = min(16.0, width / 2 - 2)
     for _ in range(3):
         offset = columns[None] - (intercept + slope * rows)[:, None]
@@ -166,10 +166,10 @@ def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
 def _distances(x: Tensor, lines: list[tuple[float, float]]) -> tuple[Tensor, Tensor, Tensor]:
     """Signed distance to the line in px, value, and number of the row (slice-wise) of every pixel."""
     count, height, width = x.shape
-    rows = torch.arange(height, dtype=torch.float64)[:, None]
-    columns = torch.arange(width, dtype=torch.float64)[None]
+    rows = torch.arange(height, dtype=torch.float64, device="cpu")[:, None]
+    columns = torch.arange(width, dtype=torch.float64, device="cpu")[None]
     parts = [(columns - (a + b * rows)) / math.sqrt(1 + b * b) for a, b in lines]
-    row = torch.arange(count * height).reshape(count, height, 1).expand(-1, -1, width)
+    row = torch.arange(count * height, device="cpu").reshape(count, height, 1).expand(-1, -1, width)
     return torch.stack(parts).flatten(), x.flatten(), row.flatten()
 
 
@@ -211,8 +211,8 @@ def circular_edge_mtf(
     x = _slices(image)
     center, r0 = _disc(x.mean(0), None if radius is None else radius / pixel)
     _same_radius(x, r0)
-    rows = torch.arange(x.shape[1], dtype=torch.float64)[:, None] - center[0]
-    columns = torch.arange(x.shape[2], dtype=torch.float64)[None] - center[1]
+    rows = torch.arange(x.shape[1], dtype=torch.float64, device="cpu")[:, None] - center[0]
+    columns = torch.arange(x.shape[2], dtype=torch.float64, device="cpu")[None] - center[1]
     distance = torch.hypot(rows, columns) - r0
     room = min(center[0], center[1], x.shape[1] - 1 - center[0], x.shape[2] - 1 - center[1]) - r0
     half = min(32.0, math.floor(min(room, r0 - 1))) if half_width is None else half_width
@@ -220,7 +220,7 @@ def circular_edge_mtf(
         found = f"{room:.1f} px outside and {r0:.1f} px inside the rim"
         raise InputError("insert", found, f"at least {max(half, 4):g} px on both sides", "Use a larger region.")
     sector = (torch.atan2(rows, columns) / (2 * math.pi) * 36).floor().long() % 36
-    unit = sector[None] + 36 * torch.arange(len(x))[:, None, None]
+    unit = sector[None] + 36 * torch.arange(len(x), device="cpu")[:, None, None]
     inside = (distance.abs() <= half + 2).expand_as(x)
     spread = distance.expand_as(x)[inside]
     esf = _Edge(spread, x[inside], unit.expand_as(x)[inside], half, oversampling, window)
@@ -241,8 +241,8 @@ def _disc(mean: Tensor, radius: float | None) -> tuple[tuple[float, float], floa
         found = f"a contrast of {contrast:.3g} in noise of {noise:.3g}"
         raise InputError("insert", found, "a disc that stands out from its background in the mean of all slices",
                          "Average more slices, or center the region on the insert.")  # fmt: skip
-    rows = torch.arange(height, dtype=torch.float64)[:, None]
-    columns = torch.arange(width, dtype=torch.float64)[None]
+    rows = torch.arange(height, dtype=torch.float64, device="cpu")[:, None]
+    columns = torch.arange(width, dtype=torch.float64, device="cpu")[None]
     smooth = F.avg_pool2d(F.pad(mean[None, None], (2, 2, 2, 2), mode="replicate"), 5, 1)[0, 0]
     level = ((smooth - background) / contrast).clamp(0, 1)
     inside = _connected(level > 0.5)
@@ -323,7 +323,7 @@ def _resolve(edge: _Edge, pixel: float, bootstrap: int, seed: int, details: dict
     edge = _with_window(edge, esf, pixel)
     frequency, value, sigma = _transform(esf, edge, pixel)
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    pick = torch.randint(len(tables), (bootstrap, len(tables)), generator=draw)
+    pick = torch.randint(len(tables), (bootstrap, len(tables)), generator=draw, device="cpu")
     curves = torch.stack([_transform(_profile(tables[p].sum(0)), edge, pixel)[1] for p in pick])
     details |= {"half_width_px": edge.half, "window": edge.window, "sigma_lsf_px": sigma}
     return _summarize(frequency, value, curves, len(tables), contrast, noise, details)
@@ -335,7 +335,7 @@ def _profile(table: Tensor) -> Tensor:
     """
     total, off, count = table
     filled = count > 0
-    x = torch.arange(len(count), dtype=torch.float64)
+    x = torch.arange(len(count), dtype=torch.float64, device="cpu")
     known, mean = (x + off / count.clamp_min(1))[filled].contiguous(), (total / count.clamp_min(1))[filled]
     right = torch.searchsorted(known, x).clamp(1, len(known) - 1)
     a, b = known[right - 1], known[right]
@@ -371,7 +371,7 @@ def _transform(esf: Tensor, edge: _Edge, pixel: float) -> tuple[Tensor, Tensor, 
     """(frequency in cycles/mm up to Nyquist, MTF, standard deviation of the LSF in px) of an edge spread."""
     over = edge.oversampling
     lsf = 0.5 * over * (esf[2:] - esf[:-2])
-    x = (torch.arange(len(lsf), dtype=torch.float64) + 1) / over - (edge.half + 1)
+    x = (torch.arange(len(lsf), dtype=torch.float64, device="cpu") + 1) / over - (edge.half + 1)
     mass = float(lsf.sum())
     lsf = lsf * math.copysign(1.0, mass)
     near = x.abs() < min(edge.half, 12.0)
@@ -381,9 +381,9 @@ def _transform(esf: Tensor, edge: _Edge, pixel: float) -> tuple[Tensor, Tensor, 
     windowed = lsf * taper
     size = 1 << math.ceil(math.log2(max(16 * len(lsf), 4096)))
     spectrum = torch.fft.rfft(windowed, n=size).abs()
-    f = torch.arange(len(spectrum), dtype=torch.float64) * over / size  # cycles per px
+    f = torch.arange(len(spectrum), dtype=torch.float64, device="cpu") * over / size  # cycles per px
     blur = torch.sinc(2 * f / over) * torch.sinc(f / over)
-    nodes = torch.linspace(0, 0.5, 129, dtype=torch.float64)
+    nodes = torch.linspace(0, 0.5, 129, dtype=torch.float64, device="cpu")
     step = over / size
     left = (nodes / step).long().clamp(max=len(f) - 2)
     part = nodes / step - left
@@ -431,16 +431,16 @@ def _summarize(
     details: dict[str, Any],
 ) -> Resolution:
     curves = value + (curves - value) * stretch(units)
-    quantiles = torch.quantile(curves, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    quantiles = torch.quantile(curves, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0)
     summary = []
     for level in (0.5, 0.1):
-        each = torch.tensor([crossing(frequency, c, level) for c in curves], dtype=torch.float64)
+        each = torch.tensor([crossing(frequency, c, level) for c in curves], dtype=torch.float64, device="cpu")
         each = each[torch.isfinite(each)]
         value_at = crossing(frequency, value, level)
         if len(each) < 0.9 * len(curves) or not math.isfinite(value_at):
             summary.append((value_at, math.nan, math.nan))
         else:
-            low, high = torch.quantile(each, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+            low, high = torch.quantile(each, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")).tolist()
             summary.append((value_at, low, high))
     return Resolution(frequency, value, quantiles[0], quantiles[1], summary[0], summary[1], contrast, noise, details)
 
@@ -470,12 +470,12 @@ def point_mtf(
     half = math.floor(room) - 2 if half_width is None else half_width
     if half < 5 or half > room:
         raise InputError("wire or bead", f"{room:.1f} px around it", "at least 7 px", "Use a larger region.")
-    rows = torch.arange(x.shape[1], dtype=torch.float64) - center[0]
-    columns = torch.arange(x.shape[2], dtype=torch.float64) - center[1]
+    rows = torch.arange(x.shape[1], dtype=torch.float64, device="cpu") - center[0]
+    columns = torch.arange(x.shape[2], dtype=torch.float64, device="cpu") - center[1]
     distance = torch.hypot(rows[:, None], columns[None])
     taper = _window(distance, half, "hann")
-    nodes = torch.linspace(0, 0.5, 65, dtype=torch.float64)
-    angles = (torch.arange(36, dtype=torch.float64) + 0.5) * (math.pi / 36)
+    nodes = torch.linspace(0, 0.5, 65, dtype=torch.float64, device="cpu")
+    angles = (torch.arange(36, dtype=torch.float64, device="cpu") + 0.5) * (math.pi / 36)
     each = []
     for s in x:
         outer = s[distance > half]
@@ -492,7 +492,7 @@ def point_mtf(
 
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
     units = transform if len(x) >= 4 else transform.reshape(-1, 1, len(nodes))
-    pick = torch.randint(len(units), (bootstrap, len(units)), generator=draw)
+    pick = torch.randint(len(units), (bootstrap, len(units)), generator=draw, device="cpu")
     curves = torch.stack([curve(units[p]) for p in pick])
     value = curve(transform)
     sigma = _width(nodes, value)
@@ -519,8 +519,8 @@ def _spot(mean: Tensor) -> tuple[tuple[float, float], float, float, float]:
     if contrast > 0 and top >= 4:
         raise InputError("wire or bead", f"{top:.0f} pixels at its peak value: saturated", "one peak pixel",
                          "Use a thinner wire or a scan that is not clipped.")  # fmt: skip
-    rows = torch.arange(mean.shape[0], dtype=torch.float64)[:, None]
-    columns = torch.arange(mean.shape[1], dtype=torch.float64)[None]
+    rows = torch.arange(mean.shape[0], dtype=torch.float64, device="cpu")[:, None]
+    columns = torch.arange(mean.shape[1], dtype=torch.float64, device="cpu")[None]
     y, x = float(cy), float(cx)
     for _ in range(5):
         near = _window(torch.hypot(rows - y, columns - x), 6.0, "hann")

@@ -81,8 +81,8 @@ def draw_disc(
     `position` (row, column) in pixels, `radius` in mm.
     """
     dy, dx = _pair(spacing)
-    rows = (torch.arange(shape[0] * fine, dtype=torch.float64) + 0.5) / fine - 0.5
-    columns = (torch.arange(shape[1] * fine, dtype=torch.float64) + 0.5) / fine - 0.5
+    rows = (torch.arange(shape[0] * fine, dtype=torch.float64, device="cpu") + 0.5) / fine - 0.5
+    columns = (torch.arange(shape[1] * fine, dtype=torch.float64, device="cpu") + 0.5) / fine - 0.5
     inside = torch.hypot(((rows - position[0]) * dy)[:, None], ((columns - position[1]) * dx)[None]) <= radius
     return inside.double().reshape(shape[0], fine, shape[1], fine).mean((1, 3))
 
@@ -127,10 +127,10 @@ def perturbation_mtf(
     kept = torch.isfinite(stack).all(0)
     stack, frequency = stack[:, kept], frequency[kept]
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    means = stack[torch.randint(len(stack), (bootstrap, len(stack)), generator=draw)].mean(1)
+    means = stack[torch.randint(len(stack), (bootstrap, len(stack)), generator=draw, device="cpu")].mean(1)
     if len(stack) > 1:
         means = stack.mean(0) + (means - stack.mean(0)) * stretch(len(stack))
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0)
     return Perturbation(frequency, stack.mean(0), low, high, contrast, len(stack))
 
 
@@ -143,8 +143,8 @@ def nps_ratio(after: Tensor, before: Tensor, spacing: Spacing, *, bootstrap: int
     over, under = (torch.stack(p) for p in pairs)
     frequency = ring_average(nps(a, spacing), spacing)[0]
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    pick = torch.randint(len(a), (bootstrap, len(a)), generator=draw)
+    pick = torch.randint(len(a), (bootstrap, len(a)), generator=draw, device="cpu")
     value = over.mean(0) / under.mean(0)
     found = value + (over[pick].mean(1) / under[pick].mean(1) - value) * stretch(len(a))
-    low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    low, high = torch.quantile(found, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0)
     return NpsRatio(frequency, value, low, high)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict._random import key
-from retrodict.metrics._arrays import same_shape
+from retrodict.metrics._arrays import as_tensor, same_shape
 from retrodict.metrics._results import against
 from retrodict.metrics.ranks import ranks
 
@@ -53,11 +53,11 @@ def tarp(samples: object, truth: Tensor, references: Tensor | None = None, seed:
         held = max(1, len(x) // 4)
         r, x = _reference(x[:held], seed), x[held:]
     else:
-        r, _ = same_shape("references", torch.as_tensor(references).reshape(len(references), -1), "truth", t)
+        r, _ = same_shape("references", as_tensor(references).reshape(len(references), -1), "truth", t)
         r = r.to(x.device)
     near = torch.stack([(sample - r).square().sum(-1) for sample in (t, *x)])
     f = _credibility(near[1:], near[0], seed)
-    alpha = torch.linspace(0, 1, levels, dtype=torch.float64)
+    alpha = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
     ecp = (f[None, :] < alpha[:, None]).double().mean(1)
     distance, root = _distance(f), math.sqrt(len(f))
     return Tarp(alpha, ecp, distance, kolmogorov_sf((root + 0.12 + 0.11 / root) * distance), len(x))
@@ -67,7 +67,7 @@ def _reference(held: Tensor, seed: int) -> Tensor:
     """Points (n, d) from samples (h, n, d) that are not ranked; a single sample is its own point."""
     center, h = held.mean(0), len(held)
     draw = torch.Generator().manual_seed(key(seed, "tarp-reference"))
-    weight = torch.randn(h, held.shape[1], generator=draw, dtype=torch.float64).to(held.device)
+    weight = torch.randn(h, held.shape[1], generator=draw, dtype=torch.float64, device="cpu").to(held.device)
     return center + torch.einsum("hn,hnd->nd", weight, held - center) / math.sqrt(max(h - 1, 1))
 
 
@@ -75,14 +75,14 @@ def _credibility(near: Tensor, own: Tensor, seed: int) -> Tensor:
     """Randomized ranks (n,) in (0, 1) of `own` (n,) among `near` (K, n)."""
     below = ranks(near, own, seed=seed) if len(near) > 1 else (near[0] < own).long()
     draw = torch.Generator().manual_seed(key(seed, "tarp-rank"))
-    u = torch.rand(own.shape, generator=draw, dtype=torch.float64)
+    u = torch.rand(own.shape, generator=draw, dtype=torch.float64, device="cpu")
     return (below.cpu() + u) / (len(near) + 1)
 
 
 def _distance(f: Tensor) -> float:
     """Largest gap between the empirical distribution of f (n,) and the uniform one."""
     value, n = f.sort().values, len(f)
-    step = torch.arange(n + 1, dtype=torch.float64) / n
+    step = torch.arange(n + 1, dtype=torch.float64, device="cpu") / n
     return float(torch.maximum(step[1:] - value, value - step[:-1]).max())
 
 

@@ -146,7 +146,7 @@ def laguerre_gauss(side: int, width: float, count: int = 6) -> Tensor:
 
     (Gallas and Barrett, J. Opt. Soc. Am. A 20, 2003.)
     """
-    axis = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    axis = torch.arange(side, dtype=torch.float64, device="cpu") - (side - 1) / 2
     g = 2 * math.pi * (axis[:, None].square() + axis[None].square()) / width**2
     before, now = torch.zeros_like(g), torch.ones_like(g)
     out = []
@@ -176,9 +176,11 @@ def hotelling_from_samples(
     value = _hotelling(va, vb)
     found = []
     for _ in range(bootstrap):
-        pick = [v[torch.randint(len(v), (len(v),), generator=draw)] for v in (va, vb)]
+        pick = [v[torch.randint(len(v), (len(v),), generator=draw, device="cpu")] for v in (va, vb)]
         found.append(_hotelling(*pick))
-    low, high = torch.quantile(torch.tensor(found, dtype=torch.float64), torch.tensor([0.025, 0.975]).double()).tolist()
+    low, high = torch.quantile(
+        torch.tensor(found, dtype=torch.float64, device="cpu"), torch.tensor([0.025, 0.975], device="cpu").double()
+    ).tolist()
     return Observed(value, low, high)
 
 

@@ -60,7 +60,7 @@ def own_curves(process: Process, scale: float) -> tuple[Curve, Curve]:
         raise InputError("model", "a process without a measurement law", "one that ends at an MTF and NPS")
     radius = bound.basis.radius()
     order = radius.flatten().argsort()
-    nodes = torch.linspace(0, float(radius.max()), 201, dtype=torch.float64)
+    nodes = torch.linspace(0, float(radius.max()), 201, dtype=torch.float64, device="cpu")
     place = torch.searchsorted(radius.flatten()[order], nodes).clamp(max=radius.numel() - 1)
     volume = math.prod(bound.basis.spacing) * scale**2
 
@@ -115,5 +115,5 @@ def measure(image: Image, model: Model, seed: int = 0) -> Image:
     if process.measurement is None:
         raise InputError("measure", "a model without a measurement law", "one trained for a measured MTF and NPS")
     x0 = model.intensity.encode(image.values[None])
-    y = process.pairing.simulate(x0, process.basis, torch.tensor([seed]))
+    y = process.pairing.simulate(x0, process.basis, torch.tensor([seed], device="cpu"))
     return image.with_values(model.intensity.decode(y)[0])

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 
-from retrodict._check import InputError, Recipe, build, choice
+from retrodict._check import InputError, Recipe, build, choice, read_json
 from retrodict._output import write_file
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.network import LEVELS, NetDenoiser, SpreadScale, channels_in, channels_out
+from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import NETS, precision_for
+from retrodict.processes.process import Process
 from retrodict.processes.recipes import process_from_recipe
 
-__all__ = ["MODELS", "Intensity", "Model", "ModelSpec", "load_model", "open_model", "read_tensors", "save_model"]
+__all__ = ["MODELS", "Intensity", "Model", "ModelSpec", "load_model", "model_files", "open_model", "save_model"]
 
 
 FORMAT = "retrodict-model-1"
+
+
+MOST_PIXELS = 1 << 24
+"""Pixels of a training patch (4096 x 4096): a record with more than that is taken for a mistake."""
+
+
+MOST_PARAMETERS = 1 << 30
+"""Parameters of a network: a record with more than that is taken for a mistake, before anything is allocated."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,7 @@ class ModelSpec:
     def build(self, where: str = "model", precision: str = "float32") -> NetDenoiser:
         """A denoiser with fresh weights on the training grid."""
         process = process_from_recipe(self.process, self.size, self.spacing, f"{where}: process")
+        _check_law(process, f"{where}: process")
         recipe = Recipe.from_json(self.network, f"{where}: network")
         count = len(self.channels)
         shape = {
@@ -72,7 +85,12 @@ class ModelSpec:
             "out_channels": channels_out(process, count, self.bands),
             "level_features": LEVELS[choice(f"{where}: level", self.level, LEVELS)].features,
         }
-        net = build(NETS, recipe, f"{where}: network", **shape)
+        with torch.device("meta"):  # shapes only: an absurd width costs nothing
+            count = sum(p.numel() for p in build(NETS, recipe, f"{where}: network", **shape).parameters())
+        if count > MOST_PARAMETERS:
+            raise InputError(f"{where}: network", f"{count:.3g} parameters", f"at most {MOST_PARAMETERS:.3g}")
+        with torch.device("cpu"):  # whatever the default device of the caller is
+            net = build(NETS, recipe, f"{where}: network", **shape)
         spectrum = Spectrum.from_json(self.spectrum, f"{where}: spectrum")
         return NetDenoiser(
             net,
@@ -91,8 +109,12 @@ class ModelSpec:
         try:
             level, factor = self.spread_scale["level"], self.spread_scale["factor"]
             scale = SpreadScale(tuple(map(float, level)), tuple(tuple(map(float, row)) for row in factor))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{where}: spread_scale", repr(self.spread_scale)[:80], "level and factor") from error
+        factors = [f for row in scale.factor for f in row]
+        rising = all(b > a for a, b in zip(scale.level, scale.level[1:], strict=False))
+        if not rising or not all(map(math.isfinite, (*scale.level, *factors))) or min(factors, default=1.0) <= 0:
+            raise InputError(f"{where}: spread_scale", "other numbers", "levels that rise and positive factors")
         if len(level) < 2 or any(len(row) != self.bands for row in factor) or len(level) != len(factor):
             raise InputError(f"{where}: spread_scale", "tables that do not match", f"{self.bands} factors per level")
         return scale
@@ -112,84 +134,99 @@ class Model:
         return self.spec.intensity
 
 
+def model_files(path: Path | str) -> tuple[Path, Path]:
+    """The files of weights and record of a model; the name may have dots, and may end like either of them."""
+    base = Path(path)
+    name = base.name.removesuffix(".safetensors") if base.suffix == ".safetensors" else base.name.removesuffix(".json")
+    if not name:
+        raise InputError(base, "no name of a model", "a path such as models/ct")
+    return base.with_name(f"{name}.safetensors"), base.with_name(f"{name}.json")
+
+
 def save_model(spec: ModelSpec, weights: Mapping[str, Tensor], path: Path | str) -> tuple[Path, Path]:
     """Write PATH.safetensors and PATH.json, each through a temporary name; returns both paths."""
-    base = Path(path).with_suffix("") if Path(path).suffix in (".safetensors", ".json") else Path(path)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    record = {"format": FORMAT, **asdict(spec)}
-    weights_path, json_path = base.with_suffix(".safetensors"), base.with_suffix(".json")
-    write_file(weights_path, save_tensors(tensors))
-    write_file(json_path, json.dumps(record, indent=1).encode())
+    weights_path, json_path = model_files(path)
+    content = save_tensors({name: value.detach().cpu().contiguous() for name, value in weights.items()})
+    record = {"format": FORMAT, **asdict(spec), "weights_sha256": hashlib.sha256(content).hexdigest()}
+    text = json.dumps(record, indent=1, allow_nan=False).encode()
+    write_file(weights_path, content)
+    write_file(json_path, text)
     return weights_path, json_path
 
 
 def load_model(path: Path | str, precision: str = "float32") -> Model:
     """Read a model from PATH(.safetensors|.json).
 
-    Raises `InputError` for a missing file, a pickle, unreadable JSON, missing or surplus tensors and wrong shapes.
+    Raises `InputError` for a missing file, a pickle, unreadable JSON, a field that cannot be meant, missing or surplus
+    tensors, wrong shapes and types, weights that are not finite, and weights of another record.
     """
-    base = Path(path).with_suffix("") if Path(path).suffix in (".safetensors", ".json") else Path(path)
-    spec = _read_spec(base.with_suffix(".json"))
-    weights_path = base.with_suffix(".safetensors")
-    denoiser = spec.build(str(base.with_suffix(".json")), precision_for(precision))
-    load_weights(denoiser.net, read_tensors(weights_path), weights_path)
+    weights_path, json_path = model_files(path)
+    spec, digest = _read_spec(json_path)
+    denoiser = spec.build(str(json_path), precision_for(precision))
+    load_weights(denoiser.net, read_tensors(weights_path, denoiser.net.state_dict(), digest), weights_path)
     denoiser.net.eval().requires_grad_(False)
-    return Model(spec, denoiser, str(base))
+    return Model(spec, denoiser, str(json_path.with_name(json_path.name.removesuffix(".json"))))
 
 
-def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy `tensors` into `net` after checking names and shapes."""
-    own = net.state_dict()
-    missing, surplus = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
-    if missing or surplus:
-        what = f"no tensor {missing[0]!r}" if missing else f"a tensor {surplus[0]!r} that the network lacks"
-        raise InputError(path, what, f"exactly the {len(own)} tensors of the network in the JSON file")
-    for name, value in own.items():
-        if tensors[name].shape != value.shape:
-            raise InputError(f"{path}: {name}", f"shape {tuple(tensors[name].shape)}", f"shape {tuple(value.shape)}")
-    net.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own})
+class _IntensityRecord(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    unit: str = Field("arbitrary", min_length=1, max_length=64)
+    scale: float = Field(1.0, gt=0)
+    offset: float = 0.0
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file; nothing is ever unpickled."""
+class _ModelRecord(BaseModel):
+    """The fields of a model record whose values are not checked where they are used."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+    process: dict[str, Any]
+    network: dict[str, Any]
+    spectrum: dict[str, Any]
+    intensity: _IntensityRecord
+    spacing: list[Annotated[float, Field(gt=0)]] = Field(min_length=1, max_length=3)
+    size: list[Annotated[int, Field(ge=1, le=MOST_PIXELS)]] = Field(min_length=1, max_length=3)
+    predicts: str = "wiener"
+    bands: int = Field(0, ge=0, le=8)
+    level: str = "rms"
+    channels: list[Annotated[str, Field(max_length=64)]] = Field(default=["gray"], min_length=1, max_length=1024)
+    spread_scale: dict[str, Any] | None = None
+    card: dict[str, Any] = {}
+
+
+def _read_spec(path: Path) -> tuple[ModelSpec, str | None]:
+    """The record, and the checksum of the weights that it belongs to where it has one."""
+    record = read_json(path, "the JSON file beside the weights of a model")
+    if record.get("format") != FORMAT:
+        raise InputError(f"{path}: format", repr(record.get("format"))[:80], FORMAT)
+    digest = record.get("weights_sha256")
+    record = {k: v for k, v in record.items() if k not in ("format", "weights_sha256")}
+    known = sorted(ModelSpec.__dataclass_fields__)
+    for name in record:
+        choice(path.name, name, known)
     try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", "a safetensors file") from error
-    if data[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise InputError(path, "a pickle (it could run code)", "a safetensors file", "Convert it where it was made.")
-    try:
-        return load_tensors(data)
-    except SafetensorError as error:
-        raise InputError(path, f"a damaged file ({error})", "a safetensors file") from error
+        checked = _ModelRecord.model_validate(record)
+    except ValidationError as error:
+        item = error.errors()[0]
+        where = ".".join(map(str, item["loc"]))
+        raise InputError(f"{path}: {where}", repr(item.get("input"))[:80], item["msg"]) from error
+    if len(checked.size) != len(checked.spacing) or math.prod(checked.size) > MOST_PIXELS:
+        found = f"size {checked.size} and spacing {checked.spacing}"
+        raise InputError(f"{path}: size", found, f"one number for each axis, and at most {MOST_PIXELS} pixels")
+    own = {name: getattr(checked, name) for name in _ModelRecord.model_fields if name in record}
+    own |= {name: tuple(own[name]) for name in ("spacing", "size", "channels") if name in own}
+    return ModelSpec(**{**record, **own, "intensity": Intensity(**checked.intensity.model_dump())}), digest
 
 
-def _read_spec(path: Path) -> ModelSpec:
+def _check_law(process: Process, where: str) -> None:
+    """Raise for a process of options that give no numbers, before a network is built for it."""
     try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", "the JSON file beside the weights") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(path, f"unreadable JSON ({error})", "a model record") from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise InputError(f"{path}: format", repr(record.get("format") if isinstance(record, dict) else None), FORMAT)
-    record = {k: v for k, v in record.items() if k != "format"}
-    known = set(ModelSpec.__dataclass_fields__)
-    if set(record) - known or {"process", "network", "spectrum", "intensity", "spacing", "size"} - set(record):
-        wrong = sorted(
-            (set(record) - known)
-            | (known - set(record) - {"predicts", "bands", "level", "channels", "card", "spread_scale"})
-        )
-        raise InputError(f"{path}: {wrong[0]}", "an unknown or missing field", f"the fields {', '.join(sorted(known))}")
-    return ModelSpec(
-        **{
-            **record,
-            "intensity": Intensity(**record["intensity"]),
-            "spacing": tuple(record["spacing"]),
-            "size": tuple(record["size"]),
-            "channels": tuple(record.get("channels", ("gray",))),
-        }
-    )
+        law = process.moments(torch.tensor([0.5, 1.0], dtype=torch.float64, device="cpu"))
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
+        raise InputError(
+            where, f"options for which it has no law ({error})", "options that this process knows"
+        ) from error
+    if not all(bool(torch.isfinite(part).all()) for part in (law.h, law.k, law.s2)):
+        raise InputError(where, "options for which its law is not finite", "options that give numbers")
 
 
 MODELS = {"ct": "ct-fourier"}
@@ -206,6 +243,13 @@ def open_model(model: str | Path | Model, precision: str = "auto") -> Model:
     if str(model) in MODELS:
         return load_model(Path(str(resources.files("retrodict") / "assets" / MODELS[str(model)])), precision)
     path = Path(model)
-    if not path.with_suffix(".json").exists() and not path.exists() and len(path.parts) == 1:
+    if len(path.parts) <= 1 and not any(map(_is_there, (path, *model_files(path)))):
         raise InputError("model", repr(str(model)), f"a path, or a shipped model: {', '.join(MODELS)}")
     return load_model(path, precision)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or has a zero byte
+        return False

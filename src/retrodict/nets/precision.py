@@ -41,7 +41,7 @@ def _has_bf16(device: str) -> bool:
 
 def _seconds(dtype: torch.dtype) -> float:
     """Shortest of three runs of one small convolution."""
-    x, w = torch.ones(1, 32, 64, 64, dtype=dtype), torch.ones(32, 32, 3, 3, dtype=dtype)
+    x, w = torch.ones(1, 32, 64, 64, dtype=dtype, device="cpu"), torch.ones(32, 32, 3, 3, dtype=dtype, device="cpu")
     best = float("inf")
     for _ in range(3):
         start = time.perf_counter()

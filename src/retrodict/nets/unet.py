@@ -232,7 +232,7 @@ class Embedding(nn.Module):
 
     def __init__(self, features: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        steps = torch.linspace(math.log(0.05), math.log(2.0), 16, dtype=torch.float64)
+        steps = torch.linspace(math.log(0.05), math.log(2.0), 16, dtype=torch.float64, device="cpu")
         self.register_buffer("frequencies", steps.exp().float(), persistent=False)
         self.first = nn.Linear(32 * features, hidden)
         self.second = nn.Linear(hidden, hidden)

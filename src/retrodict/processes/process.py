@@ -143,7 +143,7 @@ class Process:
         return _VERDICTS[name]
 
     def _search(self) -> tuple[int, float] | None:
-        times = torch.linspace(0, 1, 1001, dtype=torch.float64)
+        times = torch.linspace(0, 1, 1001, dtype=torch.float64, device="cpu")
         single = self.moments(times[:1]).s2.shape[0] == 1  # else the law has a row for every item
         for first in range(0, len(times) - 1, _BLOCK):
             t = times[first : first + _BLOCK + 1]
@@ -176,7 +176,7 @@ class Process:
     @cached_property
     def anchored(self) -> bool:
         """Whether k(t) is not zero everywhere, so that the state is pulled towards a condition image."""
-        return self._ever(torch.linspace(0, 1, 21, dtype=torch.float64), lambda m: m.k != 0)
+        return self._ever(torch.linspace(0, 1, 21, dtype=torch.float64, device="cpu"), lambda m: m.k != 0)
 
     def noise_free(self, times: Tensor) -> bool:
         """Whether no coefficient carries noise at any of the times `(n,)`."""
@@ -234,16 +234,18 @@ class Process:
         if self.pairing.starts:
             if y is None:
                 raise InputError("start", "no measurement", "the measured image: this process starts at it (terminal)")
-            return self.to_coefficients(y, torch.ones(1, dtype=torch.float64))
+            return self.to_coefficients(y, torch.ones(1, dtype=torch.float64, device="cpu"))
         if self.anchored and y is None:
             raise InputError("start", "no condition image", "the image that this mean-reverting process is pulled to")
         if y is not None and variance is not None and self.pairing.sees:
             mean, variance = self.pairing.given(torch.as_tensor(mean, device=z.device), variance, y, self.basis)
-        m, real = self.moments(torch.ones(1, dtype=torch.float64)), z.real.dtype
+        m, real = self.moments(torch.ones(1, dtype=torch.float64, device="cpu")), z.real.dtype
         total = m.s2 if variance is None else m.s2 + m.h**2 * variance
         noise = total.sqrt().to(real) * self.basis.forward(z)
         return (
-            noise if isinstance(mean, float) and mean == 0.0 else noise + m.h.to(real) * torch.as_tensor(mean).to(noise)
+            noise
+            if isinstance(mean, float) and mean == 0.0
+            else noise + m.h.to(real) * torch.as_tensor(mean, dtype=noise.dtype, device=noise.device)
         )
 
     # ---- transitions ---------------------------------------------------------------------------------------------

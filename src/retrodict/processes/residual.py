@@ -29,7 +29,7 @@ def mean_reverting(
     def integral(t: Tensor) -> Tensor:
         return 0.5 * (t - (torch.sin(rate * (t + offset)) - math.sin(rate * offset)) / rate)
 
-    whole = float(integral(torch.tensor(1.0, dtype=torch.float64)))
+    whole = float(integral(torch.tensor(1.0, dtype=torch.float64, device="cpu")))
 
     def law(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         elapsed = -math.log(delta) * integral(t) / whole

@@ -71,7 +71,7 @@ def start_law(process: Process, spectrum: Tensor) -> tuple[Tensor, Tensor]:
     zero = torch.zeros_like(spectrum)
     if process.pairing.starts:
         return zero + 1, zero
-    m = process.moments(torch.ones(1, dtype=torch.float64))
+    m = process.moments(torch.ones(1, dtype=torch.float64, device="cpu"))
     h, s2 = m.h[0, 0], m.s2[0, 0]
     if process.pairing.sees and process.measurement is not None:
         gain, variance = wiener(process.measurement, spectrum)
@@ -97,7 +97,7 @@ def card(plan: Plan, denoiser: HasLinear) -> Card:
     states, images, noises, errors = [_Value(zero + 1, zero, zero, {})], [], [], []
     for i, row in enumerate(plan):
         if row.call:
-            linear = denoiser.linear(torch.tensor([row.t], dtype=torch.float64))
+            linear = denoiser.linear(torch.tensor([row.t], dtype=torch.float64, device="cpu"))
             images.insert(0, _denoised(linear, states[0]))
             if row.spread:
                 errors.insert(0, _Value(zero, zero, zero, {("spread", i): linear.variance.sqrt()}))
@@ -157,7 +157,7 @@ class _Unit:
             self.offset[stream, step] = self.total
             self.total += size
         place = seeds - self.offset[stream, step]
-        field = torch.zeros(len(seeds), size, dtype=torch.float64)
+        field = torch.zeros(len(seeds), size, dtype=torch.float64, device="cpu")
         inside = (place >= 0) & (place < size)
         field[inside, place[inside]] = 1.0
         return field.reshape(len(seeds), *shape)
@@ -187,9 +187,15 @@ def dense_card(plan: Plan, denoiser: Denoiser, channels: int = 1) -> tuple[Tenso
         cond = process.pairing.cond(y)
         return sample(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise).x.flatten(1)
 
-    nothing = torch.tensor([-1])
-    offset = run(nothing, torch.zeros(1, channels, *size, dtype=torch.float64))
-    units = torch.eye(n, dtype=torch.float64).reshape(n, channels, *size)
+    nothing = torch.tensor([-1], device="cpu")
+    offset = run(nothing, torch.zeros(1, channels, *size, dtype=torch.float64, device="cpu"))
+    units = torch.eye(n, dtype=torch.float64, device="cpu").reshape(n, channels, *size)
     gain = (run(nothing.expand(n), units) - offset).T
-    root = run(torch.arange(noise.total), torch.zeros(noise.total, channels, *size, dtype=torch.float64)) - offset
+    root = (
+        run(
+            torch.arange(noise.total, device="cpu"),
+            torch.zeros(noise.total, channels, *size, dtype=torch.float64, device="cpu"),
+        )
+        - offset
+    )
     return gain, root.T @ root

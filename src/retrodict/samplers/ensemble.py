@@ -234,7 +234,7 @@ def _dense_ratios(twin: Denoiser, options: SamplingOptions) -> tuple[float, floa
     got_gain, got = dense_card(plan_for(process, options, prior[1]), twin, channels)
     gain, variance = wiener(process.measurement, prior[1])
     n, basis = len(got), process.basis
-    units = torch.eye(n, dtype=torch.float64).reshape(n, -1, *basis.size)
+    units = torch.eye(n, dtype=torch.float64, device="cpu").reshape(n, -1, *basis.size)
     exact_gain, exact = (basis.inverse(x * basis.forward(units)).reshape(n, n).T for x in (gain, variance))
     values, vectors = torch.linalg.eigh(exact)
     open_ones = values > 1e-12 * values.max()

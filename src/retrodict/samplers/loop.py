@@ -105,7 +105,11 @@ def step(
     row = row.cast(state.dtype, state.device)
     images, noises, errors, image, nfe = memory.images, memory.noises, memory.errors, memory.image, memory.nfe
     if row.call:
-        t = row.t if isinstance(row.t, Tensor) else torch.full(state.shape[:1], row.t, dtype=torch.float64)
+        t = (
+            row.t
+            if isinstance(row.t, Tensor)
+            else torch.full(state.shape[:1], row.t, dtype=torch.float64, device="cpu")
+        )
         xt = process.to_image(state, t, cond.image if process.anchored else None)
         image, error = _evaluate(denoiser, row, xt, t, cond, seeds, index, noise)
         if nfe == 0 and image.device.type == "cpu":  # elsewhere it would be a read-back; the ensemble looks at the end
@@ -207,7 +211,7 @@ def sample(
     for i, memory in enumerate(steps(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise)):
         if watch is not None:
             watch(Step(i + 1, len(plan), memory.nfe))
-    end = torch.full((len(start),), plan.last, dtype=torch.float64)
+    end = torch.full((len(start),), plan.last, dtype=torch.float64, device="cpu")
     x = process.to_image(memory.states[0], end, anchor)
     image = x if memory.image is None else memory.image
     return Samples(x, image, memory.nfe, seeds, "sample" if plan.stochastic else "point")

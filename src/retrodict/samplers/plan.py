@@ -139,7 +139,7 @@ class Rule(NamedTuple):
 
 def denoise_row(t: float) -> Row:
     """The row that returns the denoised image itself."""
-    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    zero, one = torch.zeros(1, dtype=torch.float64, device="cpu"), torch.ones(1, dtype=torch.float64, device="cpu")
     return Row(t, True, (zero,), (one,))
 
 
@@ -155,7 +155,7 @@ near enough that the grid keeps its nodes where something happens.  Coefficients
 
 def _uniform(process: Process, steps: int, last: float, spectrum: Tensor | None) -> Tensor:
     """Uniform in t from 1 to `last`."""
-    return torch.linspace(1.0, last, steps + 1, dtype=torch.float64)
+    return torch.linspace(1.0, last, steps + 1, dtype=torch.float64, device="cpu")
 
 
 def _summary(process: Process, t: Tensor) -> Tensor:
@@ -197,9 +197,9 @@ def _warped(
 ) -> Tensor:
     if last <= 0:
         raise InputError("grid last", last, "a positive time for a log-SNR or rho grid")
-    times = last * (1 / last) ** torch.linspace(0, 1, 513, dtype=torch.float64)
+    times = last * (1 / last) ** torch.linspace(0, 1, 513, dtype=torch.float64, device="cpu")
     values = torch.cummax(_summary(process, times), 0).values
-    span = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    span = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     wanted = backward(forward(values[-1]) * (1 - span) + forward(values[0]) * span)
     grid = _invert(times, values, wanted)
     # interpolation leaves 1e-4 errors; two Newton-free bisection refinements make the grid exact to round-off
@@ -225,13 +225,13 @@ def _energy(process: Process, steps: int, last: float, spectrum: Tensor | None) 
     if spectrum is None:
         raise InputError("grid 'energy'", "no spectrum", "the data spectrum")
     start = max(last, 1e-4)
-    times = start + (1 - start) * torch.linspace(0, 1, 401, dtype=torch.float64) ** 2
+    times = start + (1 - start) * torch.linspace(0, 1, 401, dtype=torch.float64, device="cpu") ** 2
     weight = process.basis.multiplicity()
     clocks = [process.clock(t[None]).expand(1, 1, *process.basis.shape)[0, 0].clamp(1e-300, 1e300) for t in times]
     # integral of L/(L + r) dlog r = log r - log(L + r), rising in t at every coefficient
     levels = [((r.log() - (spectrum + r).log()) * weight * spectrum.sqrt()).sum() for r in clocks]
     values = torch.stack(levels).cpu()
-    span = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    span = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     grid = _invert(times, values, values[-1] * (1 - span) + values[0] * span)
     grid[0], grid[-1] = 1.0, last
     return grid
@@ -260,9 +260,9 @@ def make_grid(
     if last > 0 or kind == "time":
         return GRIDS[kind](process, steps, last, spectrum)
     if steps == 1:
-        return torch.tensor([1.0, 0.0], dtype=torch.float64)
+        return torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")
     body = GRIDS[kind](process, steps - 1, first, spectrum)
-    return torch.cat([body, torch.zeros(1, dtype=torch.float64)])
+    return torch.cat([body, torch.zeros(1, dtype=torch.float64, device="cpu")])
 
 
 # ---- the dictionary ----------------------------------------------------------------------------------------------

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
-from retrodict._check import InputError
+from retrodict._check import DEEPEST, InputError, depth, read_text, visible
 
 __all__ = ["Strict", "read_config"]
 
@@ -22,7 +26,7 @@ class Strict(BaseModel):
     `embeds` names fields that hold a dataclass, and the class; its own fields are written on this level.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     embeds: ClassVar[Mapping[str, Any]] = {}
 
     @model_validator(mode="before")
@@ -59,16 +63,13 @@ def read_config(cls: type[Config], path: Path | str, what: str, overrides: Itera
     Raises `InputError` that names file and field.
     """
     path = Path(path)
-    try:
-        record = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise InputError(path, "no such file", f"a YAML {what}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(path, f"unreadable YAML ({str(error).splitlines()[0]})", f"a YAML {what}") from error
+    record = _parsed(read_text(path, f"a YAML {what}", MOST_BYTES), path, f"a YAML {what}")
     if not isinstance(record, dict):
-        raise InputError(path, type(record).__name__, "a YAML mapping")
-    for override in overrides:
-        _override(record, override)
+        raise InputError(path, "nothing" if record is None else type(record).__name__, "a YAML mapping")
+    for text in overrides:
+        _override(record, text)
+    if depth(record) > DEEPEST:
+        raise InputError(path, "values that are nested too deeply", f"at most {DEEPEST} levels")
     try:
         return cls.model_validate(record)
     except ValidationError as error:
@@ -77,14 +78,121 @@ def read_config(cls: type[Config], path: Path | str, what: str, overrides: Itera
 
 def _override(record: dict[str, Any], text: str) -> None:
     name, equals, value = text.partition("=")
+    where = f"--set {visible(name, 200)}"
     if not equals:
-        raise InputError(f"--set {text}", "no '='", "a.b=value")
+        raise InputError(where, "no '='", "a.b=value")
     *parents, last = name.split(".")
+    if not all((*parents, last)) or len(parents) >= DEEPEST:
+        raise InputError(where, "no path of keys", "names with a dot between them, such as training.steps")
     for parent in parents:
         record = record.setdefault(parent, {})
         if not isinstance(record, dict):
-            raise InputError(f"--set {name}", f"{parent!r}, which is no mapping", "a path of mappings")
-    record[last] = yaml.safe_load(value)
+            raise InputError(where, f"{parent!r}, which is no mapping", "a path of mappings")
+    record[last] = _parsed(value, where, "a YAML value")
+
+
+# ---- YAML ------------------------------------------------------------------------------------------------------------
+
+MOST_BYTES = 128_000
+"""Size of a configuration: fifty times that of the longest one that ships."""
+
+MOST_VALUES = 10_000
+"""Values in a configuration, those that aliases repeat counted every time."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML of the types that JSON has, each key once, in bounded depth and size; a date is the text it is.
+
+    Aliases count as what they stand for, so that a few lines cannot become billions of values.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth, self._count, self._sizes = 0, 0, dict[int, int]()
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """One node, with its depth and the number of values in it."""
+        alias, mark = self.check_event(yaml.AliasEvent), self.peek_event().start_mark
+        if self._depth >= DEEPEST:
+            raise ComposerError(None, None, f"more than {DEEPEST} levels", mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if alias and id(node) not in self._sizes:
+            raise ComposerError(None, None, "a value inside itself", mark)
+        if not alias:
+            self._sizes[id(node)] = 1 + sum(self._sizes[id(part)] for part in _parts(node))
+        self._count += self._sizes[id(node)] if alias else 1
+        if self._count > MOST_VALUES:
+            raise ComposerError(None, None, f"more than {MOST_VALUES} values", mark)
+        return node
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """A value; what cannot be one is an error of YAML with its place, whatever the conversion raised."""
+        try:
+            value = super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
+            found = f"{str(node.value)[:40]!r}, which is no {node.tag.rpartition(':')[2]}"
+            raise ConstructorError(None, None, found, node.start_mark) from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConstructorError(None, None, "a number that is not finite", node.start_mark)
+        return value
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping whose keys are text, each of them once."""
+        if not isinstance(node, yaml.MappingNode):
+            raise ConstructorError(None, None, "no mapping where one is declared", node.start_mark)
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        if len(set(map(str, names))) < len(names):
+            twice = next(n for n in names if names.count(n) > 1)
+            raise ConstructorError(None, None, f"the key {str(twice)[:40]!r} twice", node.start_mark)
+        found = super().construct_mapping(node, deep)
+        for key in found:
+            if not isinstance(key, str):
+                raise ConstructorError(None, None, f"a key that is no text: {key!r}", node.start_mark)
+        return found
+
+
+def _parts(node: Any) -> list[Any]:
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rows if not tag.endswith(":timestamp")]
+    for first, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.yaml_constructors = {
+    tag: build
+    for tag, build in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+}
+
+
+_TOWER = re.compile(rf"(?:[\[{{]\s*){{{DEEPEST + 1}}}")
+
+
+def _parsed(text: str, where: object, what: str) -> Any:
+    """The value of a YAML text, or one sentence on the first thing that is wrong with it."""
+    if len(text) > MOST_BYTES:
+        raise InputError(where, f"{len(text)} characters", f"{what} of at most {MOST_BYTES}")
+    if _TOWER.search(text):  # the scanner needs seconds for what the composer would refuse
+        raise InputError(where, f"unreadable YAML (more than {DEEPEST} levels)", what)
+    try:
+        return _Loader(text).get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+        problem = error.problem or error.context
+        raise InputError(where, f"unreadable YAML ({problem}{place})", what) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(where, f"unreadable YAML ({str(error).splitlines()[0]})", what) from error
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
 
 
 def _first(cls: type[Strict], path: Path, error: ValidationError) -> InputError:
@@ -94,7 +202,8 @@ def _first(cls: type[Strict], path: Path, error: ValidationError) -> InputError:
     where = ".".join(str(part) for part in parts)
     cause = item.get("ctx", {}).get("error")
     if isinstance(cause, InputError):  # said by one of our own records, which knows its field
-        return InputError(f"{path}: {where}.{cause.where}", cause.found, cause.expected, cause.hint)
+        place = ".".join(filter(None, (where, cause.where)))
+        return InputError(f"{path}: {place}", cause.found, cause.expected, cause.hint)
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else ""

@@ -63,7 +63,7 @@ def run_demo(
 def _compare(restored: Restored, truth: Image, model: Model) -> Demonstration:
     y = model.intensity.encode(restored.input.values[None])
     denoiser = model.denoiser.on(y.shape[2:])
-    wiener = model.intensity.decode(denoiser.gaussian()(y, torch.ones(1, dtype=torch.float64)))[0]
+    wiener = model.intensity.decode(denoiser.gaussian()(y, torch.ones(1, dtype=torch.float64, device="cpu")))[0]
 
     def rms(values: torch.Tensor) -> float:
         return float(((values - truth.values).double() ** 2).mean().sqrt())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrodict._check import InputError
+from retrodict._check import InputError, visible
 from retrodict._output import staged, stamp, write_file
 from retrodict.data import Image
 from retrodict.metrics.response import perturbation_mtf
@@ -56,7 +56,9 @@ class Evaluation:
         lines = ["| method | " + " | ".join(METRICS[c].title for c in columns) + " |"]
         lines.append("|---|" + "---:|" * len(columns))
         for m in self.record["methods"]:
-            lines.append(f"| {m['name']} | " + " | ".join(_cell(m["summary"].get(c)) for c in columns) + " |")
+            lines.append(
+                f"| {_in_table(m['name'])} | " + " | ".join(_cell(m["summary"].get(c)) for c in columns) + " |"
+            )
         notes = [f"- {METRICS[c].title}: {METRICS[c].meaning}" for c in columns]
         images = self.record["images"]
         return "\n".join([*lines, "", f"Mean over {images} images, 95 % band (bootstrap over images).", "", *notes, ""])
@@ -213,6 +215,11 @@ def _blur(method: Method, measured: Image, base: Path) -> Callable[[Tensor], Ten
         found = "a model without a measurement law"
         raise InputError(f"methods.{method.name}", found, "one trained for a measured MTF and NPS")
     return lambda values: process.basis.inverse(law.h * process.basis.forward(values))
+
+
+def _in_table(name: str) -> str:
+    """A name as a cell of a Markdown table."""
+    return visible(name).replace("|", r"\|")
 
 
 def _cell(value: dict[str, float | None] | None) -> str:

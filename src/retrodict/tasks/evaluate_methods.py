@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,10 +11,10 @@ import torch
 from pydantic import Field, model_serializer
 from torch import Tensor
 
-from retrodict._check import InputError
+from retrodict._check import InputError, read_json
 from retrodict.data import Image, discover, read
 from retrodict.models.instrument import measure
-from retrodict.models.model import Model, open_model
+from retrodict.models.model import Model, model_files, open_model
 from retrodict.tasks.config_file import Strict, read_config
 from retrodict.tasks.options import RestoreOptions, canonical
 from retrodict.tasks.restore import restore_image
@@ -171,7 +170,7 @@ def _like(image: Image, truth: Image, where: str) -> Image:
 def method_model(method: Method, base: Path) -> str | Path:
     """Name or path of the model of a method; paths are relative to `base`."""
     path = base / method.model
-    return path if path.with_suffix(".json").exists() else method.model
+    return path if model_files(path)[1].exists() else method.model
 
 
 def _read(path: Path, config: EvaluationConfig) -> dict[str, Image]:
@@ -257,11 +256,21 @@ def _load(method: Method, name: str, truth: Image, base: Path) -> Result:
     details = _details(folder, name)
     if details.get("kind") == "point" or sd is None:
         return Result("point", mean, None, None, None, details.get("seconds"))
-    count = details.get("sampling", {}).get("members") or (len(members) if samples is not None else None)
+    count = details.get("members") or (len(members) if samples is not None else None)
     return Result("posterior", mean, sd, samples, count, details.get("seconds"))
 
 
 def _details(folder: Path, name: str) -> dict[str, Any]:
     """The record that `retrodict restore` writes beside its images, where it is there."""
-    paths = [*folder.glob(f"{name}_restore.json"), *folder.glob(f"{name}-measured_restore.json")]
-    return json.loads(paths[0].read_text()) if paths else {}
+    places = (folder / f"{name}_restore.json", folder / f"{name}-measured_restore.json")
+    path = next((p for p in places if p.exists() or p.is_symlink()), None)
+    if path is None:
+        return {}
+    record = read_json(path, "the record of a restoration")
+    sampling, seconds = record.get("sampling", {}), record.get("seconds")
+    members = sampling.get("members") if isinstance(sampling, dict) else sampling
+    if not (members is None or (isinstance(members, int) and members > 0)):
+        raise InputError(f"{path}: sampling.members", repr(members)[:80], "a number of members")
+    if not (seconds is None or isinstance(seconds, int | float)):
+        raise InputError(f"{path}: seconds", repr(seconds)[:80], "a number")
+    return {"kind": record.get("kind"), "members": members, "seconds": seconds}

@@ -155,8 +155,8 @@ def _cnr(case: Case) -> float | None:
     if disc is None:
         return None
     plane = case.mean[disc.slice]
-    rows = torch.arange(plane.shape[0], dtype=torch.float64)[:, None] - disc.row
-    columns = torch.arange(plane.shape[1], dtype=torch.float64)[None] - disc.column
+    rows = torch.arange(plane.shape[0], dtype=torch.float64, device="cpu")[:, None] - disc.row
+    columns = torch.arange(plane.shape[1], dtype=torch.float64, device="cpu")[None] - disc.column
     r = torch.hypot(rows, columns)
     inside, ring = r <= disc.radius, (r >= 1.5 * disc.radius) & (r <= 2.5 * disc.radius)
     if int(inside.sum()) < 5 or int(ring.sum()) < 10:
@@ -258,7 +258,7 @@ def _rank_counts(case: Case) -> list[int] | None:
 
 def _pool_ranks(found: list[list[int]]) -> dict[str, Any]:
     total = np.sum(found, 0)
-    flat = torch.repeat_interleave(torch.arange(len(total)), torch.tensor(total))
+    flat = torch.repeat_interleave(torch.arange(len(total), device="cpu"), torch.tensor(total, device="cpu"))
     return {"counts": total.tolist(), "p_value": rank_histogram(flat, len(total) - 1).p_value, "stride": _STRIDE}
 
 
@@ -337,7 +337,7 @@ def summary(name: str, judged: Sequence[Judged], count: int) -> dict[str, Any]:
 
 
 def _pooled(pool: Pool, values: Sequence[float], count: int) -> dict[str, float | None]:
-    data = torch.tensor([pool.data(v) for v in values], dtype=torch.float64)
+    data = torch.tensor([pool.data(v) for v in values], dtype=torch.float64, device="cpu")
     value = float(pool.statistic(data))
     if len(data) < 3:  # a bootstrap of two is no error bar
         return {"value": value, "lower": None, "upper": None}
@@ -358,7 +358,7 @@ def differences(
             both = [(a, b) for a, b in pairs if a is not None and b is not None]
             if len(both) < 3:
                 continue
-            a, b = (torch.tensor(v, dtype=torch.float64) for v in zip(*both, strict=True))
+            a, b = (torch.tensor(v, dtype=torch.float64, device="cpu") for v in zip(*both, strict=True))
             found = paired_bootstrap(a, b, seed=0, count=count)
             out.append({"method": name, "metric": column, "difference": float(found.value), "lower": float(found.lower),
                         "upper": float(found.upper), "p_value": float(found.p_value), "images": len(both)})  # fmt: skip

@@ -6,27 +6,31 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retrodict._check import InputError
-from retrodict._output import stamp, write_file
+from retrodict._output import said, stamp, write_file
 from retrodict._random import key
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import channel_spectrum
-from retrodict.data import Group, PatchSet, split
-from retrodict.data.units import unit
-from retrodict.models.model import Intensity, ModelSpec, load_weights, read_tensors, save_model
+from retrodict.data import PatchSet
+from retrodict.models.model import Intensity, ModelSpec, model_files, save_model
+from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import precision_for
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_config import FitConfig
+from retrodict.tasks.fit_data import patch_sets
+from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.machine import torch_threads
 from retrodict.training.calibrate import calibrate_spread
-from retrodict.training.loop import Progress, TrainingOptions, latest_checkpoint, train
+from retrodict.training.checkpoints import newest
+from retrodict.training.loop import Progress, TrainingOptions, check_resumable, train
 from retrodict.training.losses import denoising_loss
 
 __all__ = ["FitPlan", "fit", "prepare_fit"]
@@ -34,7 +38,10 @@ __all__ = ["FitPlan", "fit", "prepare_fit"]
 
 @dataclass
 class FitPlan:
-    """A training run that is ready to start, and what it will cost."""
+    """A training run that is ready to start, and what it will cost.
+
+    identity: everything that makes the result what it is (see `fit_identity`).  notes: what a user should know first.
+    """
 
     config: FitConfig
     spec: ModelSpec
@@ -44,6 +51,8 @@ class FitPlan:
     parameters: int
     start_step: int
     start_from: Path | None = None
+    identity: dict[str, Any] = field(default_factory=dict, repr=False)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -56,19 +65,38 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
 
     `base`: folder that a relative `data.root` is relative to.
     """
-    training, validation = _patch_sets(config, base)
+    training, validation = patch_sets(config, base)
     spec = _spec(config, training, base)
     denoiser = spec.build(config.name, precision_for(config.training.precision))
-    latest = latest_checkpoint(folder)
-    start = int(latest.name.split("-")[1]) if latest else 0
     parameters = sum(p.numel() for p in denoiser.net.parameters())
     first = base / config.start_from if config.start_from else None
     if first is not None:
-        load_weights(denoiser.net, read_tensors(first.with_suffix(".safetensors")), first)  # refuse a misfit now
-    plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first)
+        _start_from(denoiser.net, first)  # refuse a misfit now
+    identity = identity_of(config, spec.process, {"training": training, "validation": validation}, first)
+    start, notes = _start(config, folder, identity)
+    spec = replace(spec, card={**spec.card, "run": signature(identity)})
+    plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first, identity, notes)
     with torch_threads(config.training.threads):
         plan.seconds_per_step = _time_step(plan)
     return plan
+
+
+def _start(config: FitConfig, folder: Path, identity: dict[str, Any]) -> tuple[int, list[str]]:
+    """The step that the run goes on from, and sentences on checkpoints that are damaged.
+
+    Raises `InputError` where the folder holds checkpoints, or a finished model, of another configuration.
+    """
+    found, notes = newest(folder)
+    if found is None:
+        check_finished(model_files(folder / config.name)[1], identity, config.training.steps)
+        return 0, notes
+    check_resumable(found, _options(config), identity)
+    return found.step, notes
+
+
+def _start_from(net: nn.Module, path: Path) -> None:
+    weights, _ = model_files(path)
+    load_weights(net, read_tensors(weights, net.state_dict()), weights)
 
 
 def fit(
@@ -79,7 +107,6 @@ def fit(
     tensorboard: bool = True,
 ) -> Path:
     """Train to the end (resuming where a killed run stopped) and write `folder/NAME.{safetensors,json}`."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "config.json", plan.config.model_dump_json(indent=1).encode())
     with torch_threads(plan.config.training.threads), _Log(folder, tensorboard) as log:
         average = _trained(plan, folder, watch, log)
@@ -88,14 +115,14 @@ def fit(
 
 
 def _trained(
-    plan: FitPlan, folder: Path, watch: Callable[[Progress], None] | None, log: Callable[[dict[str, float]], None]
+    plan: FitPlan, folder: Path, watch: Callable[[Progress], None] | None, log: Callable[[dict[str, Any]], None]
 ) -> dict[str, Tensor]:
     """The averaged weights after all steps."""
     config = plan.config
     torch.manual_seed(key(config.training.seed, "weights") % 2**31)  # only the initial weights come from here
     denoiser = plan.spec.build(config.name, precision_for(config.training.precision))
     if plan.start_from is not None:
-        load_weights(denoiser.net, read_tensors(plan.start_from.with_suffix(".safetensors")), plan.start_from)
+        _start_from(denoiser.net, plan.start_from)
     return train(
         denoiser,
         _batcher(plan.training, plan.spec.intensity),
@@ -104,6 +131,8 @@ def _trained(
         validation=None if plan.validation is None else _batcher(plan.validation, plan.spec.intensity),
         watch=watch,
         log=log,
+        identity=plan.identity,
+        note=lambda sentence: log({"note": sentence}),
     )
 
 
@@ -125,38 +154,6 @@ def _options(config: FitConfig) -> TrainingOptions:
 
 def _batcher(patches: PatchSet, intensity: Intensity) -> Callable[[list[int]], Tensor]:
     return lambda keys: intensity.encode(patches.batch(keys))
-
-
-def _patch_sets(config: FitConfig, base: Path) -> tuple[PatchSet, PatchSet | None]:
-    root = (base / config.data.root).resolve()
-    groups = [
-        Group(
-            g.name,
-            tuple(str(root / path) for path in g.paths),
-            spacing=tuple(g.spacing) if g.spacing else None,
-            unit=g.unit,
-        )
-        for g in config.data.groups
-    ]
-    kept, held = split(groups, config.data.validation)
-
-    def load(part: list[Group]) -> PatchSet:
-        size = tuple(config.data.patch)
-        patches = PatchSet(
-            part,
-            size,
-            ndim=len(size),
-            spacing=tuple(config.spacing),
-            coarser=config.data.coarser,
-            empty_below=unit(config.intensity.unit).empty_below,
-            seed=config.training.seed,
-            channels=config.data.channels,
-        )
-        if patches.unit != config.intensity.unit:
-            raise InputError("data", f"images in {patches.unit!r}", f"intensity.unit {config.intensity.unit!r}")
-        return patches
-
-    return load(kept), load(held) if held else None
 
 
 def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
@@ -182,12 +179,19 @@ def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
             "name": config.name,
             "started_from": config.start_from,
             "training": config.training.model_dump(),
-            "data": [g.model_dump() for g in config.data.groups],
+            "data": _data_card(config, training),
             "validation": config.data.validation,
             "images": len(training),
             "versions": stamp()["versions"],
         },
     )
+
+
+def _data_card(config: FitConfig, training: PatchSet) -> list[dict[str, Any]]:
+    """What the card says of the images: the groups as they are written, or else the names of those that were found."""
+    if config.data.groups and not config.data.folders and config.data.simulated is None:
+        return [g.model_dump() for g in config.data.groups]
+    return [{"name": name} for name in dict.fromkeys(name for name, _ in training.images())]
 
 
 def _instrument(record: dict[str, Any], intensity: Intensity, base: Path) -> dict[str, Any]:
@@ -218,36 +222,45 @@ def _time_step(plan: FitPlan) -> float:
     for trial in range(3):
         keys = [key(trial, "timing", i) for i in range(config.training.batch)]
         start = time.perf_counter()
-        losses = denoising_loss(denoiser, batch(keys), torch.tensor(keys), config.training.loss)
+        losses = denoising_loss(denoiser, batch(keys), torch.tensor(keys, device="cpu"), config.training.loss)
         losses.total.mean().backward()
         times.append(time.perf_counter() - start)
     return min(times[1:])
 
 
 class _Log:
-    """JSON lines and, where tensorboard is installed, its event files."""
+    """JSON lines and, where tensorboard is installed, its event files.
+
+    Raises `OutputError` where a line cannot be written.
+    """
 
     def __init__(self, folder: Path, tensorboard: bool) -> None:
-        self._stream = open(folder / "log.jsonl", "a")  # noqa: SIM115
+        self._path = folder / "log.jsonl"
+        with said(self._path):
+            self._stream = self._path.open("a")
         self._writer: Any = None
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:  # an extra; the JSON lines hold the same numbers
                 return
-            self._writer = SummaryWriter(str(folder / "tensorboard"))
+            with said(folder / "tensorboard"):
+                self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def __enter__(self) -> _Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stream.close()
+        with suppress(OSError):  # what could not be written has been said
+            self._stream.close()
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):
+                self._writer.close()
 
-    def __call__(self, record: dict[str, float]) -> None:
-        self._stream.write(json.dumps(record) + os.linesep)
-        self._stream.flush()
-        if self._writer is not None:
+    def __call__(self, record: dict[str, Any]) -> None:
+        with said(self._path):
+            self._stream.write(json.dumps(record) + os.linesep)
+            self._stream.flush()
+        if self._writer is not None and "step" in record:
             for name, value in record.items():
                 self._writer.add_scalar(name, value, int(record["step"]))

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from retrodict._check import InputError
 from retrodict.tasks.config_file import Strict, read_config
 
 __all__ = ["DataConfig", "FitConfig", "GroupConfig", "TrainingConfig", "load_config"]
+
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+MOST_STEPS = 1_000_000_000
+"""More steps than that are taken for a mistake."""
+
+
+MOST_VALUES = 1 << 28
+"""Values of a batch (1 GiB as float32): more are taken for a mistake."""
 
 
 class RecipeConfig(Strict):
@@ -39,47 +52,75 @@ class GroupConfig(Strict):
 
     name: str
     paths: list[str] = Field(min_length=1, description="files, folders or globs, relative to data.root")
-    spacing: list[float] | None = Field(None, description="mm, for files that have none")
+    spacing: list[Positive] | None = Field(None, description="mm, for files that have none")
     unit: str | None = None
 
 
-class DataConfig(Strict):
-    """Where clean images come from and how patches are cut."""
+class SimulatedConfig(Strict):
+    """Simulated slices of bodies in HU (`retrodict.data.simulated`), each a group by itself."""
 
-    root: str = "."
-    groups: list[GroupConfig] = Field(min_length=1)
-    validation: list[str] = Field(default_factory=list, description="names of the groups held out")
-    patch: list[int] = Field(default_factory=lambda: [64, 64], min_length=1, max_length=3)
+    images: int = Field(32, ge=1, le=4096)
+    side: int = Field(128, ge=16, le=1024, description="pixels along each axis")
+    seed: int = Field(0, ge=0, lt=1 << 62)
+
+
+class DataConfig(Strict):
+    """Where clean images come from and how patches are cut: `folders`, `groups`, `simulated`, or several of them."""
+
+    root: str = Field(".", description="folder that paths are relative to, itself relative to the configuration")
+    folders: list[str] = Field(
+        default_factory=list,
+        description="folders of images; every folder in one of them is a patient, and so is every file directly in it",
+    )
+    groups: list[GroupConfig] = Field(default_factory=list, description="patients or series by name")
+    simulated: SimulatedConfig | None = None
+    spacing: list[Positive] | None = Field(None, description="mm, for files that have none")
+    unit: str | None = Field(None, description="for files that have none")
+    modality: str | None = Field("CT", description="Modality of DICOM files; null takes any")
+    validation: list[str] | Annotated[float, Field(ge=0, lt=1)] = Field(
+        default_factory=list, description="names of the groups held out, or the fraction of them"
+    )
+    patch: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
+        default_factory=lambda: [64, 64], min_length=1, max_length=3
+    )
     coarser: Literal["keep", "resample", "refuse"] = "keep"
-    channels: int = Field(1, ge=1, description="channels of the images, such as 3 for color")
+    channels: int = Field(1, ge=1, le=1024, description="channels of the images, such as 3 for color")
+
+    @model_validator(mode="after")
+    def _something(self) -> DataConfig:
+        if not (self.folders or self.groups or self.simulated):
+            raise InputError("folders", "none, and no groups", "folders, groups or simulated: where the images are")
+        return self
 
 
 class TrainingConfig(Strict):
     """Numbers of the loop (see `retrodict.train.TrainingOptions`)."""
 
-    steps: int = Field(2000, gt=0)
-    batch: int = Field(16, gt=0)
+    steps: int = Field(2000, gt=0, le=MOST_STEPS)
+    batch: int = Field(16, gt=0, le=1 << 20)
     learning_rate: float = Field(1e-3, gt=0)
-    warmup: int = Field(200, ge=0)
+    warmup: int = Field(200, ge=0, le=MOST_STEPS)
     decay: float = Field(0.2, ge=0, le=1)
     weight_decay: float = Field(0.0, ge=0)
     ema: float = Field(0.999, ge=0, lt=1)
     clip: float = Field(1.0, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=-(1 << 63), lt=1 << 63)
     loss: str = "unit"
     spread_weight: float = Field(0.1, ge=0)
     checkpoint_every: int = Field(500, gt=0)
     validate_every: int = Field(500, gt=0)
     log_every: int = Field(20, gt=0)
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    threads: int | None = Field(None, gt=0)
+    threads: int | None = Field(None, gt=0, le=4096)
 
 
 class FitConfig(Strict):
     """Everything a training run needs."""
 
-    name: str
-    spacing: list[float] = Field(min_length=1, max_length=3, description="mm per axis that the model works at")
+    name: str = Field(
+        pattern=r"^[\w][\w.+ -]{0,99}$", description="of the files of the model: letters, digits, and . + - _ or spaces"
+    )
+    spacing: list[Positive] = Field(min_length=1, max_length=3, description="mm per axis that the model works at")
     intensity: IntensityConfig = Field(default_factory=lambda: IntensityConfig.model_validate({}))
     process: ProcessConfig
     network: RecipeConfig = RecipeConfig(name="unet")
@@ -90,6 +131,18 @@ class FitConfig(Strict):
     data: DataConfig
     training: TrainingConfig = Field(default_factory=lambda: TrainingConfig.model_validate({}))
     card: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> FitConfig:
+        """What two fields say together."""
+        if self.name.endswith((".json", ".safetensors")):
+            raise InputError("name", repr(self.name), "a name without the extension of a file of the model")
+        if len(self.spacing) != len(self.data.patch):
+            raise InputError("data.patch", f"{len(self.data.patch)} axes", f"{len(self.spacing)}, as spacing has")
+        values = self.training.batch * self.data.channels * math.prod(self.data.patch)
+        if values > MOST_VALUES:
+            raise InputError("training.batch", f"{values} values in a batch", f"at most {MOST_VALUES}")
+        return self
 
 
 def load_config(path: Path | str, overrides: Iterable[str] = ()) -> FitConfig:

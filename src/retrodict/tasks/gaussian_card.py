@@ -90,11 +90,11 @@ class Setup(NamedTuple):
 
 def unconditional_setup() -> Setup:
     """Four independent coefficients with means (0.5, -1, 2, 0) and variances (0.04, 0.25, 1, 4)."""
-    mean = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
-    variance = torch.tensor([0.04, 0.25, 1.0, 4.0], dtype=torch.float64)
-    parts = [torch.arange(4) == i for i in range(4)]
+    mean = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64, device="cpu")
+    variance = torch.tensor([0.04, 0.25, 1.0, 4.0], dtype=torch.float64, device="cpu")
+    parts = [torch.arange(4, device="cpu") == i for i in range(4)]
     labels = [f"m {m:g}, L {v:g}" for m, v in zip(mean.tolist(), variance.tolist(), strict=True)]
-    return Setup(mean, variance, torch.ones(4, dtype=torch.float64), parts, labels)
+    return Setup(mean, variance, torch.ones(4, dtype=torch.float64, device="cpu"), parts, labels)
 
 
 def restoration_setup(size: int = 32) -> tuple[Setup, Process]:
@@ -133,7 +133,7 @@ def _restoring_process(name: str, instrument: Process) -> Process | str:
 
 def _measured(instrument: Process) -> Process:
     """The process built from tabulated MTF and NPS curves of the same instrument (eqs. 29-30)."""
-    f = torch.linspace(0, 0.75, 301, dtype=torch.float64)
+    f = torch.linspace(0, 0.75, 301, dtype=torch.float64, device="cpu")
     low, middle, high = ct_filters(f)
     mtf = Curve.isotropic(f, low + 0.5 * middle + 0.1 * high, "1")
     nps = Curve.isotropic(f, 0.1 * low + middle + 0.5 * high, "1 mm^2")

@@ -294,7 +294,7 @@ def _quadrant(plane: Tensor, pixel: tuple[float, float]) -> tuple[list[list[floa
     folded[0, 0] = (folded[0, 1] + folded[1, 0] + folded[0, -1] + folded[-1, 0]) / 4
     for axis, d in ((0, pixel[0]), (1, pixel[1])):
         n = plane.shape[axis]
-        index = torch.arange(n // 2 + 1)
+        index = torch.arange(n // 2 + 1, device="cpu")
         folded = 0.5 * (folded.index_select(axis, index) + folded.index_select(axis, (-index) % n))
         axes.append((index.double() / (n * d)).tolist())
     return axes, folded.tolist()

@@ -6,11 +6,9 @@ average, the optimizer's moments and a step number.
 
 from __future__ import annotations
 
-import json
-import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +18,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict._output import write_folder
 from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser
-from retrodict.models.model import load_weights, read_tensors
+from retrodict.models.tensors import load_weights
+from retrodict.training.checkpoints import Checkpoint, differing, newest, save_checkpoint, sweep
 from retrodict.training.losses import Batch, Losses, denoising_loss
 
-__all__ = ["Progress", "TrainingOptions", "latest_checkpoint", "train"]
+__all__ = ["FREE", "Progress", "TrainingOptions", "check_resumable", "train"]
 
 
 Objective = Callable[[NetDenoiser, Any, Tensor, str, float], Losses]
@@ -74,8 +72,13 @@ def train(
     watch: Callable[[Progress], None] | None = None,
     log: Callable[[dict[str, float]], None] | None = None,
     objective: Objective = denoising_loss,
+    identity: Mapping[str, Any] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Train `denoiser.net` and return the averaged weights; continues from the newest checkpoint in `folder`.
+    """Train `denoiser.net` and return the averaged weights; continues from the newest whole checkpoint in `folder`.
+
+    identity: JSON values by name, of everything else that makes the result what it is; a checkpoint of another run is
+    refused by the names that differ.  note: told of checkpoints that are damaged and passed over.
 
     AdamW with linear warm-up, constant rate and a linear fall to zero over the last `decay` of the steps; gradient
     norm clipped to `clip`; exponential average of the weights with warm-up min(ema, (1 + n)/(10 + n)).
@@ -87,7 +90,15 @@ def train(
     net, optimizer = accelerator.prepare(denoiser.net, optimizer)
     denoiser = replace(denoiser, net=net)
     average = {name: value.detach().clone() for name, value in accelerator.unwrap_model(net).state_dict().items()}
-    step = _resume(accelerator.unwrap_model(net), optimizer, average, folder, options)
+    identity = {} if identity is None else identity
+    sweep(folder)
+    found, damaged = newest(folder)
+    for sentence in damaged if note is not None else ():
+        note(sentence)  # type: ignore[misc]
+    step = 0
+    if found is not None:
+        check_resumable(found, options, identity)
+        step = _resume(accelerator.unwrap_model(net), optimizer, average, found)
     durations: list[float] = []
     while step < options.steps:
         start = time.perf_counter()
@@ -99,7 +110,8 @@ def train(
         if validation is not None and (step % options.validate_every == 0 or step == options.steps):
             value = _validate(denoiser, validation, average, options, objective)
         if (step % options.checkpoint_every == 0 or step == options.steps) and accelerator.is_main_process:
-            _save(accelerator.unwrap_model(net), optimizer, average, folder, step, options)
+            files = _state(accelerator.unwrap_model(net), optimizer, average)
+            save_checkpoint(folder, step, files, vars(options), identity)
         if log is not None and (step % options.log_every == 0 or value is not None):
             log({"step": step, "seconds": durations[-1], **loss, **({} if value is None else {"validation": value})})
         if watch is not None:
@@ -137,7 +149,7 @@ def _step(
     keys = _keys(options, step, options.batch)
     for group in optimizer.param_groups:
         group["lr"] = rate(options, step)
-    losses = objective(denoiser, batch(keys), torch.tensor(keys), options.loss, options.spread_weight)
+    losses = objective(denoiser, batch(keys), torch.tensor(keys, device="cpu"), options.loss, options.spread_weight)
     total = losses.total.mean()
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(total)
@@ -176,72 +188,76 @@ def _validate(
     values = []
     for block in range(4):
         keys = _keys(options, block, options.batch, "validation")
-        loss = objective(denoiser, validation(keys), torch.tensor(keys), options.loss, options.spread_weight)
+        loss = objective(
+            denoiser, validation(keys), torch.tensor(keys, device="cpu"), options.loss, options.spread_weight
+        )
         values.append(float(loss.total.mean()))
     denoiser.net.load_state_dict(own)
     return sum(values) / len(values)
 
 
-# ---- checkpoints of a run ----------------------------------------------------------------------------------------
+# ---- the state of a run ----------------------------------------------------------------------------------------------
+
+FREE = ("checkpoint_every", "validate_every", "log_every")
+"""Options that do not change the result of a run."""
 
 
-def _checkpoints(folder: Path) -> Iterator[Path]:
-    yield from sorted(folder.glob("checkpoint-????????"), reverse=True)
+def check_resumable(found: Checkpoint, options: TrainingOptions, identity: Mapping[str, Any]) -> None:
+    """Raise `InputError`, with the names that differ, where a checkpoint is not of the run that is to be continued.
+
+    `FREE` options may change, and `steps` as long as the rate has not begun to fall, because until then a longer or
+    shorter run has been the same.
+    """
+    stated = found.record["options"]
+    changed = [k for k in differing(stated, vars(options)) if k not in FREE]
+    if "steps" in changed and _before_the_fall(found.step, options, stated.get("steps")):
+        changed.remove("steps")
+    changed += [k for k in differing(found.record["identity"], identity) if k.removeprefix("training.") not in changed]
+    if changed:
+        more = "" if len(changed) <= 6 else f" and {len(changed) - 6} more"
+        raise InputError(
+            found.path,
+            f"a checkpoint of another configuration: {', '.join(changed[:6])}{more}",
+            "the configuration that the run was started with",
+            "Use another output folder, or remove the old one.",
+        )
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Newest complete checkpoint of a run, or None."""
-    return next((path for path in _checkpoints(folder) if (path / "state.json").is_file()), None)
+def _before_the_fall(step: int, options: TrainingOptions, steps: Any) -> bool:
+    return isinstance(steps, int) and step <= (1 - options.decay) * min(options.steps, steps)
 
 
-def _save(
-    net: torch.nn.Module, optimizer: Any, average: dict[str, Tensor], folder: Path, step: int, options: TrainingOptions
-) -> None:
-    """Write the state as one folder, so that a kill at any moment leaves whole checkpoints."""
+def _state(net: torch.nn.Module, optimizer: Any, average: dict[str, Tensor]) -> dict[str, bytes]:
+    """Weights, their average and the moments of the optimizer, as files."""
     moments = {
         f"{index}.{name}": value.contiguous()
         for index, state in optimizer.state_dict()["state"].items()
         for name, value in state.items()
     }
-    files = {
+    return {
         "weights.safetensors": save({k: v.contiguous() for k, v in net.state_dict().items()}),
         "average.safetensors": save(average),
         "optimizer.safetensors": save(moments),
-        "state.json": json.dumps({"step": step, "options": vars(options)}).encode(),
     }
-    write_folder(folder / f"checkpoint-{step:08d}", files.items(), force=True)
-    for old in list(_checkpoints(folder))[2:]:
-        shutil.rmtree(old, ignore_errors=True)
 
 
-def _resume(
-    net: torch.nn.Module, optimizer: Any, average: dict[str, Tensor], folder: Path, options: TrainingOptions
-) -> int:
-    path = latest_checkpoint(folder)
-    if path is None:
-        return 0
-    state = json.loads((path / "state.json").read_text())
-    changed = {k for k, v in vars(options).items() if state["options"].get(k) != v and k not in _FREE}
-    if state["step"] <= (1 - options.decay) * min(options.steps, state["options"]["steps"]):
-        changed -= {"steps"}  # before the rate starts to fall, a longer or shorter run has been the same run so far
-    if changed:
-        raise InputError(
-            f"{path}: {sorted(changed)[0]}",
-            "another value than in this configuration",
-            "the configuration that the run was started with",
-            "Use another output folder, or remove the old one.",
-        )
-    load_weights(net, read_tensors(path / "weights.safetensors"), path / "weights.safetensors")
-    for name, value in read_tensors(path / "average.safetensors").items():
-        average[name].copy_(value)
+def _resume(net: torch.nn.Module, optimizer: Any, average: dict[str, Tensor], found: Checkpoint) -> int:
+    """Put the state of a checkpoint in place and return its step."""
+    load_weights(net, found.tensors("weights"), found.path / "weights.safetensors")
+    mean = found.tensors("average")
+    for name, value in average.items():
+        value.copy_(_as(mean, name, value, found.path / "average.safetensors"))
     state_dict = optimizer.state_dict()
     state_dict["state"] = {}
-    for name, value in read_tensors(path / "optimizer.safetensors").items():
+    for name, value in found.tensors("optimizer").items():
         index, field = name.split(".", 1)
         state_dict["state"].setdefault(int(index), {})[field] = value
     optimizer.load_state_dict(state_dict)
-    return int(state["step"])
+    return found.step
 
 
-_FREE = {"checkpoint_every", "validate_every", "log_every"}
-"""Options that do not change the result of a run."""
+def _as(tensors: Mapping[str, Tensor], name: str, like: Tensor, path: Path) -> Tensor:
+    if name not in tensors or tensors[name].shape != like.shape:
+        found = "nothing" if name not in tensors else f"shape {tuple(tensors[name].shape)}"
+        raise InputError(f"{path}: {name}", found, f"shape {tuple(like.shape)}")
+    return tensors[name]
