@@ -53,7 +53,7 @@ def test_nothing_personal_is_written(tmp_path):
             assert not ds[keyword].value, keyword
         assert "PatientWeight" not in ds
         assert "PregnancyStatus" not in ds
-        assert not [e for e in ds.iterall() if e.tag.is_private or e.VR in ("DA", "DT", "TM") and e.value]
+        assert not [e for e in ds.iterall() if e.tag.is_private or (e.VR in ("DA", "DT", "TM") and e.value)]
         assert (ds.ConvolutionKernel, ds.KVP) == ("B30f", 120)
 
 
