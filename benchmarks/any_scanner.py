@@ -53,6 +53,7 @@ class Slice:
     patient: str
     values: torch.Tensor
     spacing: float
+    noise: float = float("nan")  # HU, of the scan itself
 
 
 def slices(split: str, most_noise: float = 16.0) -> list[Slice]:
@@ -62,12 +63,13 @@ def slices(split: str, most_noise: float = 16.0) -> list[Slice]:
         with open(DATA / name / "index.csv") as stream:
             rows = [r for r in csv.DictReader(stream) if r["split"] == split and r["orientation"] == "axial"]
         for row in rows:
-            if float(row["noise_hu"] or 0) > most_noise:
+            noise = float(row["noise_hu"] or "nan")
+            if noise > most_noise:
                 continue
             with np.load(DATA / name / row["file"], allow_pickle=False) as archive:
                 values = archive[row["key"]][int(row["index"])]
             hu = torch.from_numpy(values.astype(np.float32)).clamp(-1024, 3071)
-            found.append(Slice(row["patient"], hu, float(json.loads(row["pixel_spacing_mm"])[0])))
+            found.append(Slice(row["patient"], hu, float(json.loads(row["pixel_spacing_mm"])[0]), noise))
     return found
 
 

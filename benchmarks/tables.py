@@ -95,6 +95,57 @@ def imports(records):
     return table(["what", "s beyond torch"], [[r["case"], f"{r['seconds_beyond_torch']:.2f}"] for r in records])
 
 
+def speed(found):
+    """Table of the cost of a call, and what bfloat16 changes."""
+    if found is None:
+        return missing("python benchmarks/speed.py --json benchmarks/results/speed.json")
+    about, rows = found["processor"], []
+    for r in found["calls"]:
+        share = "" if r["share"] is None else f"{r['share']:.0%}"
+        pace = [f"{r['cpu_s']:.3f}", f"{r['cpu_s_per_megapixel']:.1f}", share]
+        rows.append([f"{r['size']} x {r['size']}", r["precision"], r["threads"], *pace])
+    head = ["pixels", "precision", "threads", "CPU s a call", "CPU s a megapixel", "share of the multiply-add rate"]
+    gap = found["difference"]
+    return (
+        f"{about['name']}, {about['capability']}; `--precision auto` is {about['auto']} here and takes "
+        f"{found['auto_over_better']:.2f} of the CPU seconds of the better of the two.\n\n{table(head, rows)}\n\n"
+        f"bfloat16 instead of float32 moves the posterior mean by {gap['mean_difference_hu']:.2f} HU rms, "
+        f"{gap['ratio']:.4f} of the standard deviation ({gap['sd_hu']:.1f} HU), on "
+        f"{gap['side']} x {gap['side']} pixels "
+        "of a shipped slice."
+    )
+
+
+def _scatter(values):
+    mean = sum(values) / len(values)
+    return f"{mean:.2f} +- {math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)):.2f}"
+
+
+def patients(found, short=False):
+    """Error and calibration on patients never seen: mean +- SD between patients, and each of them."""
+    if found is None:
+        return missing("python benchmarks/patients.py")
+    rows = found["patients"]
+    names = {
+        "rms_hu": "error of the delivered mean, HU rms",
+        "delivered_over_wiener": "its square over that of the Wiener filter",
+        "mean_over_wiener": "the same for the posterior mean itself",
+        "ssr2": "SSR^2, all frequencies",
+    }
+    summary = [[text, len(rows), _scatter([r[key] for r in rows])] for key, text in names.items()]
+    for band in range(len(rows[0]["bands"])):
+        low, high = 0.1 * band, 0.1 * (band + 1)
+        summary.append([f"SSR^2, {low:.1f}-{high:.1f} /mm", len(rows), _scatter([r["bands"][band] for r in rows])])
+    head = table(["figure", "patients", "mean +- SD between patients"], summary)
+    if short:
+        return head
+    each = [
+        [r["patient"], f"{r['noise_hu']:.1f}", f"{r['rms_hu']:.1f}", f"{r['mean_over_wiener']:.2f}", f"{r['ssr2']:.2f}"]
+        for r in rows
+    ]
+    return head + "\n\n" + table(["patient", "own noise, HU", "rms, HU", "mean / Wiener", "SSR^2"], each)
+
+
 def page():
     """docs/figures.md."""
     peers, own = load("peers-gaussian-card.json"), load("gaussian-card.json")
@@ -103,9 +154,18 @@ def page():
 Written by `python benchmarks/tables.py` from `benchmarks/results`; the command above each table makes its file.
 Machines differ: compare within a table.
 
-## Real CT, a patient that was not in training
+## Patients never seen
 
-`python benchmarks/ct.py` - two slices of 416 x 416 pixels of 1 mm, one noise draw each. The rows of equal budget need
+`python benchmarks/patients.py` - one crop of 128 x 128 pixels of 1 mm of every validation patient, 8 members of 8
+calls. SSR^2: squared error of the ensemble mean over (1 + 1/K) times the ensemble variance; below 1 the spread is too
+wide.
+
+{patients(load("patients.json"))}
+
+## Real CT, one patient that was not in training
+
+`python benchmarks/ct.py` - two slices of one patient, 416 x 416 pixels of 1 mm, one noise draw each, so no error bars:
+read them beside the scatter between patients above. The rows of equal budget need
 the models of `retrodict fit configs/ct-fourier.yaml` and `retrodict fit configs/ct-scalar.yaml`.
 
 {ct(load("ct.json"))}
@@ -133,6 +193,12 @@ Rows of other libraries are Monte Carlo with 256 samples and an exact denoiser; 
 `retrodict bench gaussian-card --output benchmarks/results/gaussian-card.json`
 
 {card(own and [r for r in own if r["library"] == "retrodict"], "R")}
+
+## Speed of a call
+
+`python benchmarks/speed.py --json benchmarks/results/speed.json` - the shipped network, one image.
+
+{speed(load("speed.json"))}
 
 ## Overhead of the sample loop
 
@@ -279,6 +345,7 @@ def main():
     (docs / "figures.md").write_text(page())
     for path in (ROOT / "README.md", ROOT / "src" / "retrodict" / "assets" / "MODEL_CARD.md"):
         replace_block(path, "figures", ct(load("ct.json"), short=True))
+        replace_block(path, "patients", patients(load("patients.json"), short=True))
     replace_block(docs / "howto-phantom-to-report.md", "phantom", phantom(load("phantom.json")))
     experiment = load("fourier-diffusion.json")
     replace_block(docs / "experiment-fourier-diffusion.md", "fourier", fourier(experiment))

@@ -18,7 +18,7 @@ from retrodict._check import InputError
 from retrodict.data.limits import check_size
 from retrodict.data.units import unit as unit_named
 
-__all__ = ["Image", "Source", "clean", "decoding", "finite", "in_memory", "numbers", "optional"]
+__all__ = ["Image", "Source", "clean", "decoding", "finite", "in_memory", "mm_of", "numbers", "optional"]
 
 
 IO_EXTRA = 'pip install "retrodict[io]"'
@@ -102,9 +102,9 @@ class Image:
         if not names and len(grid) == 3 and grid[-1] in (3, 4) and min(grid[:2]) > 8:
             hint = "For colors, move them to the first axis and name them: channels=['r', 'g', 'b']."
             raise InputError("array", f"shape {grid}, a color image", "gray values, (H, W) or (Z, H, W)", hint)
-        known = [spacing] * len(grid) if isinstance(spacing, int | float) else [float(s) for s in spacing]
+        known = mm_of([spacing] * len(grid) if isinstance(spacing, int | float) else spacing)
         stacked = len(grid) == 3 and len(known) == 2
-        full = (math.nan, *known) if stacked else tuple(known)
+        full = (math.nan, *known) if stacked else known
         tensor, padding = in_memory(values if names else values[None], unit, clip, "array")
         return cls(tensor, unit, full, padding=padding, regular=not stacked, channels=names)
 
@@ -187,6 +187,14 @@ class Image:
         return replace(self, values=values, unit=self.unit if unit is None else unit, channels=channels)
 
 
+def mm_of(spacing: Sequence[float]) -> tuple[float, ...]:
+    """Return the numbers of a spacing as float; `InputError` for what are none."""
+    try:
+        return tuple(float(s) for s in spacing)
+    except (TypeError, ValueError) as error:
+        raise InputError("spacing", repr(spacing), "numbers in mm, such as (0.7, 0.7)") from error
+
+
 def numbers(array: Any) -> np.ndarray:
     """Return an array or tensor as NumPy numbers (real or complex); `InputError` for anything else."""
     if isinstance(array, Tensor):
@@ -215,13 +223,14 @@ def in_memory(values: np.ndarray, unit: str, clip: bool, where: object) -> tuple
     if values.size == 0:
         raise InputError(where, f"an empty image of shape {grid}", "at least one pixel")
     check_size(where, values.shape, values.itemsize)
-    finite(values, where)
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, which is found and said below
+    whole = values.dtype.kind in "iub"
+    with np.errstate(over="ignore"):  # a float64 that does not fit becomes infinite
         values = values.astype(np.complex64 if values.dtype.kind == "c" else np.float32)
+    if not whole:
+        finite(values, where)
     padding = None
     if unit_named(unit).range is not None:
         values, padding = _in_range(values, unit, clip, where)
-    finite(values, where)  # a float64 may be too large for a float32
     tensor = torch.from_numpy(np.ascontiguousarray(values))
     return tensor, None if padding is None else torch.from_numpy(padding)
 

@@ -13,7 +13,7 @@ from retrodict._output import write_file, write_folder
 from retrodict.data.discovery import Found, LeftOut, discover, find, summarized
 from retrodict.data.formats import accepted_suffixes, format_named, known_suffixes
 from retrodict.data.formats.format import PLANES, Labels, ReadOptions
-from retrodict.data.image import Image, Source, finite
+from retrodict.data.image import Image, Source, finite, mm_of
 
 __all__ = ["Found", "LeftOut", "check_writable", "discover", "find", "read", "write"]
 
@@ -76,7 +76,7 @@ def _single(path: Path) -> Source:
 def _given_spacing(spacing: Sequence[float] | None) -> tuple[float, ...] | None:
     if spacing is None:
         return None
-    given = tuple(float(s) for s in spacing)
+    given = mm_of(spacing)
     if not given or not all(math.isfinite(s) and s > 0 for s in given):
         raise InputError("spacing", str(spacing), "positive numbers in mm")
     return given

@@ -178,7 +178,7 @@ def _read(path: Path, config: EvaluationConfig) -> dict[str, Image]:
     if not path.exists():
         raise InputError(path, "nothing", "a file or a folder")
     options: dict[str, Any] = {"spacing": spacing, "unit": config.unit, "slices": "independent", "allow_gaps": True}
-    return {s.name: read(s, **options, clip=False, expect=None).gray() for s in discover(path)}
+    return {s.name: read(s, **options, clip=False, expect=None).gray() for s in discover(path, results=True)}
 
 
 # ---- results -----------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def _load(method: Method, name: str, truth: Image, base: Path) -> Result:
     where = f"methods.{method.name}: {folder}"
     if not folder.is_dir():
         raise InputError(where, "no such folder", "a folder of results")
-    stems = {s.name: s for s in discover(folder)}
+    stems = {s.name: s for s in discover(folder, results=True)}
     values = {n: read(s, slices="independent", allow_gaps=True, clip=False, expect=None, unit=truth.unit,
                       spacing=truth.spacing[-2:] if s.format in ("png", "npz", "tiff") else None).gray()
               for n, s in stems.items() if n == name or n.startswith((f"{name}_", f"{name}-measured_"))}  # fmt: skip

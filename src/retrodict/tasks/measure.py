@@ -156,7 +156,7 @@ def _load(
     slices: tuple[int, int] | None,
 ) -> Image:
     """One image or series, slices as they are, not clipped: clipping bends the noise of air and of metal."""
-    found = discover(source)
+    found = discover(source, results=True)
     if len(found) != 1:
         hint = "Give the paths of the series one by one; repeats are told with {repeats}."
         raise InputError(source, f"{len(found)} images or series", "exactly one", hint, repeats=...)

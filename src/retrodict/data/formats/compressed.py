@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,8 +40,9 @@ def head(path: Path, count: int = 512) -> bytes:
 def take(file: BinaryIO, packing: str, count: int) -> bytes:
     """Return the next `count` bytes of what a file holds from here on, packed in one of `PACKINGS`.
 
-    Checksums are verified where nothing follows. Raises `EOFError` where the file ends before, and what the decoders
-    raise for broken bytes.
+    What is packed is read to its end, where its checksum is compared, and at most `SURPLUS` bytes beyond `count` are
+    unpacked for that. Raises `EOFError` where the file ends before, `ValueError` where it holds far more, and what the
+    decoders raise for broken bytes.
     """
     if packing == "raw":
         data = file.read(count)
@@ -50,24 +52,40 @@ def take(file: BinaryIO, packing: str, count: int) -> bytes:
         kind = gzip.GzipFile(fileobj=file) if packing in ("gzip", "gz") else bz2.BZ2File(file)
         with kind as unpacked:
             data = unpacked.read(count)
-            unpacked.read(1)  # at the end of the data the checksum is compared
+            _to_the_end(lambda: unpacked.read(STEP))
     if len(data) < count:
         raise EOFError(f"{len(data)} of {count} bytes")
     return data
 
 
+SURPLUS = 2**26
+
+
+STEP = 2**20
+
+
+def _to_the_end(step: Callable[[], bytes]) -> None:
+    beyond = 0
+    while found := step():
+        beyond += len(found)
+        if beyond > SURPLUS:
+            raise ValueError("far more packed than the header declares")
+
+
 def _inflated(file: BinaryIO, count: int) -> bytes:
     unpacker, data, rest = zlib.decompressobj(), bytearray(), b""
-    while not unpacker.eof and len(data) < count:
-        rest = rest or file.read(1 << 20)
-        if not rest:
-            break
-        data += unpacker.decompress(rest, count - len(data))
-        rest = unpacker.unconsumed_tail
-    while not unpacker.eof and (rest or (rest := file.read(1 << 20))):
-        if unpacker.decompress(rest, 1):
-            return bytes(data)
-        rest = unpacker.unconsumed_tail
+
+    def step(most: int) -> bytes:
+        nonlocal rest
+        found = b""
+        while not found and not unpacker.eof and (rest := rest or file.read(STEP)):
+            found = unpacker.decompress(rest, most)
+            rest = unpacker.unconsumed_tail
+        return found
+
+    while len(data) < count and (found := step(count - len(data))):
+        data += found
+    _to_the_end(lambda: step(STEP))
     if not unpacker.eof:
         raise EOFError(f"a stream that is cut short after {len(data)} bytes")
     return bytes(data)

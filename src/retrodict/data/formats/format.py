@@ -123,7 +123,7 @@ def file_reader(name: str, load: Callable[[Path], Raw]) -> Callable[[Source, Rea
     def read(source: Source, options: ReadOptions) -> Image:
         path = source.paths[0]
         check_regular(path)
-        with decoding(path, name):
+        with decoding(path, name), np.errstate(all="ignore"):  # what overflows is found as infinite
             return _image(load(path), path, name, options)
 
     return read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,12 @@ def _read_header(where: Path, path: Path) -> Any:
     header = kind(start[: kind.template_dtype.itemsize], ">" if order == "big" else "<", check=False)
     if not 1 <= int(header["dim"][0]) <= 7 or min(header["dim"][1 : int(header["dim"][0]) + 1]) < 0:
         raise InputError(path, f"the axes {header['dim'].tolist()}", "one to seven axes, none of negative size")
+    codes = [int(header[name]) for name in ("sform_code", "qform_code")]
+    if not all(0 <= code <= 5 for code in codes):
+        raise InputError(path, f"sform_code {codes[0]} and qform_code {codes[1]}", "codes from 0 to 5")
+    quiet = logging.Logger("quiet")  # that of nibabel writes to the terminal
+    quiet.addHandler(logging.NullHandler())
+    header.check_fix(quiet, error_level=40)
     return header
 
 

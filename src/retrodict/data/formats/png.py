@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ def _load(path: Path) -> Raw:
         raise InputError(path, "bytes that are not PNG", "a PNG file")
     width, height, bits = int.from_bytes(start[16:20], "big"), int.from_bytes(start[20:24], "big"), start[24]
     check_size(path, (height, width, 3 if start[25] == 2 else 1))
+    _check_chunks(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a size that is judged above
         with Pillow.open(path, formats=("PNG",)) as file:
@@ -60,6 +62,22 @@ def _load(path: Path) -> Raw:
     if array.ndim == 2:
         return Raw(array[None], None, None, PngHeader(bits))
     return Raw(np.moveaxis(array, -1, 0), None, None, PngHeader(8), tiff.RGB)
+
+
+def _check_chunks(path: Path) -> None:
+    """Compare the checksum of every chunk: the decoder leaves out those of the pixels."""
+    with path.open("rb") as file:
+        file.seek(len(SIGNATURE))
+        name = b""
+        while name != b"IEND":
+            length, name = int.from_bytes(file.read(4), "big"), file.read(4)
+            if len(name) < 4:
+                raise InputError(path, "no end of the image", "a complete PNG file", "The file is cut short.")
+            sum_of, left = zlib.crc32(name), length
+            while left and (part := file.read(min(left, 2**20))):
+                sum_of, left = zlib.crc32(part, sum_of), left - len(part)
+            if left or file.read(4) != sum_of.to_bytes(4, "big"):
+                raise InputError(path, f"a chunk {name!r} whose checksum is wrong", "a PNG file without damage")
 
 
 def check(image: Image, path: Path) -> None:

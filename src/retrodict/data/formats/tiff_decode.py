@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 import zlib
 from pathlib import Path
@@ -26,8 +27,8 @@ def values(path: Path, series: Any, page: Any) -> np.ndarray:
     _check_segments(path, series, page)
     try:
         return series.asarray()
-    except ValueError as error:
-        if "imagecodecs" not in str(error):
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and "imagecodecs" not in str(error):
             raise
         found = _by_pillow(path, series, page)
         if found is None:
@@ -79,7 +80,7 @@ def _by_pillow(path: Path, series: Any, page: Any) -> np.ndarray | None:
     Only where each page is a whole picture of one kind that Pillow keeps as it is.
     """
     from PIL import Image as Pillow
-    from PIL import ImageSequence
+    from PIL import ImageSequence, UnidentifiedImageError
 
     gray = page.samplesperpixel == 1 and int(page.photometric) in (0, 1)
     if not gray and not (int(page.photometric) == 2 and page.samplesperpixel == 3 and page.dtype == np.uint8):
@@ -87,7 +88,7 @@ def _by_pillow(path: Path, series: Any, page: Any) -> np.ndarray | None:
     if int(page.bitspersample) != 8 * page.dtype.itemsize or len(series.pages) * page.size != np.prod(series.shape):
         return None
     planes = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.suppress(UnidentifiedImageError):
         warnings.simplefilter("ignore")
         with Pillow.open(path, formats=("TIFF",)) as file:
             if getattr(file, "n_frames", 1) != len(series.pages):
@@ -97,6 +98,8 @@ def _by_pillow(path: Path, series: Any, page: Any) -> np.ndarray | None:
                 if plane is None:
                     return None
                 planes.append(plane)
+    if len(planes) != len(series.pages):
+        return None
     whole = np.stack(planes)
     if not gray and int(page.planarconfig) == 2:
         whole = np.moveaxis(whole, -1, 1)
