@@ -411,7 +411,9 @@ def test_the_gate_judges_a_wrapper_as_what_it_is(complex):
     assert fused.passed
     assert fused.variance == pytest.approx(1, abs=1e-9)
     assert not gate(Respread(exact, "wiener"), SamplingOptions(rule="ancestral")).passed
-    assert not gate(Fused(exact, field((1, 1, 16, 16), complex=complex), law), SamplingOptions(rule="euler", steps=8)).passed
+    assert not gate(
+        Fused(exact, field((1, 1, 16, 16), complex=complex), law), SamplingOptions(rule="euler", steps=8)
+    ).passed
 
 
 @dataclass(frozen=True)

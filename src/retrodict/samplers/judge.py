@@ -84,7 +84,9 @@ def judge(denoiser: Denoiser, build: Build, bands: int = 5) -> Gate:
     if dense:
         return Gate(found.gain, found.variance, True, reason, found.bias)
     modes = two_modes(small, plan)
-    reason += f"; on data of two modes its variance is {modes.total:.2f} of the exact one, {modes.direction:.2f} along them"
+    reason += (
+        f"; on data of two modes its variance is {modes.total:.2f} of the exact one, {modes.direction:.2f} along them"
+    )
     return Gate(found.gain, found.variance, abs(modes.total - 1) <= MODES_LIMIT, reason, found.bias, *modes)
 
 
@@ -132,7 +134,9 @@ def is_wiener_filter(denoiser: Denoiser, times: Tensor) -> bool:
     process, (mean, variance) = bound.process, twin.prior()
     basis, channels = process.basis, variance.shape[0] if variance.ndim > process.ndim else 1
     seeds = torch.arange(2)
-    fields = [_field(seeds, name, (channels, *basis.size), basis.complex, basis.device) for name in ("data", "state", "y")]
+    fields = [
+        _field(seeds, name, (channels, *basis.size), basis.complex, basis.device) for name in ("data", "state", "y")
+    ]
     u0 = mean + variance.sqrt() * basis.forward(fields[0])
     x0 = basis.inverse(u0)
     seen = process.measurement if process.pairing.sees else None
@@ -190,7 +194,9 @@ def _card_ratios(twin: GaussianDenoiser, plan: Plan, bands: int) -> Ratios:
     exact, m = wiener(process.measurement, spectrum), process.measurement
     shape, weight = process.basis.shape, process.basis.multiplicity()
     tables = (*posterior_card(plan, spectrum), *exact, m.h**2 * spectrum + m.s2)
-    got_gain, got, gain, variance, power = (x.expand(*spectrum.shape).reshape(-1, *shape) * weight.sqrt() for x in tables)
+    got_gain, got, gain, variance, power = (
+        x.expand(*spectrum.shape).reshape(-1, *shape) * weight.sqrt() for x in tables
+    )
     gains, variances, biases = [1.0], [1.0], [0.0]
     root = weight.sqrt()
     for _, _, part in process.basis.bands(bands):
@@ -289,7 +295,7 @@ def two_modes(twin: GaussianDenoiser, plan: Plan) -> Modes:
 
     The modes lie along the direction that the measurement determines least (mode^2 = c V, V the posterior variance,
     with c at most 0.9) and `APART` deviations of the measurement from each other's middle, so that it cannot tell them
-    apart.  Truth, measurement and run are drawn `ITEMS` times from fixed seeds: 1.5 % of the total, 3 % of the direction.
+    apart.  All is drawn `ITEMS` times from fixed seeds: 1.5 % of the total, 3 % of the direction.
     """
     process, (_, spectrum) = twin.process, twin.prior()
     tables = spectrum.reshape(-1, *process.basis.shape).flatten(1)
@@ -320,7 +326,9 @@ def _two_modes(process: Process, plan: Plan, spectrum: Tensor, channel: int) -> 
     y = m.h * u0 + m.s2.sqrt() * noise(seeds, "measurement", 0, shape)
     settings = {"measurement": y, "mean": 0.0, "spectrum": L, "dtype": torch.float64, "noise": noise}
     start = start_state(picked, seeds, shape, **settings)  # type: ignore[arg-type]
-    rows = Plan(picked, plan.times, lambda i: _row(plan[i], process, index, channel), len(plan), plan.nfe, plan.rule, plan.depth)
+    rows = Plan(
+        picked, plan.times, lambda i: _row(plan[i], process, index, channel), len(plan), plan.nfe, plan.rule, plan.depth
+    )
     x = sample(law, rows, start, seeds=seeds, cond=picked.pairing.cond(y), noise=noise).x
     mean, within, half, open_part = law.posterior([(y, m)])
     error, between = x - mean, open_part.mean()

@@ -71,7 +71,11 @@ def surrounded(denoiser: Denoiser, y: Tensor, frame: Frame, seeds: Tensor | None
     basis, (mean, variance) = process.basis, prior
     kind = torch.complex128 if y.is_complex() else torch.float64
     M = (measured.h**2 * variance + measured.s2).expand(y.shape[1], *basis.shape)
-    center = basis.inverse((measured.h * mean).expand(y.shape[1], *basis.shape)[None].to(basis.forward(y.new_zeros(1, *y.shape[1:2], *basis.size).to(kind))))
+    center = basis.inverse(
+        (measured.h * mean)
+        .expand(y.shape[1], *basis.shape)[None]
+        .to(basis.forward(y.new_zeros(1, *y.shape[1:2], *basis.size).to(kind)))
+    )
     out = []
     for i, one in enumerate(y.to(kind).split(1)):  # item by item, so that a batch is its items
         field = center

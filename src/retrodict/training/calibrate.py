@@ -73,7 +73,11 @@ def band_leakage(denoiser: NetDenoiser, terms: Terms) -> Tensor:
     variance = terms.log_ratio.clamp(-14.0, 5.0).double().exp()  # (B, bands, C, *N)
     if not isinstance(basis, Fourier):
         return band_overlap(denoiser) * _band_mean(variance)
-    axes, weight, shares = tuple(range(-basis.ndim, 0)), basis.multiplicity() / basis.multiplicity().sum(), denoiser.band_shares
+    axes, weight, shares = (
+        tuple(range(-basis.ndim, 0)),
+        basis.multiplicity() / basis.multiplicity().sum(),
+        denoiser.band_shares,
+    )
     columns = []
     for b, square in enumerate(filters**2):
         sigma = variance[:, b].sqrt()
@@ -84,7 +88,9 @@ def band_leakage(denoiser: NetDenoiser, terms: Terms) -> Tensor:
             covariance = torch.fft.irfftn((v * square).to(torch.complex128), s=basis.size, dim=axes)
             power = torch.fft.rfftn(together * covariance, dim=axes).real
         whitened = ratio(power, v.expand_as(power)).mean((0, 1)) * weight
-        columns.append(torch.stack([(f * whitened).sum() / max(s, 1e-300) for f, s in zip(filters**2, shares, strict=True)]))
+        columns.append(
+            torch.stack([(f * whitened).sum() / max(s, 1e-300) for f, s in zip(filters**2, shares, strict=True)])
+        )
     return torch.stack(columns, 1)
 
 

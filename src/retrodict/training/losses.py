@@ -161,7 +161,7 @@ def _spread_nll(denoiser: NetDenoiser, error: Tensor, terms: Terms) -> Tensor:
 
 
 def band_overlap(denoiser: NetDenoiser) -> Tensor:
-    """Part of band a that is made of band b, `(bands, bands)` float64: mean F_a^2 F_b^2, every row divided by its sum."""
+    """Part of band a that is made of band b, `(bands, bands)` float64: mean F_a^2 F_b^2 by its row sum."""
     basis, filters = denoiser.process.basis, denoiser.filters
     assert filters is not None
     weight = basis.multiplicity() / basis.multiplicity().sum()
