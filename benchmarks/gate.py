@@ -1,12 +1,12 @@
-"""What the gate accepts, against a truth that is known: every process x rule x error law x conditioning x steps.
+"""What the gate accepts, against a known truth: every process x rule x error law x conditioning x steps.
 
     python benchmarks/gate.py                    # all; writes benchmarks/results/gate.json and prints the tables
     python benchmarks/gate.py --only fourier,vp  # some processes
 
-Truth is drawn, measured and restored `--items` times on 8 x 8 pixels, with exact denoisers: of Gaussian data, and of data
-of two modes, +-blob, as far apart in the measurement as one deviation of its noise.  The posterior is known in closed
-form, so mean |x - E[x | y]|^2 over tr Cov[x | y] is 1 for a posterior sampler.  "along" is the same along the line
-between the modes.  Errors of sampling: 1 % of the total, 8 % along the line (300 items).
+Truth is drawn, measured and restored `--items` times on 8 x 8 pixels, with exact denoisers: of Gaussian data, and of
+data of two modes, +-blob, as far apart in the measurement as one deviation of its noise.  The posterior is known in
+closed form, so mean |x - E[x | y]|^2 over tr Cov[x | y] is 1 for a posterior sampler; its error of sampling is in the
+record.  "along" is the same along the line between the modes, 7 % uncertain with 400 items.
 """
 
 from __future__ import annotations
@@ -158,7 +158,8 @@ def measure(
     half = half.reshape(-1, *basis.shape)[0]
     between = float((4 * shares[:, 0] * shares[:, -1]).mean()) if len(parts) > 1 else 0.0
     total = (weight * within).sum() + between * (weight * half.abs() ** 2).sum()
-    found = {"total": float((weight * error.abs() ** 2).flatten(1).sum(1).mean() / total)}
+    squares = (weight * error.abs() ** 2).flatten(1).sum(1) / total
+    found = {"total": float(squares.mean()), "error": float(squares.std() / math.sqrt(items))}
     if len(parts) > 1:
         line = (weight * (error * half.conj()).real).flatten(1).sum(1)
         expected = (weight * within * half.abs() ** 2).sum() + between * (weight * half.abs() ** 2).sum() ** 2
@@ -260,7 +261,7 @@ def main() -> None:
     """Run, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(n for n in PROCESSES if n != "wavelet_bands"))
-    parser.add_argument("--items", type=int, default=300)
+    parser.add_argument("--items", type=int, default=400)
     options = parser.parse_args()
     torch.set_num_threads(1)
     records = []
@@ -274,13 +275,13 @@ def main() -> None:
         )
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"items": options.items, "records": records}, indent=0, default=float) + "\n")
-    wrong = [r for r in records if r["accepted"] and abs(r.get("total", 1.0) - 1) > 0.1]
-    honest = [r for r in wrong if r["law"] in ("own", "wiener", "none")]
+    wrong = [r for r in records if r["accepted"] and abs(r.get("total", 1.0) - 1) > 0.1 + 2 * r.get("error", 0.0)]
+    unseen = [r for r in wrong if r["law"] not in ("own", "wiener", "none")]
     print(table(records), along(records), sep="\n\n")
-    print(f"\n{len(records)} combinations, {sum(r['accepted'] for r in records)} accepted;")
     print(
-        f"accepted and more than 10 % wrong in total variance: {len(honest)}, and {len(wrong) - len(honest)} of a wrong own law"
+        f"\n{len(records)} combinations, {sum(r['accepted'] for r in records)} accepted; of these more than 10 % wrong in"
     )
+    print(f"total variance: {len(wrong) - len(unseen)}, and {len(unseen)} whose own law is wrong by a factor")
 
 
 if __name__ == "__main__":

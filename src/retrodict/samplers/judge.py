@@ -133,7 +133,7 @@ def is_wiener_filter(denoiser: Denoiser, times: Tensor) -> bool:
         return False
     process, (mean, variance) = bound.process, twin.prior()
     basis, channels = process.basis, variance.shape[0] if variance.ndim > process.ndim else 1
-    seeds = torch.arange(2)
+    seeds = torch.arange(2, device="cpu")
     fields = [
         _field(seeds, name, (channels, *basis.size), basis.complex, basis.device) for name in ("data", "state", "y")
     ]
@@ -222,7 +222,7 @@ def _dense_ratios(twin: Denoiser, plan: Plan) -> Ratios:
     got_gain, got = dense_card(plan, twin, channels)
     gain, variance = wiener(m, prior[1])
     n, basis = len(got), process.basis
-    units = torch.eye(n, dtype=torch.float64).reshape(n, -1, *basis.size)
+    units = torch.eye(n, dtype=torch.float64, device="cpu").reshape(n, -1, *basis.size)
     tables = (gain, variance, m.h**2 * prior[1] + m.s2)
     exact_gain, exact, power = (basis.inverse(x * basis.forward(units)).reshape(n, n).T for x in tables)
     values, vectors = torch.linalg.eigh(exact)
@@ -310,18 +310,18 @@ def _two_modes(process: Process, plan: Plan, spectrum: Tensor, channel: int) -> 
     if not len(told):
         return Modes(1.0, 1.0)
     order = told[process.basis.radius().flatten()[told].argsort(stable=True)]
-    index = order[torch.linspace(0, len(order) - 1, min(PLACES, len(order))).round().long()]
+    index = order[torch.linspace(0, len(order) - 1, min(PLACES, len(order)), device="cpu").round().long()]
     picked, L = _picked(process, index, channel), spectrum[index]
     m = picked.measurement
     assert m is not None
     law = _least_determined(picked, m, L)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
 
     def noise(seeds: Tensor, stream: str, step: int, shape: tuple[int, ...]) -> Tensor:
-        return torch.randn(len(seeds), *shape, generator=generator, dtype=torch.float64)
+        return torch.randn(len(seeds), *shape, generator=generator, dtype=torch.float64, device="cpu")
 
-    seeds, shape = torch.arange(ITEMS), (1, len(index))
-    sign = torch.randint(0, 2, (ITEMS, 1, 1), generator=generator).double() * 2 - 1
+    seeds, shape = torch.arange(ITEMS, device="cpu"), (1, len(index))
+    sign = torch.randint(0, 2, (ITEMS, 1, 1), generator=generator, device="cpu").double() * 2 - 1
     u0 = sign * law.mode + law.rest.sqrt() * noise(seeds, "data", 0, shape)
     y = m.h * u0 + m.s2.sqrt() * noise(seeds, "measurement", 0, shape)
     settings = {"measurement": y, "mean": 0.0, "spectrum": L, "dtype": torch.float64, "noise": noise}
