@@ -16,7 +16,18 @@ from retrodict.metrics._arrays import double
 from retrodict.metrics.calibration import _student
 from retrodict.metrics.frequency import Spacing, _pair
 
-__all__ = ["Resolution", "Window", "crossing", "few", "slices", "spread_of", "square_pixel", "summarize", "weights", "window_of"]
+__all__ = [
+    "Resolution",
+    "Window",
+    "crossing",
+    "few",
+    "slices",
+    "spread_of",
+    "square_pixel",
+    "summarize",
+    "weights",
+    "window_of",
+]
 
 Window = Literal["auto", "hann", "tukey"]
 

@@ -61,7 +61,7 @@ def point_mtf(
         found = f"a window of half width {half:g} px for a spread of standard deviation {sigma:.2f} px"
         raise InputError("wire or bead", found, f"at least {22 * sigma / math.sqrt(2):.0f} px", "Use a larger region.")
     left = (mean.flatten() - surface @ (_fit(surface, around) @ mean.flatten())).reshape(mean.shape)
-    fields = _noise_like(left, around, bootstrap, seed).flatten(1)
+    fields = _noise_like(left, around, surface, bootstrap, seed).flatten(1)
     drawn = transform + fields @ functional.T
     curves = drawn / drawn[:, :1] / disc
     details = {"kind": "point", "center_px": list(center), "half_width_px": half, "diameter_mm": diameter}
@@ -90,16 +90,24 @@ def _functional(distance: Tensor, nodes: Tensor, half: float, surface: Tensor, a
     return kernel - (kernel @ surface) @ _fit(surface, around)
 
 
-def _noise_like(left: Tensor, around: Tensor, count: int, seed: int) -> Tensor:
-    """Gaussian fields `(count, H, W)` with the covariance of the residual `left` where it is noise."""
+def _noise_like(left: Tensor, around: Tensor, surface: Tensor, count: int, seed: int) -> Tensor:
+    """Gaussian fields `(count, H, W)` with the covariance of the residual `left` where it is noise.
+
+    The surface has taken slow noise with it, and that is what an error of the background is made of: the share that
+    the projection takes at every lag is given back, in proportion to the power at zero frequency.
+    """
     height, width = left.shape
     size = (height + REACH, width + REACH)
     mask = around.double()
-    power = [torch.fft.rfft2(v, s=size).abs().square() for v in (left * mask, mask)]
-    products, pairs = (torch.fft.irfft2(p, s=size) for p in power)
+    q, _ = torch.linalg.qr(surface * mask.reshape(-1, 1))
+    taken = q.T.reshape(-1, height, width)
+    power = [torch.fft.rfft2(v, s=size).abs().square().sum(0) for v in ((left * mask)[None], mask[None], taken)]
+    products, pairs, lost = (torch.fft.irfft2(p, s=size) for p in power)
     near = [torch.minimum(torch.arange(n), n - torch.arange(n)).double() for n in size]
     taper = [(1 - lag / (REACH + 1)).clamp_min(0) for lag in near]
-    covariance = products / pairs.clamp_min(1.0) * taper[0][:, None] * taper[1][None]
+    weight = taper[0][:, None] * taper[1][None] / pairs.clamp_min(1.0)
+    slow = max(float((products * weight).sum()), 0.0) / max(1 - float((lost * weight).sum()), 0.25)
+    covariance = (products + slow * lost) * weight
     root = torch.fft.rfft2(covariance).real.clamp_min(0).sqrt()
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
     white = torch.randn(count, *size, generator=draw, dtype=torch.float64)

@@ -58,11 +58,11 @@ def _gradients(x: Tensor) -> Tensor:
 
 
 def _rough(tiles: Tensor) -> Tensor:
-    """Which squares have gradients that noise does not have: beyond 1 + 10 / m, m the pixels or means along a side.
+    """Which squares have gradients that noise does not have: beyond 1 + 8 / m, m the pixels or means along a side.
 
-    One in some thousand squares of white or smooth noise is beyond (benchmarks/coverage.py).
+    Fewer than one in a thousand squares of white or CT-like noise is beyond, at any size from 8 pixels on.
     """
-    limit = torch.tensor([1 + 10 * k / tiles.shape[-1] for k in _scales(tiles.shape[-1])], dtype=torch.float64)
+    limit = torch.tensor([1 + 8 * k / tiles.shape[-1] for k in _scales(tiles.shape[-1])], dtype=torch.float64)
     return (roughness(tiles) > limit).any(1)
 
 
@@ -125,10 +125,10 @@ def find_uniform(
     where `stack` is a difference of repeats.  A candidate is noise if its surface varies by less than 4 standard
     deviations of what is left, if that has the kurtosis of noise and no pixel beyond 6 standard deviations, and if its
     gradients are those of noise (`roughness`): a square across an edge or in a texture fails there whatever its
-    standard deviation.  Structure that passes can only add: of the levels of noise that many candidates share (half as
-    many as the most frequent one), the lowest is taken, and squares within a factor of 1.25 of it (1.6 for 8 pixels,
-    whose variance scatters more).  Where the noise differs from place to place this finds the quiet places: give
-    regions to measure others.  Fewer than 2 such squares are an error.
+    standard deviation.  Structure that passes can only add: the level of noise is found from the floor of all
+    candidates (the median of those near the 4th smallest), and squares within a factor of 1.25 of it (1.6 for 8 pixels,
+    whose variance scatters more) are uniform.  Where the noise differs from place to place this finds the quiet
+    places: give regions to measure others.  Fewer than 2 such squares are an error.
     """
     x = double("image", stack)
     if size % 2 or size < 8 or size + 2 * margin > min(x.shape[-2:]):
@@ -156,9 +156,7 @@ def find_uniform(
 _HINT = "Give the regions, use a smaller size, or scan a phantom."
 
 
-def _candidates(
-    x: Tensor, size: int, margin: int, lowest: float | None, level: Tensor
-) -> tuple[list[Region], Tensor]:
+def _candidates(x: Tensor, size: int, margin: int, lowest: float | None, level: Tensor) -> tuple[list[Region], Tensor]:
     """Squares of a grid that hold nothing but noise and slow shading, and the standard deviation of each."""
     places, deviations = [], []
     step = max(2, size // 4)
@@ -191,12 +189,9 @@ def _candidates(
 
 
 def _noise_level(sd: Tensor, within: float) -> float:
-    """The lowest level that at least half as many candidates share as the most frequent one."""
-    order = sd.sort().values
-    count = torch.searchsorted(order, order * within) - torch.searchsorted(order, order / within)
-    first = int((count >= 0.5 * count.max()).nonzero()[0])
-    center = float(order[first])
-    return float(order[(order > center / within) & (order < center * within)].median())
+    """From the floor upwards: structure can only add; a floor alone would prefer regions that are quiet by chance."""
+    floor = float(sd.sort().values[3])
+    return float(sd[(sd > floor / within) & (sd < floor * within)].median())
 
 
 def _overlap(a: Region, b: Region) -> bool:
