@@ -75,7 +75,6 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _table(record: dict[str, Any]) -> Table:
-    from retrodict.tasks.evaluate import who
     from retrodict.tasks.evaluate_metrics import METRICS
 
     between = (
@@ -83,7 +82,7 @@ def _table(record: dict[str, Any]) -> Table:
         if all(f["sd"] is None for m in record["methods"] for f in m["summary"].values())
         else (f"; ± standard deviation between {record['items']}")
     )
-    table = Table(title=f"{who(record)}; errors in {plain(record['unit'])}{between}")
+    table = Table(title=f"{record['who']}; errors in {plain(record['unit'])}{between}")
     table.add_column("method")
     columns = [c for c in record["columns"] if c not in ("bias", "cover68")]  # a terminal is narrow; the files have all
     for column in columns:

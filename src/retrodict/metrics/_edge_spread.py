@@ -35,7 +35,7 @@ class Edge:
         return torch.stack(terms)
 
     def tables(self, surfaces: Tensor) -> Tensor:
-        """Per unit and bin: values, distances from the middle of the bin, count, surfaces `(units, 3 + terms, bins)`."""
+        """Sums per unit and bin `(units, 3 + terms, bins)`: value, distance from the middle of the bin, 1, surfaces."""
         over, half = self.oversampling, self.half + 1
         bins = int(2 * half * over) + 1
         place = ((self.distance + half) * over + 0.5).floor().long()

@@ -109,7 +109,7 @@ def weights(units: int, count: int, seed: int) -> Tensor:
 
 
 def few(units: int) -> float:
-    """Factor that widens a Bayesian bootstrap of few units: its variance is (n - 1) / (n + 1) s^2 / n, its tails normal.
+    """Factor that widens a Bayesian bootstrap of few units, of variance (n - 1) / (n + 1) s^2 / n and normal tails.
 
     sqrt((n + 1) / (n - 1)) t_{0.975, n - 1} / 1.96.
     """

@@ -60,9 +60,9 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor], *, seed: in
 
     `statistic` maps (n, ...) to its value.  From the jackknife pseudo-values u_i = n T - (n - 1) T_(i) (Tukey 1958):
     T +- t_{0.975, n-1} s_u / sqrt(n), in log T where all values and statistics are above 0; joined, from 4 items on,
-    with the studentized bootstrap of u (Efron and Tibshirani 1993, section 12.5), which sees their skewness.  Percentile
-    bands, which this replaces, cover 83-88 % for skewed data at n = 3-8; these 90-98 %.  With 3 items nothing is
-    known of skewness: the band is Student's.  Fewer than 2 are an error.  A median is not smooth: not for it.
+    with the studentized bootstrap of u (Efron and Tibshirani 1993, section 12.5), which sees their skewness.
+    Percentile bands cover 83-88 % for skewed data at n = 3-8; these 90-98 %.  Of 3 items nothing is known of
+    skewness: the band is Student's.  Fewer than 2 are an error.  A median is not smooth: not for it.
     """
     x = double("values", values)
     n = x.shape[0] if x.ndim else 0

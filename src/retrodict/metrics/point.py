@@ -31,7 +31,8 @@ def point_mtf(
 
     A(f) = sum (image - background) w(r) J0(2 pi f r), the angular mean of the transform about the centroid of the mean
     slice, over A(0) and over that of a disc of `diameter` (mm), 2 J1(pi D f) / (pi D f).  w is a Hann disc of
-    `half_width` px (default: what fits), flattened as in `edge_mtf`.  The background is a quadratic surface around the point.
+    `half_width` px (default: what fits), flattened as in `edge_mtf`.  The background is a quadratic
+    surface around the point.
 
     Bands: noise with the correlation of what is left around the point is drawn, added, and the whole estimate, its
     background too, made again.  An error of the background counts with the area of w: it is most of the band.

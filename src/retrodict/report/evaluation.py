@@ -48,7 +48,6 @@ def render(record: Record, pictures: Mapping[str, np.ndarray], metrics: Mapping[
         "date": record["date"],
         "verdict": _verdict(record),
         "record": record,
-        "who": _who(record),
         "columns": [metrics[c] for c in record["columns"]],
         "methods": [_method(m, record) for m in record["methods"]],
         "dots": [_dots(c, metrics[c], record, colors) for c in ("rmse", "ssim", "ssr") if c in record["columns"]],
@@ -98,7 +97,7 @@ def _verdict(record: Record) -> str:
         text += f"the nearest is {best['name']}, {number(_error(best))}"
     elif base:
         text += f" (measured {number(_error(base))})"
-    text += f", over {_who(record)}."
+    text += f", over {record['who']}."
     stated = [m for m in methods if "ssr" in m["summary"]]
     parts = [f"{m['name']} {number(m['summary']['ssr']['value'])}" for m in stated]
     if parts:
@@ -111,15 +110,6 @@ def _verdict(record: Record) -> str:
 
 def _error(method: Record) -> float:
     return method["summary"]["rmse"]["value"]
-
-
-def _who(record: Record) -> str:
-    """Images, slices and patients in words."""
-    images, slices, patients = record["images"], record["slices"], record["patients"]
-    text = f"{images} image{'s' if images != 1 else ''} ({slices} slice{'s' if slices != 1 else ''})"
-    if patients is None:
-        return f"{text}; patients: not told"
-    return f"{text} of {patients} patient{'s' if patients != 1 else ''}"
 
 
 def _difference(found: Record, metrics: Mapping[str, tuple[str, str]]) -> dict[str, str]:

@@ -37,7 +37,7 @@ from retrodict.tasks.evaluate_metrics import METRICS, Judged, case_of, differenc
 from retrodict.tasks.patients import patients_of
 from retrodict.tasks.prepare import prepared
 
-__all__ = ["ITEMS", "Evaluation", "check_folder", "evaluate", "who"]
+__all__ = ["Evaluation", "check_folder", "evaluate"]
 
 
 Watch = Callable[[str, int, int], None]
@@ -59,7 +59,7 @@ class Evaluation:
         for m in self.record["methods"]:
             lines.append(f"| {m['name']} | " + " | ".join(_cell(m["summary"].get(c)) for c in columns) + " |")
         notes = [f"- {METRICS[c].title}: {METRICS[c].meaning}" for c in columns]
-        counted = f"{who(self.record)}. {ITEMS[self.record['items']]}"
+        counted = f"{self.record['who']}. {ITEMS[self.record['items']]}"
         return "\n".join([*lines, "", counted, "", *notes, ""])
 
     def save(self, out: str | Path, *, force: bool = False) -> list[Path]:
@@ -97,12 +97,14 @@ ITEMS = {
 """What scatter and band stand for."""
 
 
-def who(record: Mapping[str, Any]) -> str:
-    """How much was looked at: "12 images (24 slices) of 3 patients"."""
-    images, slices = record["images"], record["slices"]
-    text = f"{images} image{'s' if images != 1 else ''}, {slices} slice{'s' if slices != 1 else ''}"
-    known = record["patients"]
-    return f"{text}; patients: {'not told' if known is None else known}"
+def who(images: int, slices: int, patients: int | None) -> str:
+    """How much was looked at: "6 images (12 slices) of 3 patients"."""
+    text = f"{_count(images, 'image')} ({_count(slices, 'slice')})"
+    return f"{text}; patients: not told" if patients is None else f"{text} of {_count(patients, 'patient')}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 FILES = ("evaluation.json", "table.csv", "table.md", "report.html")
@@ -126,8 +128,8 @@ def evaluate(config: EvaluationConfig, base: Path | str = ".", *, watch: Watch |
 
     Every metric is computed for each image and averaged within a patient where patients are told (`config.patients`);
     the table gives means over patients, their standard deviation and number, and bands over patients.  Where they are
-    not told, images take their place and the record says so.  Differences to the reference are paired likewise.  SSR and coverage are refused for point estimates: they
-    appear only where a method states a spread.
+    not told, images take their place and the record says so.  Differences to the reference are paired likewise.  SSR
+    and coverage are refused for point estimates: they appear only where a method states a spread.
     """
     base = Path(base)
     truths = true_images(config, base)
@@ -193,12 +195,15 @@ def _record(
         entry["members"] = sorted(m for m in found if m is not None)
     columns = [c for c in METRICS if any(c in m["summary"] for m in methods)]
     first = next(iter(truths.values()))
+    slices = sum(len(stacked(t.values[0])) for t in truths.values())
+    known = None if patients is None else len(set(patients.values()))
     return {
         "format": "retrodict-evaluation-1",
         "name": config.name,
         "images": len(truths),
-        "slices": sum(len(stacked(t.values[0])) for t in truths.values()),
-        "patients": None if patients is None else len(set(patients.values())),
+        "slices": slices,
+        "patients": known,
+        "who": who(len(truths), slices, known),
         "items": "images" if patients is None else "patients",
         "names": list(truths),
         "unit": first.unit,

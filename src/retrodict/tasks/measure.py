@@ -289,9 +289,10 @@ def measure_mtf(
     """MTF from a slanted straight "edge", the rim of a "disc" insert, a "wire" seen end-on or a "bead".
 
     region: (first row, last row + 1, first column, last column + 1) that holds the object and its surroundings, in
-    pixels of the file whatever `at` says; None takes the whole image.  slices: first and last + 1 of the slices to average over.  diameter (mm) of the wire or
-    bead, radius (mm) of the disc (None: estimated).  at: bring the image to this pixel spacing (mm) first.  Other
-    arguments and errors: `retrodict.metrics.edge_mtf`, `circular_edge_mtf`, `point_mtf`.
+    pixels of the file whatever `at` says; None takes the whole image.  slices: first and last + 1 of the slices to
+    average over.  diameter (mm) of the wire or bead, radius (mm) of the disc (None: estimated).  at: bring the image to
+    this pixel spacing (mm) first.  Other arguments and errors: `retrodict.metrics.edge_mtf`, `circular_edge_mtf`,
+    `point_mtf`.
     """
     choice("kind", kind, ("edge", "disc", "wire", "bead"))
     scan = load(source, spacing, unit, at, slices)
