@@ -31,7 +31,7 @@ def point_mtf(
 
     A(f) = sum (image - background) w(r) J0(2 pi f r), the angular mean of the transform about the centroid of the mean
     slice, over A(0) and over that of a disc of `diameter` (mm), 2 J1(pi D f) / (pi D f).  w is a Hann disc of
-    `half_width` px (default: what fits), flattened as in `edge_mtf`.  The background is a quadratic
+    `half_width` px (default: what fits), flattened to third order.  The background is a quadratic
     surface around the point.
 
     Bands: noise with the correlation of what is left around the point is drawn, added, and the whole estimate, its
@@ -66,7 +66,7 @@ def point_mtf(
     drawn = transform + fields @ functional.T
     curves = drawn / drawn[:, :1] / disc
     details = {"kind": "point", "center_px": list(center), "half_width_px": half, "diameter_mm": diameter}
-    details |= {"slices": len(x), "window": "hann", "sigma_lsf_px": sigma}
+    details |= {"slices": len(x), "window": "hann, flattened", "sigma_lsf_px": sigma}
     return summarize(nodes / pixel, value, curves, contrast, noise, details)
 
 
@@ -86,7 +86,7 @@ def _fit(surface: Tensor, around: Tensor) -> Tensor:
 def _functional(distance: Tensor, nodes: Tensor, half: float, surface: Tensor, around: Tensor) -> Tensor:
     """The linear map `(nodes, H W)` from an image to its windowed transform, the fitted background taken off."""
     r = distance.flatten()
-    taper = window_of(r, half, "hann")
+    taper = window_of(r, half, "flattened")
     kernel = torch.special.bessel_j0(2 * math.pi * nodes[:, None] * r[None]) * taper
     return kernel - (kernel @ surface) @ _fit(surface, around)
 

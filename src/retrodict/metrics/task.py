@@ -184,7 +184,8 @@ def hotelling_from_samples(
     degrees = n1 + n2 - 2
     value = math.sqrt(max(raw * (degrees - c - 1) / degrees - c * (1 / n1 + 1 / n2), 0.0))
     scale = n1 * n2 / (n1 + n2)
-    low, high = _noncentral(raw * scale / degrees, c, (degrees - c + 1) / (1 + max(tails, 0.0) / 2), bootstrap, seed)
+    widened = 1 + max(tails, 0.0) / 2
+    low, high = _noncentral(raw * scale / degrees * widened, c, (degrees - c + 1) / widened, bootstrap, seed)
     return Observed(value, math.sqrt(low / scale), math.sqrt(high / scale))
 
 
