@@ -28,11 +28,11 @@ class Edge:
     window: str
 
     def surfaces(self, degree: int) -> Tensor:
-        """Slow shading `(terms, n)`: row, column and, to degree 2, their products; about 1 at the border."""
+        """Slow shading `(terms, n)`: row and column, to degree 2 their products too; 1 at the border."""
         low, high = self.place.amin(0), self.place.amax(0)
         row, column = ((self.place - (low + high) / 2) / ((high - low) / 2).clamp_min(1.0)).double().unbind(-1)
-        terms = [row, column] if degree == 1 else [row, column, row * row, row * column, column * column]
-        return torch.stack(terms)
+        terms = [row, column, row * row, row * column, column * column]
+        return torch.stack(terms)[: (0, 2, 5)[degree]]
 
     def tables(self, surfaces: Tensor) -> Tensor:
         """Sums per unit and bin `(units, 3 + terms, bins)`: value, distance from the middle of the bin, 1, surfaces."""
@@ -62,12 +62,11 @@ class Edge:
 
 def resolve(edge: Edge, pixel: float, bootstrap: int, seed: int, details: dict[str, Any]) -> Resolution:
     """The MTF of an edge spread, with bands over its units."""
-    rough = edge.tables(edge.surfaces(1)[:0])
+    rough = edge.tables(edge.surfaces(0))
     _not_clipped(edge)
     sigma = min(_transform(_profile(rough.sum(0)), replace(edge, window="tukey"), pixel)[2], edge.half / 5)
-    # the surface is fitted where the edge itself has ended; a narrow rest does not bear a curvature
-    beyond = max(0.4 * edge.half, 4 * sigma)
-    degree = 2 if beyond <= 0.6 * edge.half else 1
+    beyond = max(0.4 * edge.half, 4 * sigma)  # where the edge itself has ended
+    degree = _shading(edge, beyond)
     surfaces = edge.surfaces(degree)
     tables, (left, right) = edge.tables(surfaces), edge.normals(surfaces, beyond)
     units = len(tables)
@@ -88,8 +87,28 @@ def resolve(edge: Edge, pixel: float, bootstrap: int, seed: int, details: dict[s
     curves = torch.stack([_transform(spread(w)[0], edge, pixel)[1] for w in draws])
     details |= {"half_width_px": edge.half, "window": edge.window, "sigma_lsf_px": sigma, "bootstrap_units": units}
     shade = fit[2:] @ surfaces
-    details |= {"shading": "surface" if degree == 2 else "plane", "shading_range": float(shade.max() - shade.min())}
+    details |= {"shading": ("none", "plane", "surface")[degree], "shading_range": float(shade.max() - shade.min())}
     return summarize(frequency, value, value + (curves - value) * few(units), contrast, noise, details)
+
+
+def _shading(edge: Edge, beyond: float) -> int:
+    """Degree of the shading that is there beyond chance (1 in 100 for white noise, more for colored): 0, 1 or 2.
+
+    A slope that is not there triples the error of the step between the sides, which divides the whole curve.
+    """
+    for degree, terms, limit in ((2, 3, 11.3), (1, 2, 9.2)):  # quantiles of chi^2
+        if degree == 2 and beyond > 0.6 * edge.half:  # a narrow rest does not bear a curvature
+            continue
+        surfaces = edge.surfaces(degree)
+        left, right = (part.sum(0) for part in edge.normals(surfaces, beyond))
+        inverse = torch.linalg.pinv(left, hermitian=True)
+        fit, out = inverse @ right, edge.distance.abs() > beyond
+        step = torch.where(edge.distance[out] > 0, 0.5, -0.5)
+        residual = edge.value[out] - fit[0] - fit[1] * step - fit[2:] @ surfaces[:, out]
+        bend, covariance = fit[-terms:], inverse[-terms:, -terms:] * residual.var()
+        if float(bend @ torch.linalg.pinv(covariance, hermitian=True) @ bend) > limit:
+            return degree
+    return 0
 
 
 def _stands_out(contrast: float, noise: float, per_bin: float) -> None:

@@ -32,11 +32,12 @@ def edge_mtf(
     (3) three refinements of windowed centroids around the line, (4) slow shading taken off, (5) signed distances
     binned at 1/`oversampling` px, (6) central difference, (7) window of half width h px,
     (8) |DFT| / [sinc(2 f/over) sinc(f/over)].
-    Shading is a quadratic surface (a plane where the window is narrow) beside the edge, fitted with the step itself.
-    `half_width` None takes the widest window up to 32 px; window "auto" is Hann where that is wide enough, else Tukey (flat over 3/4 of the width: more noise).  The edge must be
-    1-45 degrees off a pixel axis, and the tilt must sample it finely: at slopes like 1/2 or 1/1 the rows repeat one
-    another.  Bands: Bayesian bootstrap over blocks of rows, which slices share, so that neither neighboring rows nor
-    overlapping slices count as independent; the fit of the shading is repeated in every draw.  Spacing must be square.
+    Shading, where there is any beyond chance, is a plane or quadratic surface beside the edge, fitted with the step.
+    `half_width` None takes the widest window up to 32 px; window "auto" is Hann where that is wide enough, else Tukey
+    (flat over 3/4 of the width: less bias, more noise).  The edge must be 1-45 degrees off a pixel axis, and the tilt
+    must sample it finely: at slopes like 1/2 or 1/1 the rows repeat one another.  Bands: Bayesian bootstrap over blocks
+    of rows, which slices share, so that neither neighboring rows nor overlapping slices count as independent; the fit
+    of the shading is repeated in every draw.  Spacing must be square.
 
     Raises `InputError` for what is no edge: rows that do not agree on a line, a contrast lost in the noise, clipped
     sides, an angle out of range, or a window too narrow for the spread found (bias above 1 %; spec: h > 22 sigma).
