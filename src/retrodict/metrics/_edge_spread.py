@@ -53,8 +53,8 @@ class Edge:
         design = torch.stack([torch.ones_like(self.distance), step, *surfaces], 1)[out]
         _, unit = self.unit.unique(return_inverse=True)
         units, p = int(unit.max()) + 1, design.shape[1]
-        left = torch.zeros(units, p, p, dtype=torch.float64)
-        right = torch.zeros(units, p, dtype=torch.float64)
+        left = torch.zeros(units, p, p, dtype=torch.float64, device="cpu")
+        right = torch.zeros(units, p, dtype=torch.float64, device="cpu")
         left.index_add_(0, unit[out], design[:, :, None] * design[:, None, :])
         right.index_add_(0, unit[out], design * self.value[out, None])
         return left, right
@@ -77,7 +77,7 @@ def resolve(edge: Edge, pixel: float, bootstrap: int, seed: int, details: dict[s
         table = torch.einsum("u,utb->tb", weight, tables)
         return _profile(torch.stack([table[0] - fit[2:] @ table[3:], table[1], table[2]])), fit
 
-    esf, fit = spread(torch.ones(units, dtype=torch.float64))
+    esf, fit = spread(torch.ones(units, dtype=torch.float64, device="cpu"))
     flat = replace(edge, value=edge.value - fit[2:] @ surfaces)
     contrast, noise = _sides(flat)
     _stands_out(contrast, noise, float(rough[:, 2].sum(0).mean()))
@@ -124,7 +124,7 @@ def _profile(table: Tensor) -> Tensor:
     total, off, count = table
     filled = count > 0
     size = torch.where(filled, count, 1.0)  # counts are weights: below 1 too
-    x = torch.arange(len(count), dtype=torch.float64)
+    x = torch.arange(len(count), dtype=torch.float64, device="cpu")
     known, mean = (x + off / size)[filled].contiguous(), (total / size)[filled]
     right = torch.searchsorted(known, x).clamp(1, len(known) - 1)
     a, b = known[right - 1], known[right]
@@ -173,7 +173,7 @@ def _transform(esf: Tensor, edge: Edge, pixel: float) -> tuple[Tensor, Tensor, f
     """(frequency in cycles/mm up to Nyquist, MTF, standard deviation of the LSF in px) of an edge spread."""
     over = edge.oversampling
     lsf = 0.5 * over * (esf[2:] - esf[:-2])
-    x = (torch.arange(len(lsf), dtype=torch.float64) + 1) / over - (edge.half + 1)
+    x = (torch.arange(len(lsf), dtype=torch.float64, device="cpu") + 1) / over - (edge.half + 1)
     mass = float(lsf.sum())
     lsf = lsf * math.copysign(1.0, mass)
     near = x.abs() < min(edge.half, 12.0)
@@ -183,9 +183,9 @@ def _transform(esf: Tensor, edge: Edge, pixel: float) -> tuple[Tensor, Tensor, f
     windowed = lsf * taper
     size = 1 << math.ceil(math.log2(max(16 * len(lsf), 4096)))
     spectrum = torch.fft.rfft(windowed, n=size).abs()
-    f = torch.arange(len(spectrum), dtype=torch.float64) * over / size  # cycles per px
+    f = torch.arange(len(spectrum), dtype=torch.float64, device="cpu") * over / size  # cycles per px
     blur = torch.sinc(2 * f / over) * torch.sinc(f / over)
-    nodes = torch.linspace(0, 0.5, 129, dtype=torch.float64)
+    nodes = torch.linspace(0, 0.5, 129, dtype=torch.float64, device="cpu")
     step = over / size
     left = (nodes / step).long().clamp(max=len(f) - 2)
     part = nodes / step - left

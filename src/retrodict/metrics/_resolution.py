@@ -105,7 +105,7 @@ def weights(units: int, count: int, seed: int) -> Tensor:
     Unlike resamples they leave no unit out, and so no bin of an edge spread empty.
     """
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    parts = torch.empty(count, units, dtype=torch.float64).exponential_(1.0, generator=draw)
+    parts = torch.empty(count, units, dtype=torch.float64, device="cpu").exponential_(1.0, generator=draw)
     return parts * (units / parts.sum(1, keepdim=True))
 
 
@@ -126,15 +126,15 @@ def summarize(
     details: dict[str, Any],
 ) -> Resolution:
     """The result with the bands that `curves` `(draws, n)`, widened about `value`, give to it and to its crossings."""
-    quantiles = torch.quantile(curves, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    quantiles = torch.quantile(curves, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0)
     summary = []
     for level in (0.5, 0.1):
-        each = torch.tensor([crossing(frequency, c, level) for c in curves], dtype=torch.float64)
+        each = torch.tensor([crossing(frequency, c, level) for c in curves], dtype=torch.float64, device="cpu")
         each = each[torch.isfinite(each)]
         value_at = crossing(frequency, value, level)
         if len(each) < 0.9 * len(curves) or not math.isfinite(value_at):
             summary.append((value_at, math.nan, math.nan))
         else:
-            low, high = torch.quantile(each, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+            low, high = torch.quantile(each, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu")).tolist()
             summary.append((value_at, low, high))
     return Resolution(frequency, value, quantiles[0], quantiles[1], summary[0], summary[1], contrast, noise, details)

@@ -68,7 +68,7 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor], *, seed: in
     n = x.shape[0] if x.ndim else 0
     if n < 2:
         raise InputError("values", f"{n} items", "at least 2 to draw from")
-    keep = ~torch.eye(n, dtype=torch.bool)
+    keep = ~torch.eye(n, dtype=torch.bool, device="cpu")
     value = torch.as_tensor(statistic(x)).double()
     without = torch.stack([torch.as_tensor(statistic(x[k])).double() for k in keep])
     low, high = _studentized(n * value - (n - 1) * without, seed, count)
@@ -97,7 +97,9 @@ def _studentized(pseudo: Tensor, seed: int, count: int) -> tuple[Tensor, Tensor]
         return torch.zeros_like(pseudo[0]), torch.zeros_like(pseudo[0])
     score = _scores(pseudo, seed, count)
     error = pseudo.std(0) / math.sqrt(n)
-    ends = torch.quantile(score, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0, interpolation="nearest")
+    ends = torch.quantile(
+        score, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0, interpolation="nearest"
+    )
     low, high = torch.where(error == 0, 0.0, ends * error)
     return low, high
 
@@ -106,13 +108,17 @@ def _scores(x: Tensor, seed: int, count: int) -> Tensor:
     """(mean of a resample - mean) / its standard error, `(count, ...)`, for x (n, ...)."""
     n = len(x)
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    pick = torch.randint(n, (count, n), generator=draw)
-    times = torch.zeros(count, n, dtype=torch.float64).scatter_add_(1, pick, torch.ones(count, n, dtype=torch.float64))
+    pick = torch.randint(n, (count, n), generator=draw, device="cpu")
+    times = torch.zeros(count, n, dtype=torch.float64, device="cpu").scatter_add_(
+        1, pick, torch.ones(count, n, dtype=torch.float64, device="cpu")
+    )
     flat = (x - x.mean(0)).reshape(n, -1)
     mean, square = times @ flat / n, times @ flat.square() / n
     scatter = ((square - mean.square()).clamp_min(0) / (n - 1)).sqrt()
     none = scatter <= 1e-9 * flat.std(0)  # a resample of one item, drawn n times
-    score = torch.where(none, torch.copysign(torch.tensor(math.inf, dtype=torch.float64), mean), mean / scatter)
+    score = torch.where(
+        none, torch.copysign(torch.tensor(math.inf, dtype=torch.float64, device="cpu"), mean), mean / scatter
+    )
     return score.reshape(count, *x.shape[1:])
 
 
@@ -146,10 +152,10 @@ def _flips(x: Tensor, seed: int, count: int) -> float:
     """Two-sided p-value of the mean of x (n,) among its sign flips; drawn flips count the data among them."""
     n = len(x)
     if n <= _EXACT:
-        bits = (torch.arange(2**n)[:, None] >> torch.arange(n)) & 1
+        bits = (torch.arange(2**n, device="cpu")[:, None] >> torch.arange(n, device="cpu")) & 1
         extra = 0
     else:
-        bits = torch.randint(2, (count, n), generator=torch.Generator().manual_seed(key(seed, "flips")))
+        bits = torch.randint(2, (count, n), generator=torch.Generator().manual_seed(key(seed, "flips")), device="cpu")
         extra = 1
     sums = (1.0 - 2.0 * bits.double()) @ x
     near = 1e-12 * float(x.abs().sum())  # sums that are equal but for round-off

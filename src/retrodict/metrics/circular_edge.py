@@ -39,8 +39,8 @@ def circular_edge_mtf(
     x = slices(image)
     center, r0 = _disc(x.mean(0), None if radius is None else radius / pixel)
     _same_radius(x, r0)
-    rows = torch.arange(x.shape[1], dtype=torch.float64)[:, None] - center[0]
-    columns = torch.arange(x.shape[2], dtype=torch.float64)[None] - center[1]
+    rows = torch.arange(x.shape[1], dtype=torch.float64, device="cpu")[:, None] - center[0]
+    columns = torch.arange(x.shape[2], dtype=torch.float64, device="cpu")[None] - center[1]
     distance = torch.hypot(rows, columns) - r0
     room = min(center[0], center[1], x.shape[1] - 1 - center[0], x.shape[2] - 1 - center[1]) - r0
     half = min(32.0, math.floor(min(room, r0 - 1))) if half_width is None else half_width
@@ -49,7 +49,10 @@ def circular_edge_mtf(
         raise InputError("insert", found, f"at least {max(half, 4):g} px on both sides", "Use a larger region.")
     sectors = min(36, max(8, int(2 * math.pi * (r0 - half / 2) / 8)))
     sector = (torch.atan2(rows, columns) / (2 * math.pi) * sectors).floor().long() % sectors
-    grid = torch.stack(torch.meshgrid(torch.arange(x.shape[1]), torch.arange(x.shape[2]), indexing="ij"), -1)
+    grid = torch.stack(
+        torch.meshgrid(torch.arange(x.shape[1], device="cpu"), torch.arange(x.shape[2], device="cpu"), indexing="ij"),
+        -1,
+    )
     inside = distance.abs() <= half + 2
     shared = (v[inside].repeat(len(x), *[1] * (v.ndim - 2)) for v in (distance, sector, grid))
     spread, unit, place = shared
@@ -71,8 +74,8 @@ def _disc(mean: Tensor, radius: float | None) -> tuple[tuple[float, float], floa
         found = f"a contrast of {contrast:.3g} in noise of {noise:.3g}"
         raise InputError("insert", found, "a disc that stands out from its background in the mean of all slices",
                          "Average more slices, or center the region on the insert.")  # fmt: skip
-    rows = torch.arange(height, dtype=torch.float64)[:, None]
-    columns = torch.arange(width, dtype=torch.float64)[None]
+    rows = torch.arange(height, dtype=torch.float64, device="cpu")[:, None]
+    columns = torch.arange(width, dtype=torch.float64, device="cpu")[None]
     smooth = F.avg_pool2d(F.pad(mean[None, None], (2, 2, 2, 2), mode="replicate"), 5, 1)[0, 0]
     level = ((smooth - background) / contrast).clamp(0, 1)
     inside = _connected(level > 0.5)

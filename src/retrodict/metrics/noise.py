@@ -178,7 +178,7 @@ def _band(
     draw = np.random.default_rng(key(seed, "bootstrap"))
     shape = (1 / variance).numpy()
     ratio = torch.from_numpy(draw.standard_gamma(shape, (count, len(shape))) / shape)
-    low, high = torch.quantile(ratio, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
+    low, high = torch.quantile(ratio, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0)
     return value / high, value / low
 
 
@@ -191,8 +191,8 @@ def ring_sizes(shape: Sequence[int], spacing: Spacing) -> Tensor:
 
 def _rings(shape: Sequence[int], dy: float, dx: float) -> tuple[Tensor, int]:
     """Ring of every sample of a plane (H, W), and the last one that counts."""
-    v = torch.fft.fftfreq(shape[-2], dy, dtype=torch.float64)
-    u = torch.fft.fftfreq(shape[-1], dx, dtype=torch.float64)
+    v = torch.fft.fftfreq(shape[-2], dy, dtype=torch.float64, device="cpu")
+    u = torch.fft.fftfreq(shape[-1], dx, dtype=torch.float64, device="cpu")
     df = max(1 / (shape[-2] * dy), 1 / (shape[-1] * dx))
     return (torch.hypot(v[:, None], u[None, :]) / df + 0.5).floor().long(), round(0.5 / min(dy, dx) / df)
 

@@ -27,11 +27,11 @@ def independent_regions(stacks: Sequence[Tensor], regions: Sequence[Sequence[Reg
     along = slice_correlation(stacks, regions)
     count, total = 0, 0.0
     for places in regions:
-        at = torch.tensor([[r.slice, r.row, r.column] for r in places], dtype=torch.float64)
+        at = torch.tensor([[r.slice, r.row, r.column] for r in places], dtype=torch.float64, device="cpu")
         apart = (at[:, None] - at[None]).abs()
         common = (1 - apart[..., 1:] / places[0].size).clamp_min(0).prod(-1)
         steps = apart[..., 0].long()
-        slices = torch.tensor([1.0, *along], dtype=torch.float64)
+        slices = torch.tensor([1.0, *along], dtype=torch.float64, device="cpu")
         near = torch.where(steps < len(slices), slices[steps.clamp(max=len(slices) - 1)], 0.0)
         count += len(places)
         total += float((common * near).square().sum())
@@ -46,7 +46,7 @@ def slice_correlation(stacks: Sequence[Tensor], regions: Sequence[Sequence[Regio
     found: list[float] = []
     depth = max(len(s) for s in stacks)
     for step in range(1, min(REACH, depth - 1) + 1):
-        sums = torch.zeros(3, dtype=torch.float64)
+        sums = torch.zeros(3, dtype=torch.float64, device="cpu")
         pixels = 0
         for stack, places in zip(stacks, regions, strict=True):
             for a, b in _partners(stack, places, step):

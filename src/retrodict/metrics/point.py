@@ -45,12 +45,12 @@ def point_mtf(
     half = math.floor(room) - 2 if half_width is None else half_width
     if half < 5 or half > room:
         raise InputError("wire or bead", f"{room:.1f} px around it", "at least 7 px", "Use a larger region.")
-    nodes = torch.linspace(0, 0.5, 65, dtype=torch.float64)
+    nodes = torch.linspace(0, 0.5, 65, dtype=torch.float64, device="cpu")
     disc = _disc_transform(nodes / pixel, diameter)
     if diameter and float(disc[-1]) < 0.3:
         raise InputError("diameter", f"{diameter:g} mm", f"less than {1.5 * pixel:g} mm for {pixel:g} mm pixels")
-    rows = torch.arange(x.shape[1], dtype=torch.float64) - center[0]
-    columns = torch.arange(x.shape[2], dtype=torch.float64) - center[1]
+    rows = torch.arange(x.shape[1], dtype=torch.float64, device="cpu") - center[0]
+    columns = torch.arange(x.shape[2], dtype=torch.float64, device="cpu") - center[1]
     distance = torch.hypot(rows[:, None], columns[None])
     around = distance > 0.5 * half
     surface = _surface(rows / half, columns / half)
@@ -104,14 +104,14 @@ def _noise_like(left: Tensor, around: Tensor, surface: Tensor, count: int, seed:
     taken = q.T.reshape(-1, height, width)
     power = [torch.fft.rfft2(v, s=size).abs().square().sum(0) for v in ((left * mask)[None], mask[None], taken)]
     products, pairs, lost = (torch.fft.irfft2(p, s=size) for p in power)
-    near = [torch.minimum(torch.arange(n), n - torch.arange(n)).double() for n in size]
+    near = [torch.minimum(torch.arange(n, device="cpu"), n - torch.arange(n, device="cpu")).double() for n in size]
     taper = [(1 - lag / (REACH + 1)).clamp_min(0) for lag in near]
     weight = taper[0][:, None] * taper[1][None] / pairs.clamp_min(1.0)
     slow = max(float((products * weight).sum()), 0.0) / max(1 - float((lost * weight).sum()), 0.25)
     covariance = (products + slow * lost) * weight
     root = torch.fft.rfft2(covariance).real.clamp_min(0).sqrt()
     draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    white = torch.randn(count, *size, generator=draw, dtype=torch.float64)
+    white = torch.randn(count, *size, generator=draw, dtype=torch.float64, device="cpu")
     return torch.fft.irfft2(torch.fft.rfft2(white) * root, s=size)[:, :height, :width]
 
 
@@ -130,8 +130,8 @@ def _spot(mean: Tensor) -> tuple[tuple[float, float], float, float]:
     if top >= 4:
         raise InputError("wire or bead", f"{top:.0f} pixels at its peak value: saturated", "one peak pixel",
                          "Use a thinner wire or a scan that is not clipped.")  # fmt: skip
-    rows = torch.arange(mean.shape[0], dtype=torch.float64)[:, None]
-    columns = torch.arange(mean.shape[1], dtype=torch.float64)[None]
+    rows = torch.arange(mean.shape[0], dtype=torch.float64, device="cpu")[:, None]
+    columns = torch.arange(mean.shape[1], dtype=torch.float64, device="cpu")[None]
     y, x = float(cy), float(cx)
     for _ in range(5):
         near = window_of(torch.hypot(rows - y, columns - x), 6.0, "hann")

@@ -62,7 +62,9 @@ def _rough(tiles: Tensor) -> Tensor:
 
     Fewer than one in a thousand squares of white or CT-like noise is beyond, at any size from 8 pixels on.
     """
-    limit = torch.tensor([1 + 8 * k / tiles.shape[-1] for k in _scales(tiles.shape[-1])], dtype=torch.float64)
+    limit = torch.tensor(
+        [1 + 8 * k / tiles.shape[-1] for k in _scales(tiles.shape[-1])], dtype=torch.float64, device="cpu"
+    )
     return (roughness(tiles) > limit).any(1)
 
 
@@ -185,7 +187,7 @@ def _candidates(x: Tensor, size: int, margin: int, lowest: float | None, level: 
         places += [Region(z, margin + i // columns * step, margin + i % columns * step, size)
                    for i in index[good].tolist()]  # fmt: skip
         deviations.append(s[good])
-    return places, torch.cat(deviations) if deviations else torch.zeros(0, dtype=torch.float64)
+    return places, torch.cat(deviations) if deviations else torch.zeros(0, dtype=torch.float64, device="cpu")
 
 
 def _noise_level(sd: Tensor, within: float) -> float:

@@ -65,7 +65,7 @@ def edge_mtf(
 def _blocks(rows: int) -> Tensor:
     """Number of the block of every row: about 8 rows each, so that colored noise makes blocks that are independent."""
     count = min(rows, max(8, min(32, rows // 8)))
-    return torch.arange(rows) * count // rows
+    return torch.arange(rows, device="cpu") * count // rows
 
 
 def _sampled(distance: Tensor, angle: float, oversampling: int) -> None:
@@ -91,9 +91,9 @@ def _straight(image: Tensor) -> tuple[float, float]:
     slope_sign = 1.0 if float(image[:, -width // 4 :].mean() - image[:, : width // 4].mean()) > 0 else -1.0
     derivative = slope_sign * _central(image)
     smooth = F.avg_pool2d(F.pad(derivative[None, None], (2, 2, 4, 4), mode="replicate"), (9, 5), 1)[0, 0]
-    rows = torch.arange(height, dtype=torch.float64)
+    rows = torch.arange(height, dtype=torch.float64, device="cpu")
     place = smooth.argmax(1).double()
-    kept = torch.ones(height, dtype=torch.bool)
+    kept = torch.ones(height, dtype=torch.bool, device="cpu")
     intercept, slope = _line(rows, place)
     for _ in range(3):
         residual = (place - intercept - slope * rows).abs()
@@ -104,7 +104,7 @@ def _straight(image: Tensor) -> tuple[float, float]:
         share = float(kept.double().mean())
         found = f"rows of which only {share:.0%} agree on where the edge is"
         raise InputError("edge", found, "one straight edge through all rows", "Choose a region with one edge in it.")
-    columns = torch.arange(width, dtype=torch.float64)
+    columns = torch.arange(width, dtype=torch.float64, device="cpu")
     half = min(16.0, width / 2 - 2)
     for _ in range(3):
         offset = columns[None] - (intercept + slope * rows)[:, None]
@@ -131,10 +131,12 @@ def _line(x: Tensor, y: Tensor) -> tuple[float, float]:
 def _distances(x: Tensor, lines: list[tuple[float, float]]) -> tuple[Tensor, Tensor]:
     """Signed distance to the line in px (n,), and row and column (n, 2) of every pixel, slice after slice."""
     count, height, width = x.shape
-    rows = torch.arange(height, dtype=torch.float64)[:, None]
-    columns = torch.arange(width, dtype=torch.float64)[None]
+    rows = torch.arange(height, dtype=torch.float64, device="cpu")[:, None]
+    columns = torch.arange(width, dtype=torch.float64, device="cpu")[None]
     parts = [(columns - (a + b * rows)) / math.sqrt(1 + b * b) for a, b in lines]
-    grid = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)
+    grid = torch.stack(
+        torch.meshgrid(torch.arange(height, device="cpu"), torch.arange(width, device="cpu"), indexing="ij"), -1
+    )
     return torch.stack(parts).flatten(), grid[None].expand(count, -1, -1, -1).reshape(-1, 2)
 
 

@@ -349,12 +349,12 @@ def _items(rows: Sequence[dict[str, Any]]) -> list[Any]:
 def _within(data: Tensor, items: Sequence[Any]) -> Tensor:
     """Mean over the rows of data (n, ...) that belong to one item: (items, ...), in order of appearance."""
     number = {item: i for i, item in enumerate(dict.fromkeys(items))}
-    place = torch.tensor([number[i] for i in items])
+    place = torch.tensor([number[i] for i in items], device="cpu")
     return torch.stack([data[place == k].mean(0) for k in range(len(number))])
 
 
 def _pooled(pool: Pool, values: Sequence[float], count: int, items: Sequence[Any]) -> dict[str, float | int | None]:
-    data = _within(torch.tensor([pool.data(v) for v in values], dtype=torch.float64), items)
+    data = _within(torch.tensor([pool.data(v) for v in values], dtype=torch.float64, device="cpu"), items)
     found: dict[str, float | int | None] = {"value": float(pool.statistic(data)), "lower": None, "upper": None}
     each = torch.stack([pool.statistic(d[None]) for d in data])
     found |= {"sd": float(each.std()) if len(each) > 1 else None, "n": len(data)}
@@ -378,7 +378,9 @@ def differences(
             if len({p for _, _, p in both}) < 3:
                 continue
             items = [p for _, _, p in both]
-            a, b = (_within(torch.tensor([v[k] for v in both], dtype=torch.float64), items) for k in (0, 1))
+            a, b = (
+                _within(torch.tensor([v[k] for v in both], dtype=torch.float64, device="cpu"), items) for k in (0, 1)
+            )
             found = paired_bootstrap(a, b, seed=0, count=count)
             out.append({"method": name, "metric": column, "difference": float(found.value), "lower": float(found.lower),
                         "upper": float(found.upper), "p_value": float(found.p_value), "images": len(both),
