@@ -217,6 +217,9 @@ WORDS = ("", " ", "-1", "0", "1", "2", "nan", "inf", "1e400", "1,1", "1,", ",", 
          "0:9,0:9")  # fmt: skip
 
 
+SWITCHES = ("--help", "--nope", "--force", "--point", "--json", "--quiet")
+
+
 def command(name: str, rng: Random, known: dict[str, str]) -> list[str]:
     """A command line with words that nobody meant; `known` fills in paths that exist."""
     words, flags = COMMANDS[name]
@@ -228,5 +231,8 @@ def command(name: str, rng: Random, known: dict[str, str]) -> list[str]:
         elif kind == 3 and line:
             line[rng.randrange(len(line))] = rng.choice(WORDS)
         elif line:
-            line.insert(rng.randrange(len(line)), rng.choice((*WORDS, "--help", "--nope", "--force", "--point")))
+            line.insert(
+                rng.randrange(len(line)),
+                rng.choice((*WORDS, "--help", "--nope", "--force", "--point", "--json", "--quiet")),
+            )
     return [*name.split(), *(w.replace("\0", "") for w in line)]

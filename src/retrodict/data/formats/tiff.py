@@ -129,6 +129,9 @@ def _names(file: Any, series: Any, page: Any) -> tuple[str, ...]:
     return names if len(names) == len(set(names)) == count else ()
 
 
+RESOLUTION_UNITS = (1, 2, 3)  # none, inch, centimeter; a file with another number is written with its spacing
+
+
 def check(image: Image, path: Path) -> None:
     """Refuse complex values and a missing package, and write one pixel as `encode` will write them all."""
     corner = image.values[(..., *[slice(0, 1)] * len(image.spacing))]
@@ -148,7 +151,8 @@ def encode(image: Image, labels: Labels) -> Iterator[tuple[str, bytes]]:
     header = image.header if isinstance(image.header, TiffHeader) else TiffHeader(None, "plain")
     values, axes, photometric = _laid_out(image, header.kind)
     spacing = image.spacing
-    across, down, code = header.resolution or (_fraction(10.0 / spacing[-1]), _fraction(10.0 / spacing[-2]), 3)
+    stated = header.resolution if header.resolution and header.resolution[2] in RESOLUTION_UNITS else None
+    across, down, code = stated or (_fraction(10.0 / spacing[-1]), _fraction(10.0 / spacing[-2]), 3)
     metadata = {"axes": axes, **METADATA[header.kind](image, labels, across)}
     options: dict[str, Any] = {"photometric": photometric, "metadata": metadata, "software": mark(labels)}
     if header.kind != "plain":
