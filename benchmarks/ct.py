@@ -30,7 +30,8 @@ from retrodict.data import read
 from retrodict.models.instrument import measure
 from retrodict.models.model import open_model
 from retrodict.processes.observation import Cond
-from retrodict.samplers.ensemble import RunningMoments, SamplingOptions, _draw, _pad, gate, plan_for
+from retrodict.samplers.ensemble import RunningMoments, SamplingOptions, _draw, gate, plan_for
+from retrodict.samplers.margin import frame_of, surrounded
 from retrodict.tasks.demo import SLICES
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,13 +40,15 @@ RESULTS = Path(__file__).parent / "results"
 def ensemble(model, y, name, steps, members, spread=None, grid=None):
     """(mean, variance, seconds per member, calls) of one slice, in model units; not gated: this measures everything."""
     options = SamplingOptions(samples=members, steps=steps, rule=name, grid=grid)
-    padded, crop = _pad(y, options.margin, model.denoiser.net.stride)
-    denoiser = model.denoiser.on(padded.shape[2:])
+    frame = frame_of(tuple(y.shape[2:]), model.denoiser.process.basis, options.margin, model.denoiser.multiple)
+    denoiser = model.denoiser.on(frame.size)
     denoiser = denoiser.with_spread(spread) if spread else denoiser
     plan = plan_for(denoiser.process, options, denoiser.spectrum.on(denoiser.process.basis))
     moments, started = RunningMoments(), time.perf_counter()
     for first in range(0, members, 2):
-        for x in _draw(denoiser, plan, padded, member_seeds(0, 0, members)[first : first + 2])[crop]:
+        seeds = member_seeds(0, 0, members)[first : first + 2]
+        padded = surrounded(denoiser, y.expand(len(seeds), *y.shape[1:]), frame, seeds)
+        for x in _draw(denoiser, plan, padded, seeds)[frame.crop]:
             moments.add(x)
     return moments, (time.perf_counter() - started) / members, plan.nfe
 
@@ -79,8 +82,9 @@ def baselines(model, data):
         {"measured": 0.0, "Wiener filter": 0.0, "non-local means": 0.0, "network, one call": 0.0},
     )
     for x0, y in data:
-        padded, crop = _pad(y, 16, model.denoiser.net.stride)
-        denoiser = model.denoiser.on(padded.shape[2:])
+        frame = frame_of(tuple(y.shape[2:]), model.denoiser.process.basis, 16, model.denoiser.multiple)
+        denoiser, crop = model.denoiser.on(frame.size), frame.crop
+        padded = surrounded(denoiser, y, frame, None)
         one = torch.ones(1, dtype=torch.float64)
         noise = float(denoiser.process.measurement.s2.mean().sqrt())
         with torch.inference_mode():

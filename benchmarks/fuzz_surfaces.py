@@ -206,7 +206,7 @@ def evaluation(folder: Path) -> None:
 
 
 def kinds() -> list[tuple[str, int]]:
-    """surface/sample/fault and how often it comes in a round; 0, what is slow, is once in four rounds."""
+    """surface/sample/fault and how often it comes in a round."""
     found = []
     for name, format_ in FORMATS.items():
         own = IMAGES.get(format_, {})
@@ -218,7 +218,7 @@ def kinds() -> list[tuple[str, int]]:
     for suffix, names in ((".json", ("model.json",)), (".safetensors", ("model.safetensors",))):
         found += [(f"model/{n}/{fault}", 9 if fault == "value" else 2) for n in names for fault in RECORDS[suffix]]
     for name in ("state.json", "weights.safetensors", "average.safetensors", "optimizer.safetensors"):
-        found += [(f"checkpoint/{name}/{fault}", 0) for fault in (*RECORDS[Path(name).suffix], *SYSTEM)]
+        found += [(f"checkpoint/{name}/{fault}", 1) for fault in (*RECORDS[Path(name).suffix], *SYSTEM)]
     found += [(f"checkpoint/{name}/{fault}", 1) for name in ("config.json", "tiny.json", "tiny.safetensors")
               for fault in ("truncate", "no file")]  # fmt: skip
     found += [(f"config/tiny.yaml/{fault}", 5 if fault in ("value", "text") else 1) for fault in RECORDS[".yaml"]]
@@ -303,7 +303,7 @@ def opened(source: Source, out: Path, **given: object) -> None:
         written = write(image, out / "x", like=image, role="mean", description="fuzz")
     except InputError as error:
         raise LateError(f"{source.format}: {error}") from error
-    again = discover(written[0] if len(written) == 1 else out, results=True)
+    again = discover(written[0] if len(written) == 1 else out)
     spacing = image.spacing if image.regular else image.spacing[-2:]
     read(again[0], unit=image.unit, spacing=spacing, slices="volume" if image.regular else "independent", expect=None)
 

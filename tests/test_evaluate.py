@@ -228,6 +228,64 @@ def test_a_method_takes_every_option_of_restore_and_is_recorded_as_it_is_written
     assert Method.model_validate(method.model_dump()) == method
 
 
+# ---- who was looked at ----
+
+
+def test_the_record_says_what_was_found_not_what_might_have_been_run(result):
+    exact = summary(result, "exact")
+    assert exact["members"] == [K]
+    listed = result.record["config"]["methods"][0]
+    assert listed == {"name": "exact", "path": "exact"}
+    assert result.record["who"] == "6 images (6 slices); patients: not told"
+    assert "patients: not told" in result.markdown()
+    assert all(row["slices"] == 1 for row in result.rows)
+    assert exact["summary"]["rmse"]["n"] == COUNT
+
+
+def test_images_are_averaged_within_patients_first(folders):
+    """Patients of 4, 1 and 1 images: the mean over patients is not that over images."""
+    told = config(patients=r"image([45])|image")
+    found = evaluate(config(patients="image[0-3]|image4|image5"), folders)
+    assert found.record["patients"] == 6
+    with pytest.raises(InputError, match="no match"):
+        evaluate(told, folders)
+    found = evaluate(config(patients="e(?=[0-3])|4|5"), folders)
+    assert found.record["patients"] == 3
+    assert found.record["who"] == "6 images (6 slices) of 3 patients"
+    each = [r["rmse"] for r in found.rows if r["method"] == "point"]
+    patients = [np.mean(each[:4]), each[4], each[5]]
+    seen = summary(found, "point")["summary"]["rmse"]
+    assert seen["value"] == pytest.approx(np.mean(patients))
+    assert seen["sd"] == pytest.approx(np.std(patients, ddof=1))
+    assert seen["n"] == 3
+    assert {d["n"] for d in found.record["differences"]} == {3}
+    assert all(d["p_value"] >= 0.25 for d in found.record["differences"])  # 2 / 2^3
+
+
+def test_folders_name_patients(folders, tmp_path):
+    for i in range(3):
+        (tmp_path / "truth" / f"p{i}").mkdir(parents=True)
+        values = np.load(folders / "truth" / f"image{i}.npz")["hu"]
+        save(tmp_path / "truth" / f"p{i}" / f"image{i}.npz", values)
+    changes = {"truth": [f"truth/p{i}" for i in range(3)], "measured": None, "patients": "folder"}
+    methods = [Method(name="point", path=str(folders / "point"))]
+    found = evaluate(config(**changes, methods=methods), tmp_path)
+    assert found.record["patients"] == 3
+    assert [r["patient"] for r in found.rows] == ["p0", "p1", "p2"]
+    with pytest.raises(InputError, match="no PatientID"):
+        evaluate(config(**{**changes, "patients": "dicom"}, methods=methods), tmp_path)
+
+
+def test_the_page_does_not_praise_a_method_that_is_worse_than_the_measurement(folders, tmp_path):
+    (tmp_path / "worse").mkdir()
+    for i in range(COUNT):
+        save(tmp_path / "worse" / f"image{i}.npz", 3 * np.load(folders / "truth" / f"image{i}.npz")["hu"])
+    found = evaluate(config(methods=[Method(name="worse", path=str(tmp_path / "worse"))]), folders)
+    page = found.save(tmp_path / "out")[3].read_text()
+    assert "has the smallest error" not in page
+    assert "No method has a smaller error than the measured images" in page
+
+
 # ---- contracts of the table ----
 
 

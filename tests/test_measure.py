@@ -247,3 +247,64 @@ def test_another_format_gives_the_same_noise(tmp_path):
     nibabel.save(nibabel.Nifti1Image(field[0].permute(2, 1, 0).numpy(), np.diag([D, D, 1, 1])), tmp_path / "a.nii.gz")
     m = measure_nps(tmp_path / "a.nii.gz", unit="HU")
     assert m.record["summary"]["noise_sd"] == pytest.approx(float(field.std()), rel=0.1)
+
+
+# ---- regions in pixels of the file, overlap, non-square pixels ----
+
+
+def test_a_region_counts_pixels_of_the_file_whatever_the_spacing(tmp_path):
+    """Loud noise in one quadrant: the region must fall there with and without resampling."""
+    stack = noise(3, 0)[0]
+    stack[:, 64:, 64:] *= 5
+    path = save(tmp_path / "a.npz", stack)
+    loud, quiet = [(70, 70), (70, 90)], [(6, 6), (6, 30)]
+    for at, size in ((None, 16), (1.0, 8)):
+        both = [measure_nps(path, regions=r, size=size, at=at).record["summary"]["noise_sd"] for r in (loud, quiet)]
+        assert both[0] == pytest.approx(5 * both[1], rel=0.25)
+    with pytest.raises(InputError, match="pixels of the file"):
+        measure_nps(path, regions=[(120, 6)], size=8, at=1.0)
+    record = measure_nps(path, regions=[(2, 6, 6), (1, 6, 6)], slices=(1, 3), size=16).record
+    assert record["provenance"]["regions"][0].startswith("slice 2, rows 6:22")
+    with pytest.raises(InputError, match="counted in the file"):
+        measure_nps(path, regions=[(0, 6, 6), (1, 6, 6)], slices=(1, 3), size=16)
+
+
+def test_a_box_counts_pixels_of_the_file_too(tmp_path):
+    path = edge_file(tmp_path / "edge.npz")
+    values = [measure_mtf(path, region=(10, 150, 20, 100), at=at, bootstrap=20).record for at in (None, 0.6)]
+    half = [v["summary"]["mtf50"]["value"] for v in values]
+    assert half[1] < half[0]
+    with pytest.raises(InputError, match="160 x 120 pixels of the file"):
+        measure_mtf(path, region=(10, 150, 20, 130), at=0.6)
+
+
+def test_slices_that_overlap_widen_the_band_and_are_named(tmp_path):
+    z = np.random.default_rng(0).normal(0, 20, (16, 80, 80))
+    shared = np.stack([z[i : i + 5].mean(0) for i in range(12)]) * 5**0.5
+    places = [(4, 4), (4, 42), (42, 4), (42, 42)]
+    free, bound = (
+        measure_nps(save(tmp_path / f"{k}.npz", v), regions=places).record for k, v in (("a", z[:12]), ("b", shared))
+    )
+    assert free["summary"]["independent_regions"] == pytest.approx(48, rel=0.02)
+    assert bound["summary"]["independent_regions"] < 24
+    assert bound["summary"]["correlation_of_slices"][:2] == pytest.approx([0.8, 0.6], abs=0.05)
+    width = [np.mean(np.log(np.array(r["upper"]) / r["lower"])) for r in (free, bound)]
+    assert width[1] / width[0] > 1.35
+
+
+def test_columns_have_lags_of_their_own(tmp_path):
+    stack = np.random.default_rng(0).normal(0, 20, (2, 96, 96)).astype("f4")
+    np.savez(tmp_path / "a.npz", image=stack, spacing=np.array([1, 2.0, 0.5]), unit=np.array("HU"))
+    lags = measure_nps(tmp_path / "a.npz").record["autocorrelation"]
+    assert lags["lag_mm"][:3] == [0, 0.5, 1.0]
+    assert lags["lag_columns_mm"][:3] == [0, 2.0, 4.0]
+
+
+def test_the_smallest_size_finds_regions(tmp_path):
+    m = measure_nps(save(tmp_path / "water.npz", noise(1, 0)[0]), size=8)
+    assert m.record["summary"]["regions"] > 10
+
+
+def test_the_search_on_the_head_phantom_finds_noise_and_no_skull():
+    record = measure_nps(real("ct_headphantom_philips", "head_phantom_5mm_hu.npz")).record
+    assert 1.5 < record["summary"]["noise_sd"] < 5

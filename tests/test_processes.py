@@ -15,7 +15,7 @@ from retrodict.denoisers.network import NetDenoiser
 from retrodict.nets import UNet
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import ct_filters, fourier
-from retrodict.processes.observation import Cond, wiener
+from retrodict.processes.observation import Cond, Moments, fuse, wiener
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import external, process_from_recipe, process_to_recipe
 from retrodict.processes.residual import mean_reverting
@@ -237,6 +237,86 @@ def test_independent_noise_increments():
     assert torch.allclose(keep, ms.s2 / mt.s2, rtol=1e-13)
     assert torch.allclose(std**2, ms.s2 - keep**2 * mt.s2, rtol=1e-12)
     assert torch.allclose(data, ms.h - keep * mt.h, rtol=1e-12)
+
+
+def test_a_noise_memory_is_a_correlation_between_times():
+    """Cov(x_s, x_t | x_0) = (A_t / A_s) s_s^2, and the conditional is that of two Gaussians with it."""
+    base = scalar(Pixel((2,)))
+    process = Process(base.family, base.basis, memory=lambda basis: lambda t: 1 - 0.5 * t)
+    t, s = TIMES[2:3], TIMES[1:2]
+    keep, data, std = process.conditional(t, s)
+    mt, ms = process.moments(t), process.moments(s)
+    together = (1 - 0.5 * t) / (1 - 0.5 * s) * ms.s2
+    assert torch.allclose(keep, together / mt.s2, rtol=1e-13)
+    assert torch.allclose(std**2, ms.s2 - together**2 / mt.s2, rtol=1e-12)
+    assert torch.allclose(data, ms.h - keep * mt.h, rtol=1e-12)
+
+
+def test_the_drift_out_of_an_erased_coefficient_is_infinite():
+    """H = 1 - t, Sigma = t^2: F = -1/(1 - t), at t = 1 minus infinity, and G^2 = 2 t / (1 - t), there (s^2)'."""
+    process = Process(lambda basis: lambda t: (1 - t, 0 * t, t**2), Pixel((2,)))
+    r = process.rates(torch.tensor([0.5, 1.0], dtype=torch.float64))
+    assert r.F.flatten().tolist() == [-2.0, -math.inf]
+    assert r.G2.flatten().tolist() == [2.0, 2.0]
+
+
+def test_a_clock_that_falls_by_a_millionth_is_noticed():
+    process = Process(lambda basis: lambda t: (1 + 0 * t, 0 * t, 1 - 1e-6 * t), Pixel((2,)))
+    assert not process.markov
+    assert Process(lambda basis: lambda t: (1 + 0 * t, 0 * t, 1 + 0 * t), Pixel((2,))).markov
+
+
+def test_a_start_is_the_marginal_of_the_data():
+    """w_1 = h m + sqrt(h^2 L + s^2) z; given a measurement that is seen, of the data given it."""
+    process = external(vp(Fourier((4, 6)), beta_max=2.0), fourier(Fourier((4, 6))))
+    basis, m = process.basis, process.moments(torch.ones(1))
+    L, mean = torch.rand(basis.shape).double() * 9 + 1, torch.rand(basis.shape).double()
+    z, y = torch.randn(2, 1, 4, 6).double(), torch.randn(2, 1, 4, 6).double()
+    free = process.start(z, None, mean, L)
+    assert torch.allclose(free, m.h * mean + (m.h**2 * L + m.s2).sqrt() * basis.forward(z), atol=1e-12)
+    gain, left = wiener(process.measurement, L)
+    known = mean + gain * (basis.forward(y) - process.measurement.h * mean)
+    seen = process.start(z, y, mean, L)
+    assert torch.allclose(seen, m.h * known + (m.h**2 * left + m.s2).sqrt() * basis.forward(z), atol=1e-12)
+    assert torch.allclose(process.start(z), m.s2.sqrt() * basis.forward(z), atol=1e-12)
+
+
+def test_tables_of_a_basis_are_the_callers_own_and_can_be_differentiated():
+    basis = Fourier((6, 8), (0.9, 1.3))
+    with torch.inference_mode():
+        basis.multiplicity(), basis.radius()
+        law = fourier(basis)
+        law.moments(torch.ones(1))
+        assert law.measurement is not None
+    for table in (basis.multiplicity, basis.radius):
+        table().zero_()
+        assert float(table().sum()) > 0
+    t = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
+    total = (law.moments(t).s2 * law.measurement.h * basis.multiplicity()).sum()
+    assert float(torch.autograd.grad(total, t)[0]) > 0
+
+
+def test_fusing_two_observations_with_next_to_no_noise_does_not_overflow():
+    """Variances of 1e-42 and 3e-42, states in float32: shares 3/4 and 1/4."""
+    m, n = (
+        Moments(*(torch.tensor([x], dtype=torch.float64) for x in (h, 0.0, s2))) for h, s2 in ((1, 1e-42), (2, 1.2e-41))
+    )
+    u, y = torch.tensor([1.0]), torch.tensor([4.0])
+    mean, law = fuse(u, m, y, n)
+    assert float(mean) == pytest.approx(1.25, rel=1e-6)
+    assert float(law.s2) == pytest.approx(0.75e-42, rel=1e-9)
+    erased = Moments(*(torch.tensor([x], dtype=torch.float64) for x in (0.0, 0.0, 1.0)))
+    assert [float(x) for x in fuse(u, m, y, erased)[1]] == pytest.approx([1.0, 0.0, 1e-42])
+    assert [float(x) for x in fuse(u, erased, y, erased)[1]] == [0.0, 0.0, 1.0]
+    assert float(fuse(u, erased, y, n)[0]) == 2.0
+
+
+def test_white_pixels_hold_the_mean_of_a_spectrum_over_all_frequencies():
+    """Half spectra count their inner columns twice: against the whole one."""
+    spectrum = Spectrum.power_law(0.0, 9.0, 0.1, 3.0)
+    for size in ((6, 4), (5, 7)):
+        whole = spectrum.on(Fourier(size, complex=True))
+        assert torch.allclose(spectrum.on(Pixel(size)), whole.mean().expand(size), rtol=1e-12)
 
 
 def degenerate(gain, noise):

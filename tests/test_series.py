@@ -14,9 +14,12 @@ import pytest
 import torch
 
 from data.made_files import make_slice
-from models import make_model
+from models import SPECTRUM, make_model
 from retrodict import InputError, NotCalibratedError
+from retrodict.bases import Fourier
 from retrodict.data import Image, OutputError
+from retrodict.processes.fourier import fourier
+from retrodict.processes.observation import noise_like
 from retrodict.tasks.batch import Interrupted, restore_all
 from retrodict.tasks.machine import usable_cores
 from retrodict.tasks.options import RestoreOptions
@@ -29,7 +32,7 @@ FAST = {"samples": 2, "steps": 1}
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("rough"), zero=False)
+    return make_model(tmp_path_factory.mktemp("zero"))
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +41,21 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr("retrodict.report.restoration.write", lambda _, path: path.write_text("<html>"))
 
 
-def pixels(seed=0, size=(24, 20)):
-    return np.random.default_rng(seed).normal(0, 100, size).astype(np.float32)
+SIZE = (60, 64)
 
 
-def save(folder, name="scan.npz", seed=0, size=(24, 20)):
+def pixels(seed=0, size=SIZE):
+    """What the instrument of the model measures, in HU: another image would be no posterior, and not be sampled."""
+    if len(size) == 3:
+        return np.stack([pixels(100 * seed + i, size[1:]) for i in range(size[0])])
+    process = fourier(Fourier(size))
+    basis, seeds = process.basis, torch.tensor([seed])
+    z = noise_like(torch.zeros(1, 1, *size, dtype=torch.float64), seeds, "data", 0)
+    x = basis.inverse(SPECTRUM.mean_on(basis) + SPECTRUM.on(basis).sqrt() * basis.forward(z)).float()
+    return (100 * process.pairing.simulate(x - 5, basis, seeds))[0, 0].numpy().astype(np.float32)
+
+
+def save(folder, name="scan.npz", seed=0, size=SIZE):
     folder.mkdir(exist_ok=True, parents=True)
     np.savez(folder / name, image=pixels(seed, size), spacing=[1.0] * len(size), unit="HU")
     return folder / name
@@ -172,7 +185,7 @@ def stopping_after(calls):
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_killed_series_goes_on_with_the_bits_of_one_that_was_not(tmp_path, model, keep):
-    source = save(tmp_path / "in", "s.npz", size=(4, 24, 20))
+    source = save(tmp_path / "in", "s.npz", size=(4, *SIZE))
     options = {**FAST, "keep_samples": keep}
     whole = restore(source, model=model, **options)
     with pytest.raises(KeyboardInterrupt):
@@ -192,7 +205,7 @@ def test_a_killed_series_goes_on_with_the_bits_of_one_that_was_not(tmp_path, mod
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 2}, {"samples": 3}])
 def test_slices_of_other_options_are_not_used(tmp_path, model, change):
-    source = save(tmp_path / "in", "s.npz", size=(3, 24, 20))
+    source = save(tmp_path / "in", "s.npz", size=(3, *SIZE))
     with pytest.raises(KeyboardInterrupt):
         restore(source, tmp_path / "out", model=model, watch=stopping_after(2), **FAST)
     again = restore(source, tmp_path / "out", model=model, **{**FAST, **change})
@@ -202,7 +215,7 @@ def test_slices_of_other_options_are_not_used(tmp_path, model, change):
 
 
 def test_a_damaged_slice_is_computed_again(tmp_path, model):
-    source = save(tmp_path / "in", "s.npz", size=(3, 24, 20))
+    source = save(tmp_path / "in", "s.npz", size=(3, *SIZE))
     with pytest.raises(KeyboardInterrupt):
         restore(source, tmp_path / "out", model=model, watch=stopping_after(4), **FAST)
     first = sorted((tmp_path / "out").rglob("item-*"))[0]
@@ -215,12 +228,12 @@ def test_a_damaged_slice_is_computed_again(tmp_path, model):
 def test_the_fingerprint_is_of_everything_that_changes_the_result(tmp_path, model):
     def of(image=None, used=model, **changes):
         job = Job.of(
-            image or Image(torch.zeros(1, 24, 20), "HU", (1.0, 1.0), "npz", ()), used, RestoreOptions(**changes), "a"
+            image or Image(torch.zeros(1, *SIZE), "HU", (1.0, 1.0), "npz", ()), used, RestoreOptions(**changes), "a"
         )
         return fingerprint(job.model, job.options, job.image, job.about)
 
-    other = make_model(tmp_path, zero=True)
-    image = Image(torch.zeros(1, 24, 20), "HU", (1.0, 1.0), "npz", ())
+    other = make_model(tmp_path, zero=False)
+    image = Image(torch.zeros(1, *SIZE), "HU", (1.0, 1.0), "npz", ())
     image.values[0, 3, 3] = 1e-6
     found = [of(), of(seed=1), of(keep_samples=True), of(spread="wiener"), of(image), of(used=other), of(tile=64)]
     assert len(set(found)) == len(found)
@@ -228,7 +241,7 @@ def test_the_fingerprint_is_of_everything_that_changes_the_result(tmp_path, mode
 
 
 def test_a_stopped_folder_says_what_was_done_and_goes_on(tmp_path, model):
-    for name, size in (("a", (24, 20)), ("b", (3, 24, 20)), ("c", (24, 20))):
+    for name, size in (("a", SIZE), ("b", (3, *SIZE)), ("c", SIZE)):
         save(tmp_path / "in", f"{name}.npz", size=size)
 
     def watch(name, done, total):
@@ -399,7 +412,7 @@ def test_arrays_are_restored_as_files_are(tmp_path, model, turn):
 def test_a_stack_of_slices_in_memory(tmp_path, model):
     stack = np.stack([pixels(i) for i in range(3)])
     result = restore(stack, tmp_path, name="stack", model=model, unit="HU", spacing=(1.0, 1.0), **FAST)
-    assert result.mean.values.shape == (1, 3, 24, 20)
+    assert result.mean.values.shape == (1, 3, *SIZE)
     assert (tmp_path / "stack_mean.npz").exists()
 
 
@@ -414,7 +427,7 @@ def test_an_array_without_unit_or_spacing_says_how_to_give_them(model):
 
 def test_what_prints_is_short(tmp_path, model):
     result = restore(save(tmp_path, "<b>.npz"), tmp_path / "out", model=model, **FAST)
-    assert repr(result).startswith("Restored('<b>', posterior, pixels 24 x 20, mean ")
+    assert repr(result).startswith("Restored('<b>', posterior, pixels 60 x 64, mean ")
     assert len(repr(result)) < 120
     assert "<b>" not in result._repr_html_()
     assert "posterior" in result._repr_html_()
@@ -453,22 +466,23 @@ def test_the_limits_of_a_container_count(tmp_path, monkeypatch, files, cores):
     assert usable_cores() == cores
 
 
-def test_a_large_image_is_forecast_and_runs_on_tiles(model, monkeypatch, caplog):
+def test_a_large_image_is_forecast_and_runs_on_tiles(tmp_path, monkeypatch, caplog):
     """With its limits brought down to the size of a test: the same image, and the record says what was done."""
     image = Image(torch.from_numpy(pixels(size=(96, 64)))[None], "HU", (1.0, 1.0), "npz", ())
-    whole = restore(image, model=model, **FAST)
+    model = make_model(tmp_path, zero=False)
+    whole = restore(image, model=model, point=True, **FAST)
     assert "forecast" not in whole.details
     assert whole.details["sampling"]["tile"] is None
     monkeypatch.setattr("retrodict.tasks.forecast.LARGE", 100)
     monkeypatch.setattr("retrodict.tasks.forecast.NETWORK_MEMORY", 1_000_000)
-    tiled = restore(image, model=model, **FAST)
+    tiled = restore(image, model=model, point=True, **FAST)
     assert tiled.details["sampling"]["tile"] == 64
     assert tiled.details["forecast"]["bytes"] > 0
     assert "tiles of 64 pixels" in caplog.text
     assert torch.allclose(whole.mean.values, tiled.mean.values, atol=1e-2)
     monkeypatch.setattr("retrodict.tasks.forecast.free_memory", lambda: 1_000_000)
     with pytest.raises(InputError, match="free memory"):
-        restore(image, model=model, watch=no_work, **FAST)
+        restore(image, model=model, point=True, watch=no_work, **FAST)
 
 
 # ---- words of where the user stands ----------------------------------------------------------------------------------

@@ -116,10 +116,10 @@ def test_only_even_slice_locations_give_a_distance(tmp_path, places, known):
 
 
 def test_resolution_of_a_tiff_is_that_of_its_axes(tmp_path):
-    """100 pixels an inch across and 50 down: 0.254 mm and 0.508 mm."""
+    """254 pixels an inch across and 127 down: 0.1 mm and 0.2 mm."""
     tifffile = pytest.importorskip("tifffile")
-    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 6), np.float32), resolution=(100, 50), resolutionunit=2)
-    assert read(tmp_path / "a.tif").spacing == pytest.approx((0.508, 0.254))
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 6), np.float32), resolution=(254, 127), resolutionunit=2)
+    assert read(tmp_path / "a.tif").spacing == pytest.approx((0.2, 0.1))
 
 
 def test_hu_are_clipped_to_what_twelve_bits_hold(tmp_path):

@@ -212,7 +212,7 @@ def test_tiff_with_alpha_of_other_axes_or_of_other_numbers_is_refused(tmp_path):
 def test_png_keeps_its_depth_for_whole_values_and_becomes_tiff_otherwise(tmp_path, dtype):
     array = np.arange(63, dtype=dtype).reshape(7, 9) * (200 if dtype == np.uint16 else 4)
     pillow.fromarray(array).save(tmp_path / "in.png")
-    refused("in.png", "no spacing", "Give spacing=(dy, dx)", path=tmp_path / "in.png")
+    refused("in.png", "no spacing", "Give spacing=(", path=tmp_path / "in.png")
     source = read(tmp_path / "in.png", spacing=(0.7, 0.5))
     assert np.array_equal(source.values[0], array.astype(np.float32))
     (same,) = write(source, tmp_path / "same.png", like=source, role="mean", description="")

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from retrodict._check import InputError
-from retrodict.metrics.noise import autocorrelation, noise_fields, noise_spectrum, ring_average, whiteness
-from retrodict.metrics.regions import Region, check_uniform, cut, find_uniform
+from retrodict.metrics.noise import (
+    autocorrelation,
+    noise_fields,
+    noise_spectrum,
+    ring_average,
+    ring_sizes,
+    whiteness,
+)
+from retrodict.metrics.overlap import independent_regions
+from retrodict.metrics.regions import Region, check_uniform, cut, find_uniform, roughness
 
 D = 0.7  # mm
 
@@ -152,3 +160,100 @@ def test_too_little_is_an_error():
         noise_fields(x[None], "ensemble")
     with pytest.raises(InputError, match="leaves the image"):
         cut(x, [Region(0, 0, 10, 32)])
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_bands_of_few_regions_cover(count):
+    hits = []
+    for seed in range(60):
+        fields, nps = colored(count, 32, seed)
+        s = noise_spectrum(fields, D, how="mean", bootstrap=200, seed=seed)
+        truth = ring_average(nps, D)[1]
+        hits.append(((s.lower <= truth) & (truth <= s.upper)).double().mean())
+    assert 0.91 < float(torch.stack(hits).mean()) < 0.99
+
+
+def test_a_level_that_scatters_between_regions_widens_the_band():
+    fields, _ = colored(12, 32, 0)
+    level = torch.linspace(0.6, 1.4, 12, dtype=torch.float64)[:, None, None]
+    even, uneven = (noise_spectrum(f, D, how="mean") for f in (fields, level * fields))
+    width = [(s.upper / s.lower).log()[8:].mean() for s in (even, uneven)]
+    assert float(width[1] / width[0]) > 2
+
+
+def test_rings_beyond_the_lower_nyquist_frequency_are_kept_and_counted():
+    plane = torch.ones(32, 32, dtype=torch.float64)
+    frequency, value = ring_average(plane, (2.0, 0.5))
+    assert float(frequency[-1]) == pytest.approx(1.0)
+    assert torch.equal(value, torch.ones_like(value))
+    assert int(ring_sizes((32, 32), (2.0, 0.5)).sum()) <= 32 * 32
+
+
+def test_the_average_frequency_of_white_noise_is_the_middle_of_its_rings():
+    z = torch.randn(200, 32, 32, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    s = noise_spectrum(3 * z, D, how="mean")
+    assert s.sd == pytest.approx(3, rel=0.01)
+    assert s.average_frequency == pytest.approx(float(s.frequency.mean()), rel=0.01)
+
+
+def test_overlapping_squares_and_slices_count_as_what_they_are_worth():
+    z = torch.randn(20, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    apart = [Region(k, 0, 32 * (k % 2), 32) for k in range(16)]
+    free, along = independent_regions([z], [apart])
+    assert (free, along) == (16, [])
+    smooth = torch.stack([z[k : k + 5].sum(0) for k in range(16)])
+    same = [Region(k, r, c, 32) for k in range(16) for r in (0, 32) for c in (0, 32)]
+    free, along = independent_regions([smooth], [same])
+    assert along[:4] == pytest.approx([0.8, 0.6, 0.4, 0.2], abs=0.05)
+    pairs = sum(max(0.0, 1 - abs(i - j) / 5) ** 2 for i in range(16) for j in range(16))
+    assert free == pytest.approx(4 * 16**2 / pairs, rel=0.1)
+    half = independent_regions([z], [[Region(0, 0, 0, 32), Region(0, 0, 16, 32)]])[0]
+    assert half == pytest.approx(4 / 2.5)
+
+
+def test_slices_that_share_data_are_not_more_proof_against_whiteness():
+    z = torch.randn(30, 32, 32, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    repeated = z.repeat_interleave(8, 0)
+    told, untold = (whiteness(repeated, independent=n) for n in (30.0, None))
+    assert told.p_value == pytest.approx(whiteness(z).p_value, abs=1e-6)
+    assert untold.statistic == pytest.approx(8 * told.statistic)
+
+
+def skull(slices=3):
+    """A ring of bone and a textured surrounding, and one uniform place of 48 pixels in each slice."""
+    draw = torch.Generator().manual_seed(2)
+    y, x = torch.meshgrid(torch.arange(192.0) - 96, torch.arange(192.0) - 96, indexing="ij")
+    r = torch.hypot(y, x).double()
+    texture = 400 * torch.sin(0.7 * x + 0.02 * y**2).double() * torch.cos(0.9 * y).double()
+    image = torch.where(r < 36, 40.0, torch.where(r < 60, 900.0, torch.where(r < 80, texture, -300 + texture)))
+    return image + 4 * torch.randn(slices, 192, 192, generator=draw, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_squares_across_bone_and_in_texture_are_not_found(size):
+    image = skull()
+    regions = find_uniform(image, size)
+    assert len(regions) >= 2
+    for r in regions:
+        corners = [(a, b) for a in (r.row - 96, r.row + size - 97) for b in (r.column - 96, r.column + size - 97)]
+        inside = max(math.hypot(a, b) for a, b in corners) < 37
+        bone = all(35 < math.hypot(a, b) < 61 for a, b in corners)
+        assert inside or bone
+    assert float(cut(image, regions).std((-2, -1)).mean()) == pytest.approx(4, rel=0.15)
+
+
+def test_an_image_of_edges_alone_is_refused():
+    x = torch.arange(160)
+    bars = 400.0 * ((x // 11) % 2)[None, None].double().expand(2, 160, 160)
+    noise = 4 * torch.randn(2, 160, 160, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    with pytest.raises(InputError, match="hold nothing but noise"):
+        find_uniform(bars + noise, 32)
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_noise_is_not_rough_whatever_its_color(size):
+    fields, _ = colored(300, 64, 7)
+    white = torch.randn(300, 64, 64, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    for x in (fields, white):
+        limit = torch.tensor([1 + 8 * k / size for k in (1, 2, 4) if size // k >= 4], dtype=torch.float64)
+        assert float((roughness(x[:, :size, :size]) > limit).any(1).double().mean()) < 0.02

@@ -65,12 +65,15 @@ class Basis(ABC):
         """Coefficients `(..., *K)` to image `(..., *N)`; the adjoint of `forward`."""
 
     def multiplicity(self) -> Tensor:
-        """Real degrees of freedom behind each coefficient, `(*K)` float64; they sum to those of the image."""
-        return _multiplicity(self)
+        """Real degrees of freedom behind each coefficient, `(*K)` float64; they sum to those of the image.
+
+        The caller's own copy, as of `radius`: the table itself is shared by all that use an equal basis.
+        """
+        return _multiplicity(self).clone()
 
     def radius(self) -> Tensor:
         """Spatial frequency |f| in cycles/mm of each coefficient, `(*K)` float64 (0 where it has none)."""
-        return _radius(self)
+        return _radius(self).clone()
 
     def energy(self, u: Tensor) -> Tensor:
         """Mean square of the real degrees of freedom behind each coefficient, of u `(..., *K)`."""
@@ -121,11 +124,13 @@ class Basis(ABC):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # a table outlives the call that first asks for it
 def _multiplicity(basis: Basis) -> Tensor:
     return basis._count()
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
 def _radius(basis: Basis) -> Tensor:
     return basis._frequency()
 
@@ -221,6 +226,7 @@ class Fourier(Basis):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
 def _matrix(n: int, dtype: torch.dtype = torch.float64, device: str = "cpu") -> Tensor:
     """Orthonormal DCT-II matrix `(n, n)`; row k is the k-th cosine."""
     k = torch.arange(n, dtype=torch.float64, device="cpu")

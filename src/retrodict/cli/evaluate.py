@@ -28,6 +28,10 @@ def evaluate(
     ] = None,
     measured: Annotated[str | None, typer.Option(help="Image or folder of measured images.")] = None,
     data_range: Annotated[float | None, typer.Option(help="For PSNR and SSIM (2000 for HU).")] = None,
+    patients: Annotated[
+        str | None,
+        typer.Option(help="Which images are of one patient: dicom, folder, or a regular expression of their names."),
+    ] = None,
     unit: Unit = None,
     spacing: Spacing = None,
     force: Force = False,
@@ -39,7 +43,7 @@ def evaluate(
 
     check_folder(output, force=force)
     if config is not None:
-        if truth or method or measured:
+        if truth or method or measured or patients:
             raise InputError("evaluate", "a configuration and options", "one of the two")
         settings, base = load_evaluation(config)
     else:
@@ -50,6 +54,7 @@ def evaluate(
             "measured": measured,
             "methods": [{"name": n, "path": p} for n, p in map(_pair, method)],
             "data_range": data_range,
+            "patients": patients,
             "unit": unit,
             "spacing": numbers("--spacing", spacing),
         }
@@ -72,14 +77,23 @@ def _pair(text: str) -> tuple[str, str]:
 def _table(record: dict[str, Any]) -> Table:
     from retrodict.tasks.evaluate_metrics import METRICS
 
-    table = Table(title=f"{record['images']} images, errors in {plain(record['unit'])}")
+    between = (
+        ""
+        if all(f["sd"] is None for m in record["methods"] for f in m["summary"].values())
+        else (f"; ± standard deviation between {record['items']}")
+    )
+    table = Table(title=f"{record['who']}; errors in {plain(record['unit'])}{between}")
     table.add_column("method")
     columns = [c for c in record["columns"] if c not in ("bias", "cover68")]  # a terminal is narrow; the files have all
     for column in columns:
         table.add_column(METRICS[column].title, justify="right")
     for m in record["methods"]:
-        values = [m["summary"].get(c, {}).get("value") for c in columns]
-        table.add_row(
-            plain(m["name"]), *("" if v is None else f"{v:.3g}" if abs(v) < 1000 else f"{v:.0f}" for v in values)
-        )
+        table.add_row(plain(m["name"]), *(_cell(m["summary"].get(c)) for c in columns))
     return table
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    if found is None or found["value"] is None:
+        return ""
+    text = f"{found['value']:.3g}" if abs(found["value"]) < 1000 else f"{found['value']:.0f}"
+    return text if found["sd"] is None else f"{text} ± {found['sd']:.2g}"

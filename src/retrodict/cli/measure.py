@@ -37,7 +37,8 @@ def nps(
     size: Annotated[int, typer.Option(help="Side of a region in pixels, even.")] = 32,
     count: Annotated[int, typer.Option(help="Regions to look for.")] = 64,
     region: Annotated[
-        list[str] | None, typer.Option(help="First pixel of a region, row,column or slice,row,column (repeatable).")
+        list[str] | None,
+        typer.Option(help="First pixel of a region in the file, row,column or slice,row,column (repeatable)."),
     ] = None,
     slices: Slices = None,
     detrend: Annotated[str, typer.Option(help="poly2 or mean, for one scan.")] = "poly2",
@@ -66,7 +67,7 @@ def mtf(
     output: Json,
     kind: Annotated[str, typer.Option(help="edge (tilted, straight), disc (its rim), wire, bead.")] = "edge",
     region: Annotated[
-        str | None, typer.Option(help="Rows and columns that hold it, first:last+1,first:last+1.")
+        str | None, typer.Option(help="Rows and columns of the file that hold it, first:last+1,first:last+1.")
     ] = None,
     slices: Slices = None,
     diameter: Annotated[float, typer.Option(help="Diameter of the wire or bead in mm.")] = 0.0,

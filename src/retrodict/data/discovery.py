@@ -28,11 +28,13 @@ class LeftOut:
 
     failed : it is an image by its content or its extension and cannot be opened, or a folder that cannot be searched;
         False for what is left out on purpose: no image, hidden, made by this program, or found a second time.
+    error : what was raised on opening it, where something was.
     """
 
     path: Path
     reason: str
     failed: bool = False
+    error: InputError | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         """The path and the reason in one line."""
@@ -52,7 +54,7 @@ def discover(path: str | Path, *, results: bool = False) -> list[Source]:
     found = find(path, results=results)
     failed = next((left for left in found.left_out if left.failed), None)
     if failed is not None:
-        raise InputError(failed.path, failed.reason, "a file that can be opened")
+        raise failed.error or InputError(failed.path, failed.reason, "a file that can be opened")
     return list(found.sources)
 
 
@@ -202,7 +204,7 @@ class _Search:
                 self.series.setdefault((row.name, key[0]), []).append(path)
                 self.numbers.setdefault((row.name, key[0]), key[1])
         except InputError as error:
-            self.left.append(LeftOut(path, f"found {error.found}; expected {error.expected}", failed=True))
+            self.left.append(LeftOut(path, f"found {error.found}; expected {error.expected}", True, error))
 
     def _series_sources(self) -> Iterator[Source]:
         """Name each series after its folder, with the series number where the folder holds more than one."""

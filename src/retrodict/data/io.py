@@ -66,7 +66,7 @@ def _single(path: Path) -> Source:
         return sources[0]
     failed = [left for left in found.left_out if left.failed]
     if failed and not sources:
-        raise InputError(failed[0].path, failed[0].reason, "a file that can be opened")
+        raise failed[0].error or InputError(failed[0].path, failed[0].reason, "a file that can be opened")
     count = f"{len(sources)} images or series" + (": " + ", ".join(s.name for s in sources[:6]) if sources else "")
     lost = summarized(found.left_out) if not sources else []
     hint = "Give the path of one of them." if sources else "Left out: " + "; ".join(lost) + "." if lost else ""

@@ -32,9 +32,9 @@ def ellipses(seed: int, side: int = 128, spacing: float = 1.0) -> Image:
         return low + (high - low) * next(draws)
 
     fine = side * OVERSAMPLING
-    axis = (torch.arange(fine, dtype=torch.float64) + 0.5) / fine * 2 - 1
+    axis = (torch.arange(fine, dtype=torch.float64, device="cpu") + 0.5) / fine * 2 - 1
     y, x = axis[:, None], axis[None, :]
-    values = torch.full((fine, fine), -1000.0, dtype=torch.float64)
+    values = torch.full((fine, fine), -1000.0, dtype=torch.float64, device="cpu")
     height, width = between(0.6, 0.8), between(0.75, 0.93)
     body = _inside(y, x, 0.0, 0.0, height, width, between(-0.2, 0.2))
     values[body] = -100.0  # fat under the skin

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from retrodict.processes.process import Process
 
 __all__ = [
     "Denoiser",
+    "ErrorLaw",
     "Estimate",
     "FunctionDenoiser",
     "GaussianDenoiser",
@@ -44,17 +45,23 @@ class Estimate(NamedTuple):
     spread: Spread | None
 
 
+ErrorLaw = Literal["own", "wiener", "none"]
+"""Whose law a denoiser states for its error."""
+
+
 class Denoiser(ABC):
     """E[x_0 | x_t, cond] as a function; nothing asks what it is made of.
 
     `process`: whose states it denoises.  `spectrum`: mean and power of the data where known, for rules that are exact
-    in the Gaussian part.  `multiple`: every axis of an image has to be a multiple of it.  It knows no plan, no seed
-    and no file.
+    in the Gaussian part.  `multiple`: every axis of an image has to be a multiple of it.  `error_law`: whose law the
+    error of `estimate` has: its "own" (exact, or learned), that of the "wiener" filter of the spectrum, or "none".
+    It knows no plan, no seed and no file.
     """
 
     process: Process
     spectrum: Spectrum | Tensor | None = None
     multiple: int = 1
+    error_law: ErrorLaw = "own"
 
     @abstractmethod
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
@@ -189,6 +196,7 @@ class GaussianDenoiser(Observer):
             raise InputError("GaussianDenoiser mean", "one beside a Spectrum", "none: the Spectrum holds it")
 
     @cached_property
+    @torch.inference_mode(mode=False)  # tables outlive the call that first asks for them
     def _tables(self) -> tuple[Tensor, Tensor]:
         basis = self.process.basis
         if isinstance(self.spectrum, Spectrum):
@@ -264,6 +272,11 @@ class FunctionDenoiser(Denoiser):
     process: Process
     spectrum: Spectrum | None = None
     sees: bool = False
+
+    @property
+    def error_law(self) -> ErrorLaw:  # type: ignore[override]
+        """That of the Wiener filter, where a spectrum is known: the function tells none."""
+        return "none" if self.spectrum is None else "wiener"
 
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """D with the error variance of the Gaussian part, where a spectrum is known."""

@@ -17,6 +17,7 @@ from retrodict._check import InputError, choice
 from retrodict.bases import Basis
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import (
+    ErrorLaw,
     Estimate,
     GaussianDenoiser,
     LinearEstimate,
@@ -179,14 +180,17 @@ class NetDenoiser(Observer):
             object.__setattr__(self, "unit", float(power.sqrt()))
 
     @cached_property
+    @torch.inference_mode(mode=False)
     def _power(self) -> Tensor:
         return self.spectrum.on(self.process.basis)  # type: ignore[union-attr]
 
     @cached_property
+    @torch.inference_mode(mode=False)
     def _mean(self) -> Tensor:
         return self.spectrum.mean_on(self.process.basis)  # type: ignore[union-attr]
 
     @cached_property
+    @torch.inference_mode(mode=False)
     def filters(self) -> Tensor | None:
         """Octave filters of the predicted variances, or None where the network predicts none."""
         return band_filters(self.process.basis, self.bands) if self.bands else None
@@ -207,6 +211,11 @@ class NetDenoiser(Observer):
     def multiple(self) -> int:  # type: ignore[override]
         """Every image axis has to be a multiple of the stride of the network."""
         return self.net.stride
+
+    @property
+    def error_law(self) -> ErrorLaw:  # type: ignore[override]
+        """Its own where the network has learned one (`spread` "local" or "uncalibrated")."""
+        return {"wiener": "wiener", "none": "none"}.get(str(self.spread), "own")  # type: ignore[return-value]
 
     def on(self, size: Sequence[int]) -> NetDenoiser:
         """The same network on another grid of the same spacing; weights are shared."""

@@ -13,7 +13,14 @@ from torch import Tensor
 from retrodict._check import InputError, choice
 from retrodict.bases import Basis, Stack
 from retrodict.bases.spectrum import Spectrum
-from retrodict.denoisers.denoiser import Denoiser, Estimate, GaussianDenoiser, Observer, check_state
+from retrodict.denoisers.denoiser import (
+    Denoiser,
+    ErrorLaw,
+    Estimate,
+    GaussianDenoiser,
+    Observer,
+    check_state,
+)
 from retrodict.denoisers.spread import SpectralSpread, Spread
 from retrodict.processes.observation import Cond, Moments, fuse, wiener
 from retrodict.processes.process import Law, Process
@@ -41,6 +48,11 @@ class Wrapper(Denoiser):
     def multiple(self) -> int:  # type: ignore[override]
         """That of the inner denoiser."""
         return self.inner.multiple
+
+    @property
+    def error_law(self) -> ErrorLaw:  # type: ignore[override]
+        """That of the inner denoiser."""
+        return self.inner.error_law
 
     def prior(self) -> tuple[Tensor, Tensor] | None:
         """That of the inner denoiser."""
@@ -80,6 +92,11 @@ class Guided(Wrapper):
             raise InputError("Guided free", "a denoiser of another process", "one of the same states, unconditional")
         if other.pairing.sees:
             raise InputError("Guided free", "a denoiser that needs the measurement", "an unconditional one")
+
+    @property
+    def error_law(self) -> ErrorLaw:  # type: ignore[override]
+        """That of the inner denoiser, or none where its answer is changed."""
+        return self.inner.error_law if self.weight == 1.0 else "none"
 
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """Both denoisers at the state, the second without the condition."""
@@ -176,6 +193,11 @@ class Respread(Wrapper):
         choice("spread", self.kind, ("wiener", "none"))
         if self.kind == "wiener" and self.inner.prior() is None:
             raise InputError("spread 'wiener'", "a denoiser without a spectrum", "one that knows the data spectrum")
+
+    @property
+    def error_law(self) -> ErrorLaw:  # type: ignore[override]
+        """The chosen one: no inner denoiser has stated it of itself."""
+        return "none" if self.kind == "none" else "wiener"
 
     def gaussian(self) -> Denoiser | None:
         """The twin itself, whose error law is that of the Wiener filter."""

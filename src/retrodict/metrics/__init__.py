@@ -8,6 +8,7 @@ from retrodict.metrics.fidelity import mse, psnr, rmse
 from retrodict.metrics.frequency import detrend, nps, radial
 from retrodict.metrics.misfit import DataMisfit, data_misfit
 from retrodict.metrics.noise import NoiseSpectrum, Whiteness, autocorrelation, noise_spectrum, whiteness
+from retrodict.metrics.overlap import independent_regions
 from retrodict.metrics.ranks import STATISTICS, RankHistogram, rank_histogram, ranks, simulation_based_calibration
 from retrodict.metrics.regions import Region, check_uniform, find_uniform
 from retrodict.metrics.reliability import (
@@ -70,6 +71,7 @@ __all__ = [
     "edge_mtf",
     "find_uniform",
     "hotelling_from_samples",
+    "independent_regions",
     "known_system",
     "mse",
     "neq",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict.metrics._arrays import same_shape
 
-__all__ = ["central_factor", "coverage", "z_scores"]
+__all__ = ["central_factor", "coverage", "student_within", "z_scores"]
 
 
 def z_scores(mean: Tensor, sd: Tensor, truth: Tensor) -> Tensor:
@@ -68,11 +68,30 @@ def _three(mean: Tensor, sd: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Ten
     return m, s, t
 
 
+@lru_cache(maxsize=256)
 def _student(level: float, dof: int) -> float:
-    """Two-sided Student quantile; with x = sqrt(dof) tan(a) the density is cos(a)^(dof - 1), smooth on [0, pi/2)."""
-    if dof > 5000:  # nearer to the normal than the grid below resolves
+    """Two-sided Student quantile: |t| is below it with probability `level`."""
+    if dof > 5000:  # the normal law to five digits
         return NormalDist().inv_cdf((1 + level) / 2)
-    angle = np.linspace(0, np.pi / 2, 200_001)
-    density = np.cos(angle) ** (dof - 1)
-    mass = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(dof) * math.tan(float(np.interp(level, mass / mass[-1], angle)))
+    low, high = 0.0, math.pi / 2  # of the angle atan(t / sqrt(dof))
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _within(middle, dof) < level else (low, middle)
+    return math.sqrt(dof) * math.tan(0.5 * (low + high))
+
+
+def student_within(t: float, dof: int) -> float:
+    """Probability that Student's |t| with `dof` degrees of freedom is below `t`."""
+    return _within(math.atan(abs(t) / math.sqrt(dof)), dof)
+
+
+def _within(angle: float, dof: int) -> float:
+    """The finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4, at t = sqrt(dof) tan(angle)."""
+    sine, square = math.sin(angle), math.cos(angle) ** 2
+    term = total = math.cos(angle) if dof % 2 else 1.0
+    for k in range(3 if dof % 2 else 2, dof - 1, 2):
+        term *= square * (k - 1) / k
+        total += term
+    if dof % 2 == 0:
+        return sine * total
+    return 2 / math.pi * (angle + (sine * total if dof > 1 else 0.0))

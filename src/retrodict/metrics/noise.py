@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
 from retrodict._random import key
 from retrodict.metrics._arrays import double
-from retrodict.metrics.bootstrap import stretch
 from retrodict.metrics.frequency import Spacing, _pair, detrend
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "noise_fields",
     "noise_spectrum",
     "ring_average",
+    "ring_sizes",
     "whiteness",
 ]
 
@@ -33,7 +35,7 @@ SURFACE = {"mean": 1, "poly2": 6}  # parameters that a detrending takes from eve
 class NoiseSpectrum:
     """A measured NPS: `frequency` (n,) in cycles/mm, `value`, `lower`, `upper` (n,) and `plane` (H, W) in unit^2 mm^2.
 
-    `lower`, `upper`: 95 % band, bootstrap over regions.  `plane` is in the order of `torch.fft.fft2`.  `variance`
+    `lower`, `upper`: 95 % band.  `plane` is in the order of `torch.fft.fft2`.  `variance`
     (unit^2) is the mean square of the detrended fields and equals sum(plane) du dv; `integral_error` is the relative
     difference found (round-off, unless a window was used).  Below `reliable_from` (cycles/mm) the finite region leaks
     and detrending removes: do not compare with truth there.
@@ -98,6 +100,7 @@ def noise_spectrum(
     *,
     how: Detrend = "poly2",
     window: Literal["none", "hann"] = "none",
+    independent: float | None = None,
     bootstrap: int = 400,
     seed: int = 0,
 ) -> NoiseSpectrum:
@@ -106,7 +109,12 @@ def noise_spectrum(
     NPS(u, v) = dy dx / (H W) < |FFT(field)|^2 >, two-sided, in unit^2 mm^2 (ICRU Report 87, 2012; AAPM TG-233, 2019),
     over the fields of `noise_fields`; a Hann window is divided by the mean of its square.  The radial curve has rings
     of width df = 1 / (N d) centered on k df, k = 1 ... up to Nyquist; H and W must be even so that it gets there.
-    Bands: percentile bootstrap over regions (over repeats where there are fewer than 4 regions).
+    With unlike spacings the rings beyond the lower Nyquist frequency hold the directions that the grid has.
+
+    Bands: the law of the periodogram, chi^2 with as many degrees of freedom as a ring has samples and the regions are
+    independent, and a level that scatters between regions by what their variances differ beyond chi^2; `bootstrap`
+    draws of it.  This holds for few regions, where resampling them does not.  `independent`: how many regions count,
+    where they overlap or lie in slices that do (`independent_regions`); None: all.
     """
     choice("window", window, ("none", "hann"))
     x = double("regions", regions)
@@ -125,7 +133,9 @@ def noise_spectrum(
     integral = float(plane.sum()) / (height * dy * width * dx)
     frequency, value = ring_average(plane, (dy, dx))
     units = _units(spectra, how, x)
-    lower, upper = _band(units, (dy, dx), bootstrap, seed)
+    share = 1.0 if independent is None else independent / x.shape[-3]
+    free = len(fields) * share * (1 - 1 / len(x) if how == "ensemble" else 1.0)
+    lower, upper = _band(value, units, free, (dy, dx), window, bootstrap, seed)
     df = max(1 / (height * dy), 1 / (width * dx))
     return NoiseSpectrum(
         frequency, value, lower, upper, plane, (dy, dx), len(fields), variance, integral / variance - 1, 4 * df
@@ -148,17 +158,43 @@ def _units(spectra: Tensor, how: str, x: Tensor) -> Tensor:
     return by.mean(0) if x.shape[1] >= 4 else by.mean(1)
 
 
-def _band(units: Tensor, spacing: tuple[float, float], count: int, seed: int) -> tuple[Tensor, Tensor]:
+def _band(
+    value: Tensor, units: Tensor, free: float, spacing: tuple[float, float], window: str, count: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """95 % band of a radial curve (n,): value over the quantiles of gamma variates of its relative variance.
+
+    `units` (B, H, W): spectra of regions, `free`: independent fields behind all of them.  A Hann window correlates
+    neighbors along a ring: its samples count 18/35 (ratio of its moments, (3/8)^2 / (35/128)).
+    """
     if len(units) < 2:
         raise InputError("regions", "one region", "at least 2 for a confidence band", "Add regions or repeated scans.")
-    curves = torch.stack([ring_average(u, spacing)[1] for u in units])
-    draw = torch.Generator().manual_seed(key(seed, "bootstrap"))
-    pick = torch.randint(len(units), (count, len(units)), generator=draw, device="cpu")
-    means = curves[pick].mean(1)
-    center = curves.mean(0)
-    means = center + (means - center) * stretch(len(units))
-    quantiles = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0)
-    return quantiles[0].clamp_min(0.0), quantiles[1]
+    thinned = 18 / 35 if window == "hann" else 1.0
+    plane, level = units.mean(0), units.mean((-2, -1))
+    # a plane of few fields is rough: <P^2> = S^2 (1 + 1 / n)
+    whole = float(plane.sum()) ** 2 / float(plane.square().sum()) * (1 + 1 / free) * thinned
+    excess = max(float(level.var() / level.mean().square()) - 2 * len(units) / (whole * free), 0.0)
+    size = ring_sizes(plane.shape, spacing)
+    variance = 2 / (size * thinned * free) + excess / len(units) * max(1.0, len(units) / free)
+    draw = np.random.default_rng(key(seed, "bootstrap"))
+    shape = (1 / variance).numpy()
+    ratio = torch.from_numpy(draw.standard_gamma(shape, (count, len(shape))) / shape)
+    low, high = torch.quantile(ratio, torch.tensor([0.025, 0.975], dtype=torch.float64, device="cpu"), dim=0)
+    return value / high, value / low
+
+
+def ring_sizes(shape: Sequence[int], spacing: Spacing) -> Tensor:
+    """How many samples each ring of `ring_average` holds (n,)."""
+    ring, last = _rings(shape, *_pair(spacing))
+    size = torch.bincount(ring[(ring >= 1) & (ring <= last)], minlength=last + 1)[1:]
+    return size[size > 0].double()
+
+
+def _rings(shape: Sequence[int], dy: float, dx: float) -> tuple[Tensor, int]:
+    """Ring of every sample of a plane (H, W), and the last one that counts."""
+    v = torch.fft.fftfreq(shape[-2], dy, dtype=torch.float64, device="cpu")
+    u = torch.fft.fftfreq(shape[-1], dx, dtype=torch.float64, device="cpu")
+    df = max(1 / (shape[-2] * dy), 1 / (shape[-1] * dx))
+    return (torch.hypot(v[:, None], u[None, :]) / df + 0.5).floor().long(), round(0.5 / min(dy, dx) / df)
 
 
 def ring_average(plane: Tensor, spacing: Spacing) -> tuple[Tensor, Tensor]:
@@ -167,11 +203,8 @@ def ring_average(plane: Tensor, spacing: Spacing) -> tuple[Tensor, Tensor]:
     df = 1 / (N d) of the shorter side; corners beyond Nyquist and the zero frequency are left out.
     """
     dy, dx = _pair(spacing)
-    v = torch.fft.fftfreq(plane.shape[-2], dy, dtype=torch.float64, device="cpu")
-    u = torch.fft.fftfreq(plane.shape[-1], dx, dtype=torch.float64, device="cpu")
     df = max(1 / (plane.shape[-2] * dy), 1 / (plane.shape[-1] * dx))
-    last = round(0.5 / min(dy, dx) / df)
-    ring = (torch.hypot(v[:, None], u[None, :]) / df + 0.5).floor().long()
+    ring, last = _rings(plane.shape, dy, dx)
     inside = (ring >= 1) & (ring <= last)
     size = torch.bincount(ring[inside], minlength=last + 1)[1:]
     total = torch.bincount(ring[inside], plane[inside], last + 1)[1:]
@@ -225,12 +258,14 @@ class Whiteness:
         return self.p_value > 0.01
 
 
-def whiteness(regions: Tensor, *, how: Detrend = "poly2", reach: int = 3) -> Whiteness:
+def whiteness(
+    regions: Tensor, *, how: Detrend = "poly2", reach: int = 3, independent: float | None = None
+) -> Whiteness:
     """Is the noise of uniform regions white?  Box-Pierce over all lags up to `reach` pixels.
 
     Under white noise the correlations r_l are independent N(0, 1 / pairs_l); Q = sum_l pairs_l (r_l - b_l)^2 over half
     of the plane (Box and Pierce, J. Am. Stat. Assoc. 65, 1970).  b_l is what subtracting a mean or a surface brings in
-    by itself, -sum_i P_{i,i+l} with P the projection onto the surface.
+    by itself, -sum_i P_{i,i+l} with P the projection onto the surface.  `independent` as in `noise_spectrum`.
     """
     x = double("regions", regions)
     fields, _ = noise_fields(x, how)
@@ -248,6 +283,7 @@ def whiteness(regions: Tensor, *, how: Detrend = "poly2", reach: int = 3) -> Whi
     half[:reach] = False
     half[reach, : reach + 1] = False
     repeats = 1.0 if how != "ensemble" else 1 - 1 / len(x)  # fields of an ensemble sum to zero: fewer are free
+    repeats *= 1.0 if independent is None else independent / x.shape[-3]
     statistic = float((pairs * correlation.square())[half].sum()) * repeats
     dof = int(half.sum())
     p = float(

@@ -100,17 +100,17 @@ def fuse(u: Tensor, m: Moments, y: Tensor, n: Moments) -> tuple[Tensor, Moments]
     Precisions h^2/s^2 add: the fused observation has gain 1 and variance 1 / (1/r_u + 1/r_y).  A noise-free one wins;
     where both are erased nothing is known: gain 0, variance 1, value 0.
     """
-    weights = [ratio(part.h**2, part.s2) for part in (m, n)]
-    exact = [(part.s2 == 0) & (part.h != 0) for part in (m, n)]
-    total = weights[0] + weights[1]
-    value = sum(ratio(part.h, part.s2).to(u.real) * v for part, v in ((m, u), (n, y)))
-    mean = ratio(torch.ones_like(total), total).to(u.real) * value
-    for part, v, known in ((n, y, exact[1]), (m, u, exact[0])):
-        mean = torch.where(known, ratio(torch.ones_like(part.h), part.h).to(u.real) * v, mean)
-    either = exact[0] | exact[1]
-    nothing = ~either & (total == 0)
-    variance = torch.where(either, 0.0, torch.where(nothing, 1.0, ratio(torch.ones_like(total), total)))
-    return mean, Moments(torch.where(nothing, 0.0, torch.ones_like(total)), torch.zeros_like(total), variance)
+    a, b = clock(m), clock(n)
+    known, other = ~torch.isinf(a), ~torch.isinf(b)
+    total = torch.where(known, a, 0.0) + torch.where(other, b, 0.0)
+    # shares of u and y; the precisions themselves, 1/r, overflow where there is next to no noise
+    first = torch.where(known, torch.where(other, ratio(b, total, otherwise=1.0), 1.0), 0.0)
+    second = torch.where(other, torch.where(known, ratio(a, total), 1.0), 0.0)
+    gains = (ratio(share, part.h).to(u.real) for share, part in ((first, m), (second, n)))
+    mean = sum(gain * v for gain, v in zip(gains, (u, y), strict=True))
+    nothing = ~known & ~other
+    variance = torch.where(nothing, 1.0, torch.where(known, first * torch.where(known, a, 0.0), b))
+    return mean, Moments(torch.where(nothing, 0.0, torch.ones_like(total)), torch.zeros_like(total), variance)  # type: ignore[return-value]
 
 
 def log_density(basis: Basis, difference: Tensor, variance: Tensor) -> Tensor:
@@ -135,6 +135,7 @@ Kind = Literal["none", "terminal", "external"]
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)  # tables outlive the call that first asks for them
 def _law_on(law: Callable[[Basis], Moments], basis: Basis) -> Moments:
     return law(basis)
 

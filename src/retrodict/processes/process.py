@@ -65,6 +65,7 @@ class Process:
     # ---- the law -------------------------------------------------------------------------------------------------
 
     @cached_property
+    @torch.inference_mode(mode=False)  # tables outlive the call that first asks for them
     def law(self) -> Law:
         """The law bound to this basis."""
         return self.family(self.basis)

@@ -73,8 +73,13 @@ def _colors(record: Record) -> dict[str, str]:
 
 def _method(method: Record, record: Record) -> dict[str, Any]:
     found = [method["summary"].get(column) for column in record["columns"]]
-    cells = [{"value": number(f["value"]), "band": _band(f)} if f else {"value": "", "band": ""} for f in found]
+    cells = [{"value": _value(f), "band": _band(f)} if f else {"value": "", "band": ""} for f in found]
     return {"name": method["name"], "kind": method["kind"], "cells": cells}
+
+
+def _value(found: Mapping[str, float | None]) -> str:
+    scatter = found.get("sd")
+    return number(found["value"]) + ("" if scatter is None else f" ± {number(scatter)}")
 
 
 def _band(found: Mapping[str, float | None]) -> str:
@@ -82,14 +87,17 @@ def _band(found: Mapping[str, float | None]) -> str:
 
 
 def _verdict(record: Record) -> str:
-    """The finding in a sentence: the smallest error, and whose spread is that of its error."""
+    """The finding in a sentence: the smallest error, the measured image among them, and whose spread is right."""
     methods = [m for m in record["methods"] if m["name"] != "measured"]
-    best = min(methods, key=lambda m: m["summary"]["rmse"]["value"])
-    text = f"{best['name']} has the smallest error, {number(best['summary']['rmse']['value'])} {record['unit']} rms"
+    best = min(methods, key=_error)
+    text = f"{best['name']} has the smallest error, {number(_error(best))} {record['unit']} rms"
     base = next((m for m in record["methods"] if m["name"] == "measured"), None)
-    if base:
-        text += f" (measured {number(base['summary']['rmse']['value'])})"
-    text += f", over {record['images']} image{'s' if record['images'] != 1 else ''}."
+    if base and _error(base) <= _error(best):
+        text = f"No method has a smaller error than the measured images, {number(_error(base))} {record['unit']} rms; "
+        text += f"the nearest is {best['name']}, {number(_error(best))}"
+    elif base:
+        text += f" (measured {number(_error(base))})"
+    text += f", over {record['who']}."
     stated = [m for m in methods if "ssr" in m["summary"]]
     parts = [f"{m['name']} {number(m['summary']['ssr']['value'])}" for m in stated]
     if parts:
@@ -100,13 +108,17 @@ def _verdict(record: Record) -> str:
     return text
 
 
+def _error(method: Record) -> float:
+    return method["summary"]["rmse"]["value"]
+
+
 def _difference(found: Record, metrics: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     return {
         "method": found["method"],
         "metric": metrics[found["metric"]][0],
         "difference": number(found["difference"]),
         "band": _band(found),
-        "excluded": "yes" if found["lower"] * found["upper"] > 0 else "no",
+        "excluded": "yes" if found["p_value"] < 0.05 else "no" if found["n"] >= 6 else f"too few ({found['n']})",
     }
 
 

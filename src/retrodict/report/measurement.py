@@ -109,7 +109,8 @@ def _nps(measured: Measured) -> bytes:
     lags = record["autocorrelation"]
     for name, color in (("rows", PALETTE[0]), ("columns", PALETTE[1])):
         label = {"rows": "along rows", "columns": "along columns"}[name]
-        far.plot(lags["lag_mm"][: len(lags[name])], lags[name], color=color, label=label, marker="o", markersize=2.5)
+        lag = lags["lag_mm" if name == "rows" else "lag_columns_mm"]
+        far.plot(lag[: len(lags[name])], lags[name], color=color, label=label, marker="o", markersize=2.5)
     white = record["whiteness"]
     verdict = "white" if white["white"] else "not white"
     style(far, f"autocorrelation: {verdict} ({chance(white['p_value'])})", "mm", "")

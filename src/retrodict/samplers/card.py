@@ -1,4 +1,4 @@
-"""The Gaussian card of a plan: its exact gain and variance on Gaussian data, without Monte Carlo; and the gate.
+"""The Gaussian card of a plan: its exact gain and variance on Gaussian data, without Monte Carlo.
 
 For data N(m, L) per coefficient the exact denoiser is linear, so a sampler is a linear recursion.  A state is carried
 as its coefficients on (start, measurement, 1, every random draw).  `dense_card` does the same for any linear denoiser
@@ -19,7 +19,7 @@ from retrodict.processes.process import Process
 from retrodict.samplers.loop import sample, start_state
 from retrodict.samplers.plan import Plan, Row
 
-__all__ = ["Card", "Gate", "card", "dense_card", "gaussian_card", "gaussian_posterior", "posterior_card", "start_law"]
+__all__ = ["Card", "card", "dense_card", "gaussian_card", "gaussian_posterior", "posterior_card", "start_law"]
 
 
 class Card(NamedTuple):
@@ -29,15 +29,6 @@ class Card(NamedTuple):
     measurement: Tensor
     offset: Tensor
     variance: Tensor
-
-
-class Gate(NamedTuple):
-    """Verdict of the Gaussian card of a plan: worst gain and variance ratio over frequency bands."""
-
-    gain: float
-    variance: float
-    passed: bool
-    reason: str
 
 
 class HasLinear(Protocol):

@@ -34,6 +34,7 @@ from retrodict.tasks.evaluate_methods import (
     true_images,
 )
 from retrodict.tasks.evaluate_metrics import METRICS, Judged, case_of, differences, judge, stacked, summary
+from retrodict.tasks.patients import patients_of
 from retrodict.tasks.prepare import prepared
 
 __all__ = ["Evaluation", "check_folder", "evaluate"]
@@ -60,8 +61,8 @@ class Evaluation:
                 f"| {_in_table(m['name'])} | " + " | ".join(_cell(m["summary"].get(c)) for c in columns) + " |"
             )
         notes = [f"- {METRICS[c].title}: {METRICS[c].meaning}" for c in columns]
-        images = self.record["images"]
-        return "\n".join([*lines, "", f"Mean over {images} images, 95 % band (bootstrap over images).", "", *notes, ""])
+        counted = f"{self.record['who']}. {ITEMS[self.record['items']]}"
+        return "\n".join([*lines, "", counted, "", *notes, ""])
 
     def save(self, out: str | Path, *, force: bool = False) -> list[Path]:
         """Write evaluation.json, table.csv, table.md and report.html into `out`: all of them, or none."""
@@ -82,11 +83,30 @@ class Evaluation:
 
     def _csv(self) -> str:
         stream = io.StringIO()
-        columns = ["image", "method", "kind", *METRICS, "seconds"]
+        columns = ["image", "patient", "slices", "method", "kind", "members", *METRICS, "seconds"]
         writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         return stream.getvalue()
+
+
+ITEMS = {
+    "patients": "Images are averaged within a patient, then over patients: mean ± standard deviation between patients, "
+    "95 % band of the mean over patients (from 3 on).",
+    "images": "Mean ± standard deviation between images, 95 % band of the mean over images (from 3 on); images of one "
+    "patient are not independent: tell patients apart to have bands over patients.",
+}
+"""What scatter and band stand for."""
+
+
+def who(images: int, slices: int, patients: int | None) -> str:
+    """How much was looked at: "6 images (12 slices) of 3 patients"."""
+    text = f"{_count(images, 'image')} ({_count(slices, 'slice')})"
+    return f"{text}; patients: not told" if patients is None else f"{text} of {_count(patients, 'patient')}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 FILES = ("evaluation.json", "table.csv", "table.md", "report.html")
@@ -108,29 +128,31 @@ def check_folder(out: str | Path, *, force: bool = False) -> Path:
 def evaluate(config: EvaluationConfig, base: Path | str = ".", *, watch: Watch | None = None) -> Evaluation:
     """Compare methods on images with known truth.
 
-    Every metric is computed for each image; the table gives means over images with percentile-bootstrap bands, and
-    differences to the reference method are paired by image.  SSR and coverage are refused for point estimates: they
-    appear only where a method states a spread.
+    Every metric is computed for each image and averaged within a patient where patients are told (`config.patients`);
+    the table gives means over patients, their standard deviation and number, and bands over patients.  Where they are
+    not told, images take their place and the record says so.  Differences to the reference are paired likewise.  SSR
+    and coverage are refused for point estimates: they appear only where a method states a spread.
     """
     base = Path(base)
     truths = true_images(config, base)
     measured = measured_images(config, base, truths)
     reference = _reference(config)
+    patients = patients_of(truths, config.patients)
     judged: list[Judged] = []
     kept: dict[str, Result] = {}
     jobs = len(truths) * len(config.methods)
     for i, (name, truth) in enumerate(truths.items()):
         seen = measured.get(name)
         if seen is not None:
-            judged.append(_judged(name, "measured", point(seen), truth, seen, config))
+            judged.append(_judged(name, "measured", point(seen), truth, seen, config, patients))
         for k, method in enumerate(config.methods):
             result = result_of(method, name, truth, seen, base)
-            judged.append(_judged(name, method.name, result, truth, seen, config))
+            judged.append(_judged(name, method.name, result, truth, seen, config, patients))
             if i == 0:
                 kept[method.name] = result
             if watch is not None:
                 watch(method.name, i * len(config.methods) + k + 1, jobs)
-    record = _record(config, judged, truths, reference, bool(measured))
+    record = _record(config, judged, truths, reference, bool(measured), patients)
     if config.task is not None:
         _detect(config, config.task, record, next(iter(measured.values()), None), base)
     return Evaluation(record, [j.row for j in judged], _pictures(truths, measured, kept))
@@ -148,22 +170,43 @@ def _reference(config: EvaluationConfig) -> str:
 
 
 def _judged(
-    name: str, method: str, result: Result, truth: Image, measured: Image | None, config: EvaluationConfig
+    name: str,
+    method: str,
+    result: Result,
+    truth: Image,
+    measured: Image | None,
+    config: EvaluationConfig,
+    patients: Mapping[str, str] | None,
 ) -> Judged:
-    return judge(name, method, result, case_of(result, truth, measured, config))
+    patient = None if patients is None else patients[name]
+    return judge(name, method, result, case_of(result, truth, measured, config), patient)
 
 
 def _record(
-    config: EvaluationConfig, judged: list[Judged], truths: Mapping[str, Image], reference: str, measured: bool
+    config: EvaluationConfig,
+    judged: list[Judged],
+    truths: Mapping[str, Image],
+    reference: str,
+    measured: bool,
+    patients: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     names = (["measured"] if measured else []) + [m.name for m in config.methods]
     methods = [summary(n, [j for j in judged if j.row["method"] == n], config.bootstrap) for n in names]
+    for entry in methods:  # what was found behind mean and deviation, whoever made it
+        found = {j.row.get("members") for j in judged if j.row["method"] == entry["name"]}
+        entry["members"] = sorted(m for m in found if m is not None)
     columns = [c for c in METRICS if any(c in m["summary"] for m in methods)]
     first = next(iter(truths.values()))
+    slices = sum(len(stacked(t.values[0])) for t in truths.values())
+    known = None if patients is None else len(set(patients.values()))
     return {
         "format": "retrodict-evaluation-1",
         "name": config.name,
         "images": len(truths),
+        "slices": slices,
+        "patients": known,
+        "who": who(len(truths), slices, known),
+        "items": "images" if patients is None else "patients",
         "names": list(truths),
         "unit": first.unit,
         "columns": columns,
@@ -226,6 +269,7 @@ def _cell(value: dict[str, float | None] | None) -> str:
     if value is None or value["value"] is None:
         return ""
     text = f"{value['value']:.3g}" if abs(value["value"]) < 1000 else f"{value['value']:.0f}"
+    text += "" if value.get("sd") is None else f" ± {value['sd']:.2g}"
     return text if value["lower"] is None else f"{text} [{value['lower']:.3g}, {value['upper']:.3g}]"
 
 

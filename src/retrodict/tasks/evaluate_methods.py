@@ -58,6 +58,8 @@ class Method(Strict):
     @model_serializer
     def _flat(self) -> dict[str, Any]:
         """As it is written: what a reader wants to see of every method, and what differs from the defaults."""
+        if self.path is not None:  # made elsewhere: the options here made nothing
+            return {"name": self.name, "path": self.path}
         options = self.options
         always = {"rule": options.rule, "steps": options.steps, "samples": options.samples}
         always |= {"uncertainty": not options.point, "seed": options.seed}
@@ -100,6 +102,12 @@ class EvaluationConfig(Strict):
     uniform: list[tuple[int, int, int]] = Field(default_factory=list, description="row, column, size of regions")
     disc: Disc | None = None
     task: Task | None = Field(None, description="needs `uniform`, and methods that are run here")
+    patients: str | None = Field(
+        None,
+        description="how images belong to patients: 'dicom' (PatientID), 'folder' (name of the folder of an image), or "
+        "a regular expression whose first group is the patient in the name of an image; without it PatientID, if all "
+        "images have one",
+    )
     bands: int = Field(6, ge=2, le=32)
     bootstrap: int = Field(2000, ge=100)
     spacing: list[float] | None = None

@@ -313,9 +313,11 @@ class Judged(NamedTuple):
     curves: dict[str, Any]
 
 
-def judge(image: str, method: str, result: Result, case: Case) -> Judged:
+def judge(image: str, method: str, result: Result, case: Case, patient: str | None = None) -> Judged:
     """Every metric and curve that the case has."""
-    row: dict[str, Any] = {"image": image, "method": method, "kind": result.kind}
+    row: dict[str, Any] = {"image": image, "method": method, "kind": result.kind, "slices": len(case.truth)}
+    row |= {} if patient is None else {"patient": patient}
+    row |= {} if result.count is None else {"members": result.count}
     values = {name: metric.of(case) for name, metric in METRICS.items()}
     row |= {name: value for name, value in values.items() if value is not None}
     if result.seconds is not None:
@@ -325,41 +327,62 @@ def judge(image: str, method: str, result: Result, case: Case) -> Judged:
 
 
 def summary(name: str, judged: Sequence[Judged], count: int) -> dict[str, Any]:
-    """Pooled figures of one method with bands of `count` bootstrap draws, and its pooled curves."""
+    """Pooled figures of one method with bands of `count` bootstrap draws, and its pooled curves.
+
+    Where the rows tell their `patient`, images are averaged within a patient first; patients are the items then.
+    """
     figures = {}
     for column, metric in METRICS.items():
-        values = [j.row[column] for j in judged if column in j.row]
-        if values:
-            figures[column] = _pooled(metric.pool, values, count)
+        rows = [j.row for j in judged if column in j.row]
+        if rows:
+            figures[column] = _pooled(metric.pool, [r[column] for r in rows], count, _items(rows))
     found = {name: [j.curves[name] for j in judged if name in j.curves] for name in CURVES}
     curves = {name: CURVES[name].pool(parts) for name, parts in found.items() if parts}
     return {"name": name, "kind": judged[0].row["kind"], "summary": figures, **curves}
 
 
-def _pooled(pool: Pool, values: Sequence[float], count: int) -> dict[str, float | None]:
-    data = torch.tensor([pool.data(v) for v in values], dtype=torch.float64, device="cpu")
-    value = float(pool.statistic(data))
-    if len(data) < 3:  # a bootstrap of two is no error bar
-        return {"value": value, "lower": None, "upper": None}
+def _items(rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """What is independent: the patient of each row, or its image where patients are not told."""
+    return [r.get("patient", r["image"]) for r in rows]
+
+
+def _within(data: Tensor, items: Sequence[Any]) -> Tensor:
+    """Mean over the rows of data (n, ...) that belong to one item: (items, ...), in order of appearance."""
+    number = {item: i for i, item in enumerate(dict.fromkeys(items))}
+    place = torch.tensor([number[i] for i in items], device="cpu")
+    return torch.stack([data[place == k].mean(0) for k in range(len(number))])
+
+
+def _pooled(pool: Pool, values: Sequence[float], count: int, items: Sequence[Any]) -> dict[str, float | int | None]:
+    data = _within(torch.tensor([pool.data(v) for v in values], dtype=torch.float64, device="cpu"), items)
+    found: dict[str, float | int | None] = {"value": float(pool.statistic(data)), "lower": None, "upper": None}
+    each = torch.stack([pool.statistic(d[None]) for d in data])
+    found |= {"sd": float(each.std()) if len(each) > 1 else None, "n": len(data)}
+    if len(data) < 3:  # two items give no error bar
+        return found
     band = bootstrap(data, pool.statistic, seed=0, count=count)
-    return {"value": value, "lower": float(band.lower), "upper": float(band.upper)}
+    return found | {"lower": float(band.lower), "upper": float(band.upper)}
 
 
 def differences(
     names: Sequence[str], reference: str, rows: Sequence[dict[str, Any]], count: int
 ) -> list[dict[str, Any]]:
-    """Method minus reference, paired by image, for every metric that both have."""
+    """Method minus reference, paired by image and averaged within patients, for every metric that both have."""
     table = {(r["image"], r["method"]): r for r in rows}
-    images = list(dict.fromkeys(r["image"] for r in rows))
+    images = {r["image"]: r.get("patient", r["image"]) for r in rows}
     out = []
     for name in (n for n in names if n != reference):
         for column in METRICS:
-            pairs = [(table[i, name].get(column), table[i, reference].get(column)) for i in images]
-            both = [(a, b) for a, b in pairs if a is not None and b is not None]
-            if len(both) < 3:
+            pairs = [(table[i, name].get(column), table[i, reference].get(column), p) for i, p in images.items()]
+            both = [(a, b, p) for a, b, p in pairs if a is not None and b is not None]
+            if len({p for _, _, p in both}) < 3:
                 continue
-            a, b = (torch.tensor(v, dtype=torch.float64, device="cpu") for v in zip(*both, strict=True))
+            items = [p for _, _, p in both]
+            a, b = (
+                _within(torch.tensor([v[k] for v in both], dtype=torch.float64, device="cpu"), items) for k in (0, 1)
+            )
             found = paired_bootstrap(a, b, seed=0, count=count)
             out.append({"method": name, "metric": column, "difference": float(found.value), "lower": float(found.lower),
-                        "upper": float(found.upper), "p_value": float(found.p_value), "images": len(both)})  # fmt: skip
+                        "upper": float(found.upper), "p_value": float(found.p_value), "images": len(both),
+                        "n": len(a)})  # fmt: skip
     return out

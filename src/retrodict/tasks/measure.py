@@ -15,17 +15,15 @@ from torch import Tensor
 from retrodict._check import InputError, choice
 from retrodict._output import staged, stamp, write_file
 from retrodict.bases.curve import Curve
-from retrodict.data import Image, acquisition, discover, fingerprints, read, resample
+from retrodict.data import Image, acquisition, fingerprints
 from retrodict.data.units import unit as unit_named
 from retrodict.metrics.noise import NoiseSpectrum, autocorrelation, noise_fields, noise_spectrum, whiteness
+from retrodict.metrics.overlap import independent_regions
 from retrodict.metrics.regions import Region, check_uniform, cut, find_uniform
 from retrodict.metrics.resolution import Resolution, circular_edge_mtf, edge_mtf, point_mtf
+from retrodict.tasks.scan import Box, Scan, load, same_grid, sources_of
 
 __all__ = ["Measured", "check_target", "measure_mtf", "measure_nps", "verdict"]
-
-
-Box = tuple[int, int, int, int]
-"""First row, last row + 1, first column, last column + 1."""
 
 
 @dataclass(frozen=True)
@@ -102,36 +100,48 @@ def measure_nps(
     dose each; the result is the NPS of their mean, the full-dose image.
 
     regions: (row, column) or (slice, row, column) of the first pixel of squares of `size` pixels; without a slice, in
-    every slice.  None: found automatically, at most `count`.  slices: first and last + 1 to look at.  at: bring the
-    images to this pixel spacing (mm) first, as `restore --resample` does: a restoration at that spacing needs the NPS
-    there.  spacing, unit: for files that have none.
+    every slice.  Slices and pixels are always counted as in the file, whatever `slices` and `at` say; `size` counts
+    pixels of the grid that is measured.  None: found automatically, at most `count`.  slices: first and last + 1 to
+    look at.  at: bring the images to this pixel spacing (mm) first, as `restore --resample` does: a restoration at that
+    spacing needs the NPS there.  spacing, unit: for files that have none.
+
+    The autocorrelation has lags of its own along rows (`lag_mm`) and along columns (`lag_columns_mm`).  Regions that
+    overlap and slices that share data (overlapping reconstruction) count as what they are worth:
+    `summary.independent_regions` and `correlation_of_slices`.
 
     Raises `InputError` for regions that are not uniform or are clipped, fewer than 2 regions or repeats, images that
     do not lie on one grid, and missing spacing.
     """
     choice("repeats", repeats, ("none", "scans", "half-dose"))
-    images = [_load(s, spacing, unit, at, slices) for s in _list(sources)]
-    pixel = _pixel(images)
-    stacks = [_stack(i) for i in images]
+    scans = [load(s, spacing, unit, at, slices) for s in sources_of(sources)]
+    images = [s.image for s in scans]
+    pixel = same_grid(images)
+    stacks = [s.stack for s in scans]
     lowest = unit_named(images[0].unit).air
     if repeats == "none":
-        chosen, how = _single(stacks, regions, size, count, lowest), detrend
+        chosen, how = _single(scans, regions, size, count, lowest), detrend
         patches = torch.cat([cut(s, c) for s, c in zip(stacks, chosen, strict=True)])
         places = [r for c in chosen for r in c]
         check_uniform(patches, places)
+        independent, along = independent_regions(stacks, chosen)
     else:
-        places, patches = _repeated(stacks, regions, size, count, lowest, repeats)
+        places, patches = _repeated(scans, regions, size, count, lowest, repeats)
         how = "ensemble" if repeats == "scans" and len(stacks) > 2 else "pair"
-    spectrum = noise_spectrum(patches, pixel, how=how, window=window, bootstrap=bootstrap, seed=seed)
+        independent, along = independent_regions([stacks[0] - stacks[1]], [places])
+    shared: dict[str, Any] = {"how": how, "independent": independent}
+    spectrum = noise_spectrum(patches, pixel, window=window, bootstrap=bootstrap, seed=seed, **shared)
     if repeats == "half-dose":
         parts = ("value", "lower", "upper", "plane", "variance")
         spectrum = replace(spectrum, **{n: getattr(spectrum, n) / 2 for n in parts})
-    test = whiteness(patches, how=how)
+    test = whiteness(patches, **shared)
     lags = autocorrelation(patches, pixel, how=how, reach=min(12, size // 2 - 1))
-    record = _nps_record(spectrum, images, pixel, places, repeats, how, window, at)
+    record = _nps_record(spectrum, scans, pixel, places, repeats, how, window, at)
+    record["summary"] |= {"independent_regions": independent, "correlation_of_slices": along}
     record["whiteness"] = {"white": test.white, "p_value": test.p_value, "statistic": test.statistic, "dof": test.dof,
                            "strongest_correlation": test.strongest, "at_lag_px": list(test.lag)}  # fmt: skip
-    record["autocorrelation"] = {"unit": "1", "lag_mm": [k * pixel[1] for k in range(lags.shape[1] // 2 + 1)],
+    steps = range(lags.shape[1] // 2 + 1)
+    record["autocorrelation"] = {"unit": "1", "lag_mm": [k * pixel[1] for k in steps],
+                                 "lag_columns_mm": [k * pixel[0] for k in steps],
                                  "rows": lags[lags.shape[0] // 2, lags.shape[1] // 2 :].tolist(),
                                  "columns": lags[lags.shape[0] // 2 :, lags.shape[1] // 2].tolist()}  # fmt: skip
     shown = places[len(places) // 2].slice
@@ -141,76 +151,17 @@ def measure_nps(
                              "spectrum": spectrum, "lags": lags, "unit": images[0].unit, "pixel": pixel})  # fmt: skip
 
 
-def _list(sources: Sequence[str | Path] | str | Path) -> list[str | Path]:
-    found = [sources] if isinstance(sources, str | Path) else list(sources)
-    if not found:
-        raise InputError("sources", "nothing", "at least one image or series")
-    return found
-
-
-def _load(
-    source: str | Path,
-    spacing: Sequence[float] | None,
-    unit: str | None,
-    at: float | None,
-    slices: tuple[int, int] | None,
-) -> Image:
-    """One image or series, slices as they are, not clipped: clipping bends the noise of air and of metal."""
-    found = discover(source, results=True)
-    if len(found) != 1:
-        hint = "Give the paths of the series one by one; repeats are told with {repeats}."
-        raise InputError(source, f"{len(found)} images or series", "exactly one", hint, repeats=...)
-    given = None if spacing is None else tuple(spacing)
-    image = read(found[0], spacing=given, unit=unit, slices="independent", allow_gaps=True, clip=False, expect=None)
-    image = image.gray()
-    if not all(math.isfinite(s) for s in image.spacing[-2:]):
-        raise InputError(source, "no pixel spacing", "a file with spacing", "Give {spacing}.", spacing=(0.7, 0.7))
-    if slices is not None and image.values.ndim == 4:
-        first, last = slices
-        if not 0 <= first < last <= image.values.shape[1]:
-            raise InputError("slices", slices, f"a range within 0:{image.values.shape[1]}")
-        image = Image(image.values[:, first:last], image.unit, image.spacing, image.format, image.source, regular=False)
-    return image if at is None else resample(image, (at, at))
-
-
-def _stack(image: Image) -> Tensor:
-    """Slices (Z, H, W), float64."""
-    values = image.values[0].double()
-    return values if values.ndim == 3 else values[None]
-
-
-def _pixel(images: list[Image]) -> tuple[float, float]:
-    first = images[0]
-    for other in images[1:]:
-        same = other.values.shape[-2:] == first.values.shape[-2:] and other.unit == first.unit
-        close = all(abs(a / b - 1) < 1e-3 for a, b in zip(other.spacing[-2:], first.spacing[-2:], strict=True))
-        if not (same and close):
-            found = f"{tuple(other.values.shape[-2:])} pixels of {other.spacing[-2:]} mm in {other.unit}"
-            raise InputError(other.source[0], found, f"the grid and unit of {first.source[0]}")
-    return float(first.spacing[-2]), float(first.spacing[-1])
-
-
-def _given(regions: Sequence[tuple[int, ...]], size: int, depth: int) -> list[Region]:
-    out = []
-    for place in regions:
-        if len(place) not in (2, 3):
-            raise InputError("region", place, "row,column or slice,row,column")
-        levels = range(depth) if len(place) == 2 else [place[0]]
-        out += [Region(z, place[-2], place[-1], size) for z in levels]
-    return out
-
-
 def _single(
-    stacks: list[Tensor], regions: Sequence[tuple[int, ...]] | None, size: int, count: int, lowest: float | None
+    scans: list[Scan], regions: Sequence[tuple[int, ...]] | None, size: int, count: int, lowest: float | None
 ) -> list[list[Region]]:
     if regions is not None:
-        return [_given(regions, size, len(s)) for s in stacks]
-    each = max(2, count // len(stacks))
-    return [find_uniform(s, size, count=each, lowest=lowest) for s in stacks]
+        return [s.placed(regions, size) for s in scans]
+    each = max(2, count // len(scans))
+    return [find_uniform(s.stack, size, count=each, lowest=lowest) for s in scans]
 
 
 def _repeated(
-    stacks: list[Tensor],
+    scans: list[Scan],
     regions: Sequence[tuple[int, ...]] | None,
     size: int,
     count: int,
@@ -218,6 +169,7 @@ def _repeated(
     repeats: str,
 ) -> tuple[list[Region], Tensor]:
     """Regions and repeats of them (K, R, size, size)."""
+    stacks = [s.stack for s in scans]
     if len(stacks) < 2 or (repeats == "half-dose" and len(stacks) != 2):
         wanted = "exactly 2 half-dose images" if repeats == "half-dose" else "at least 2 repeated scans"
         raise InputError("sources", f"{len(stacks)}", wanted, "For one scan leave {repeats} out.", repeats=...)
@@ -230,7 +182,7 @@ def _repeated(
     if regions is None:
         places = find_uniform(difference, size, count=count, lowest=lowest, level=mean)
     else:
-        places = _given(regions, size, len(difference))
+        places = scans[0].placed(regions, size)
     try:
         check_uniform(cut(difference, places), places)
     except InputError as error:
@@ -241,7 +193,7 @@ def _repeated(
 
 def _nps_record(
     s: NoiseSpectrum,
-    images: list[Image],
+    scans: list[Scan],
     pixel: tuple[float, float],
     places: list[Region],
     repeats: str,
@@ -249,6 +201,7 @@ def _nps_record(
     window: str,
     at: float | None,
 ) -> dict[str, Any]:
+    images = [scan.image for scan in scans]
     unit = images[0].unit
     # below two rings a quadratic surface has taken noise away: the second ring is continued to zero frequency
     kept = 1 if how == "poly2" else 0
@@ -274,7 +227,8 @@ def _nps_record(
             "continued_to_zero_below": float(s.frequency[kept]),
             "compare_with_truth_only_above": s.reliable_from,
             "frequency_resolution": float(s.frequency[0]),
-            "band": "95 %, bootstrap over regions",
+            "band": "95 %, chi^2 law of the periodogram and scatter between regions",
+            "rings_complete_below": 0.5 / max(pixel),
         },
         "plane": {
             "frequency": axes,
@@ -284,7 +238,7 @@ def _nps_record(
             "quantity": "nps",
         },
         "method": {"repeats": repeats, "detrend": how, "window": window},
-        "provenance": _provenance(images, pixel, at) | {"regions": [str(r) for r in places]},
+        "provenance": _provenance(images, pixel, at) | {"regions": [scans[0].named(r) for r in places]},
     }
 
 
@@ -334,15 +288,16 @@ def measure_mtf(
 ) -> Measured:
     """MTF from a slanted straight "edge", the rim of a "disc" insert, a "wire" seen end-on or a "bead".
 
-    region: (first row, last row + 1, first column, last column + 1) that holds the object and its surroundings; None
-    takes the whole image.  slices: first and last + 1 of the slices to average over.  diameter (mm) of the wire or
-    bead, radius (mm) of the disc (None: estimated).  at: bring the image to this pixel spacing (mm) first.  Other
-    arguments and errors: `retrodict.metrics.edge_mtf`, `circular_edge_mtf`, `point_mtf`.
+    region: (first row, last row + 1, first column, last column + 1) that holds the object and its surroundings, in
+    pixels of the file whatever `at` says; None takes the whole image.  slices: first and last + 1 of the slices to
+    average over.  diameter (mm) of the wire or bead, radius (mm) of the disc (None: estimated).  at: bring the image to
+    this pixel spacing (mm) first.  Other arguments and errors: `retrodict.metrics.edge_mtf`, `circular_edge_mtf`,
+    `point_mtf`.
     """
     choice("kind", kind, ("edge", "disc", "wire", "bead"))
-    image = _load(source, spacing, unit, at, slices)
-    part = _crop(_stack(image), region)
-    pixel = _pixel([image])
+    scan = load(source, spacing, unit, at, slices)
+    image, part = scan.image, scan.crop(region)
+    pixel = same_grid([image])
     shared: dict[str, Any] = {"half_width": half_width, "bootstrap": bootstrap, "seed": seed}
     if kind == "edge":
         result = edge_mtf(part, pixel, oversampling=oversampling, window=window, **shared)
@@ -353,15 +308,6 @@ def measure_mtf(
     record = _mtf_record(result, image, pixel, kind, region, slices, at)
     return Measured(record, {"kind": "mtf", "image": part.mean(0), "resolution": result, "pixel": pixel,
                              "unit": image.unit})  # fmt: skip
-
-
-def _crop(stack: Tensor, region: Box | None) -> Tensor:
-    if region is None:
-        return stack
-    top, bottom, left, right = region
-    if not (0 <= top < bottom <= stack.shape[1] and 0 <= left < right <= stack.shape[2]):
-        raise InputError("region", region, f"rows and columns within {tuple(stack.shape[1:])}")
-    return stack[:, top:bottom, left:right]
 
 
 def _mtf_record(

@@ -47,7 +47,7 @@ def fingerprint(model: Model, options: RestoreOptions, image: Image, about: dict
 
 def _bytes(x: Tensor) -> memoryview:
     flat = x.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 class Parts:

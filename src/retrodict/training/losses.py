@@ -24,6 +24,7 @@ __all__ = [
     "Losses",
     "ProcessLaw",
     "band_errors",
+    "band_overlap",
     "denoising_loss",
     "draw_times",
     "example",
@@ -109,8 +110,11 @@ def denoising_loss(
 
     weight "unit": mean |D - x_0|^2 / c_out^2 (unit-variance target; for predicts="wiener"), or one of `WEIGHTS`.
     Where the network predicts variances, the Gaussian negative log-likelihood of its own error in every band is added
-    with `spread_weight`; the error is detached there, so that the variance cannot bias the mean.  `law` draws a
-    process for every item (`law(basis, seeds)`), whose denoiser is then trained.
+    with `spread_weight`; the error is detached there, so that the variance cannot bias the mean.  Its target, squared
+    errors of the bands around what the predicted ratios leave in them, is exact for ratios that are constant over the
+    reach of the band's filter and up to a factor of 2 off, pixel by pixel, where they change over a dozen pixels (an
+    edge); on average over an image `calibrate_spread` sets it right.  `law` draws a process for every item
+    (`law(basis, seeds)`), whose denoiser is then trained.
     """
     x0, y, spacing = example(batch, denoiser)
     denoiser = _bound(denoiser, law, spacing, seeds)
@@ -156,19 +160,27 @@ def _spread_nll(denoiser: NetDenoiser, error: Tensor, terms: Terms) -> Tensor:
     return parts.flatten(2).mean(2).mean(1)
 
 
+def band_overlap(denoiser: NetDenoiser) -> Tensor:
+    """Part of band a that is made of band b, `(bands, bands)` float64: mean F_a^2 F_b^2 by its row sum."""
+    basis, filters = denoiser.process.basis, denoiser.filters
+    assert filters is not None
+    weight = basis.multiplicity() / basis.multiplicity().sum()
+    overlap = torch.einsum("a...,b...,...->ab", filters**2, filters**2, weight)
+    return overlap / overlap.sum(1, keepdim=True).clamp_min(1e-300)
+
+
 def band_errors(denoiser: NetDenoiser, error: Tensor, terms: Terms) -> tuple[Tensor, Tensor, list[int]]:
     """Squared whitened error e_b^2 and its predicted variance p_b, `(B, bands, C, *N)`, and the bands not empty.
 
-    e_b = B^-1 [F_b v^-1/2 B error] has local variance p_b = sum_b' M_bb' ratio_b', M_bb' = mean F_b^2 F_b'^2.
+    e_b = B^-1 [F_b v^-1/2 B error] has local variance p_b = sum_b' M_bb' ratio_b', M_bb' = mean F_b^2 F_b'^2.  That
+    holds where the ratios change little over the reach of a filter; where they change over a dozen pixels, the lower
+    bands are off by up to a factor of 2 on a pixel: see `calibrate_spread` for what that does not touch.
     """
     basis, filters, v, log_ratio = denoiser.process.basis, denoiser.filters, terms.linear.v, terms.log_ratio
     assert filters is not None
     assert log_ratio is not None
     whitened = basis.forward(error) * ratio(torch.ones_like(v), v.sqrt()).to(error.real)
-    weight = basis.multiplicity() / basis.multiplicity().sum()
-    overlap = torch.einsum("a...,b...,...->ab", filters**2, filters**2, weight)
-    shares = denoiser.band_shares
-    overlap = (overlap / overlap.sum(1, keepdim=True).clamp_min(1e-300)).to(error.real)
+    shares, overlap = denoiser.band_shares, band_overlap(denoiser).to(error.real)
     local = log_ratio.clamp(-14.0, 5.0).exp()
     filled = [b for b, share in enumerate(shares) if share > 0]  # the pixel basis has no frequencies to divide
     halves = 0.5 if error.is_complex() else 1.0  # per real component

@@ -118,8 +118,13 @@ def integer(ds: Dataset, keyword: str, path: Path, default: int | None = None) -
     except (TypeError, ValueError):
         found = math.nan
     if not found.is_integer():
-        raise InputError(path, f"{keyword} {Tag(keyword)} = {value}", "a whole number")
+        raise InputError(path, f"{keyword} {Tag(keyword)} = {_shown(value)}", "a whole number")
     return int(found)
+
+
+def _shown(value: Any) -> str:
+    """Text and bytes as Python writes them, so that what cannot be printed is seen."""
+    return repr(value) if isinstance(value, str | bytes) else str(value)
 
 
 def number(ds: Dataset, frame: int, keyword: str, path: Path) -> float:
@@ -136,5 +141,5 @@ def numbers(ds: Dataset, frame: int, keyword: str, count: int, path: Path) -> np
     with decoding(path, "DICOM"):
         found = np.atleast_1d(np.asarray(value, dtype=np.float64))
     if found.shape != (count,) or not np.isfinite(found).all():
-        raise InputError(path, f"{tag} = {value}", f"{count} finite numbers")
+        raise InputError(path, f"{tag} = {_shown(value)}", f"{count} finite numbers")
     return found

@@ -141,8 +141,8 @@ class _Coder(NamedTuple):
         if padding is not None:
             level = _padding_level(header, low, unit if is_image(role) else "")
             low, high = min(low, level), max(high, level)
-        # A constant image has no range: its value is kept as well as a float32 holds it.
-        step = max((high - low) / (2**bits - 3), 1e-8 * max(abs(low), abs(high)), 1e-30)
+        # A constant image has no range; decimal strings hold some eleven digits beside sign, point and exponent.
+        step = max((high - low) / (2**bits - 3), 1e-11 * max(abs(low), abs(high)), 1e-30)
         slope = _nice(step)
         intercept = float(_decimal(math.floor(low / slope) * slope))
         wide = (

@@ -87,6 +87,8 @@ def _by_pillow(path: Path, series: Any, page: Any) -> np.ndarray | None:
         return None
     if int(page.bitspersample) != 8 * page.dtype.itemsize or len(series.pages) * page.size != np.prod(series.shape):
         return None
+    if page.parent.byteorder == ">" and page.dtype.itemsize > 1 and page.dtype.str[1:] != "u2":
+        return None  # Pillow mixes up their bytes
     planes = []
     with warnings.catch_warnings(), contextlib.suppress(UnidentifiedImageError):
         warnings.simplefilter("ignore")

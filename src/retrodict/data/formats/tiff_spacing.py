@@ -43,7 +43,8 @@ def resolution_tags(tags: Any) -> Resolution | None:
         if not isinstance(value, tuple) or len(value) != 2 or not all(isinstance(n, int) and n > 0 for n in value):
             return None
         pairs.append(value)
-    return Resolution(pairs[0], pairs[1], int(unit.value) if unit is not None else 2)
+    code = 2 if unit is None else unit.value
+    return Resolution(pairs[0], pairs[1], int(code) if code in MILLIMETERS else 1)  # 1: of no unit
 
 
 def spacing(file: Any, series: Any, resolution: Resolution | None, ndim: int) -> tuple[tuple[float, ...] | None, str]:

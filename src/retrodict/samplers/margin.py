@@ -1,0 +1,136 @@
+"""What is beyond the border of a measured image: drawn from its law given the image, not made up.
+
+The Fourier basis is periodic, so an image gets a margin.  Mirrored, the margin repeats the noise of the image: the same
+measurement is counted twice, and the posterior is too sure of itself at the border (error over variance 1.3 to 2.5 at
+the outermost pixel).  What is right is to know nothing there.  With x the image and y_m a margin that nobody measured,
+
+    p(x | y) = integral p(x | y, y_m) p(y_m | y) dy_m ,
+
+so every member of an ensemble gets a margin of its own, drawn from p(y_m | y), a Gaussian with the variance
+M = h^2 L + s^2 of the measurement.  Members then differ at the border by what is not known there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retrodict.bases import Basis, Stack
+from retrodict.denoisers.denoiser import Denoiser
+from retrodict.processes.observation import noise_like, ratio
+
+__all__ = ["Frame", "frame_of", "surrounded"]
+
+TOLERANCE, ROUNDS = 1e-6, 300
+"""Residual of the conjugate gradients over what they start from, and the most rounds; a few tens are usual."""
+
+
+class Frame(NamedTuple):
+    """Pixels added before and after each axis; `crop` undoes it."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    size: tuple[int, ...]
+
+    @property
+    def crop(self) -> tuple[slice, ...]:
+        """The image within its frame."""
+        return (..., *(slice(b, n - a) for b, a, n in zip(self.before, self.after, self.size, strict=True)))  # type: ignore[return-value]
+
+
+def frame_of(size: tuple[int, ...], basis: Basis, margin: int, multiple: int) -> Frame:
+    """A margin of `margin` pixels, less than the image is long, on every axis, filled up to a multiple of `multiple`.
+
+    Slices of a `Stack` are independent of each other and get none.
+    """
+    before, after = [], []
+    for axis, n in enumerate(size):
+        own = 0 if isinstance(basis, Stack) and axis == 0 else min(margin, n - 1)
+        wanted = 1 if isinstance(basis, Stack) and axis == 0 else multiple
+        before.append(own)
+        after.append(own + -(n + 2 * own) % wanted)
+    return Frame(tuple(before), tuple(after), tuple(b + n + a for b, n, a in zip(before, size, after, strict=True)))
+
+
+def surrounded(denoiser: Denoiser, y: Tensor, frame: Frame, seeds: Tensor | None) -> Tensor:
+    """Measured images y `(B, C, *N)` within `frame`, on the grid of the denoiser; `seeds` `(B,)` draw the margin.
+
+    Without seeds the margin is its mean given y: all that a linear denoiser asks of it, and the same in every run.
+    Where the law of the data or of the measurement is not known, the image is mirrored (then there is no uncertainty).
+    """
+    if not any(frame.before) and not any(frame.after):
+        return y
+    process, prior = denoiser.process, denoiser.prior()
+    measured = process.measurement
+    if prior is None or measured is None:
+        return _mirrored(y, frame)
+    basis, (mean, variance) = process.basis, prior
+    kind = torch.complex128 if y.is_complex() else torch.float64
+    M = (measured.h**2 * variance + measured.s2).expand(y.shape[1], *basis.shape)
+    center = basis.inverse(
+        (measured.h * mean)
+        .expand(y.shape[1], *basis.shape)[None]
+        .to(basis.forward(y.new_zeros(1, *y.shape[1:2], *basis.size).to(kind)))
+    )
+    out = []
+    for i, one in enumerate(y.to(kind).split(1)):  # item by item, so that a batch is its items
+        field = center
+        if seeds is not None:
+            like = torch.zeros(1, y.shape[1], *basis.size, dtype=kind, device=y.device)
+            z = noise_like(like, seeds[i : i + 1], "margin", 0)
+            field = field + basis.inverse(M.sqrt() * basis.forward(z))
+        field = field + _carried(basis, M, frame, one - field[frame.crop])
+        field = field.to(y).clone()
+        field[frame.crop] = y[i : i + 1]
+        out.append(field)
+    return torch.cat(out)
+
+
+def _carried(basis: Basis, M: Tensor, frame: Frame, rest: Tensor) -> Tensor:
+    """C P' (P C P')^-1 of a field `rest` that is known within the frame: C has spectrum M, P crops.
+
+    Preconditioned conjugate gradients; P C^-1 P', the inverse were there no border, leaves little to do.
+    """
+
+    def within(table: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda x: basis.inverse(table * basis.forward(_placed(x, frame)))
+
+    spread, guess = within(M), within(ratio(torch.ones_like(M), M))
+    answer, residual = torch.zeros_like(rest), rest
+    step = z = guess(residual)[frame.crop]
+    size = first = _dot(residual, z)
+    for _ in range(ROUNDS):
+        if size <= TOLERANCE**2 * first or first == 0:
+            break
+        image = spread(step)[frame.crop]
+        length = size / _dot(step, image)
+        answer, residual = answer + length * step, residual - length * image
+        z = guess(residual)[frame.crop]
+        after = _dot(residual, z)
+        step, size = z + (after / size) * step, after
+    return spread(answer)
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float((a.conj() * b).real.sum())
+
+
+def _placed(x: Tensor, frame: Frame) -> Tensor:
+    out = x.new_zeros(*x.shape[: -len(frame.size)], *frame.size)
+    out[frame.crop] = x
+    return out
+
+
+def _mirrored(x: Tensor, frame: Frame) -> Tensor:
+    if x.is_complex():
+        return torch.complex(_mirrored(x.real, frame), _mirrored(x.imag, frame))
+    size = x.shape[2:]
+    pairs = [(b, min(a, n - 1) if b else a) for b, a, n in zip(frame.before, frame.after, size, strict=True)]
+    flat = [p for pair in reversed(pairs) for p in pair]
+    filled = F.pad(x, flat, mode="reflect" if any(frame.before) else "circular")
+    short = [n - m for n, m in zip(frame.size, filled.shape[2:], strict=True)]
+    return F.pad(filled, [p for m in reversed(short) for p in (0, m)], mode="replicate") if any(short) else filled
