@@ -23,8 +23,8 @@ from retrodict.bases import Basis, Fourier
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.observation import noise_like
 from retrodict.processes.process import Process
-from retrodict.samplers.ensemble import _pad
 from retrodict.samplers.loop import start_state
+from retrodict.samplers.margin import Frame, frame_of, mirrored, surrounded
 
 __all__ = ["BandMisfit", "Bands", "Ratios", "bands_of", "flat_pixels", "one_call", "reach"]
 
@@ -230,8 +230,12 @@ class BandMisfit:
     @cached_property
     def process(self) -> Process:
         """The process on the grid of y and its border."""
-        padded, _ = _pad(self.y[:1], self.margin, 1)
-        return self.denoiser.process.on(tuple(padded.shape[2:]))
+        return self.denoiser.process.on(self.frame.size)
+
+    @cached_property
+    def frame(self) -> Frame:
+        """The border round y, mirrored on both sides of the comparison; no pixel within reach of it is looked at."""
+        return frame_of(tuple(self.y.shape[2:]), self.denoiser.process.basis, self.margin, 1)
 
     @cached_property
     def _law(self) -> _Law:
@@ -258,8 +262,8 @@ class BandMisfit:
         """The misfit of images x `(k, C, *N)` to the measured image number `item`, on its grid."""
         basis, law = self.process.basis, self._law
         own, precise = partner(basis), torch.complex128 if self.y.is_complex() else torch.float64
-        y, crop = _pad(self.y[item : item + 1].to(basis.device, precise), self.margin, 1)
-        padded, _ = _pad(x.to(y), self.margin, 1)
+        y = mirrored(self.y[item : item + 1].to(basis.device, precise), self.frame)
+        padded, crop = mirrored(x.to(y), self.frame), self.frame.crop
         assert self.process.measurement is not None
         u = own.forward(y - basis.inverse(self.process.measurement.h * basis.forward(padded)))
         energy = [own.energy(own.inverse(f * u)[crop]).mean(1) for f in law.filters]
@@ -302,10 +306,12 @@ def one_call(denoiser: Denoiser, y: Tensor, *, margin: int = 16, seed: int = 0) 
     """E[x_0 | y] `(1, C, *N)` of one measured image by one call at t = 1, and a sample: that mean and one draw of the
     error law (None where there is no law).
     """
-    padded, crop = _pad(y.to(denoiser.process.basis.device), margin, denoiser.multiple)
-    bound = denoiser.on(tuple(padded.shape[2:]))
+    y = y.to(denoiser.process.basis.device)
+    frame = frame_of(tuple(y.shape[2:]), denoiser.process.basis, margin, denoiser.multiple)
+    bound, seeds = denoiser.on(frame.size), torch.tensor([key(seed, "one-call")])
+    padded, crop = surrounded(bound, y, frame, seeds), frame.crop
     mean, spectrum = bound.prior() or (0.0, None)
-    seeds, shape = torch.tensor([key(seed, "one-call")]), tuple(padded.shape[1:])
+    shape = tuple(padded.shape[1:])
     start = start_state(
         bound.process, seeds, shape, measurement=padded, mean=mean, spectrum=spectrum, dtype=padded.dtype
     )

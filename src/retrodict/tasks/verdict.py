@@ -17,7 +17,7 @@ from typing import Any
 
 from retrodict.metrics.prediction import Prediction
 from retrodict.models.held_out import HeldOut
-from retrodict.samplers.ensemble import VARIANCE_LIMIT
+from retrodict.samplers.judge import VARIANCE_LIMIT
 from retrodict.samplers.misfit import BandMisfit
 
 __all__ = ["BLIND", "LEVEL", "Check", "Verdict", "band_names", "in_words", "predictions"]
