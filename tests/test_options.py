@@ -10,10 +10,9 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from models import make_model
+from models import make_model, scan
 from retrodict import InputError, RestoreOptions
 from retrodict.cli.app import app
-from retrodict.data import Image
 from retrodict.tasks.machine import torch_threads
 from retrodict.tasks.options import ALSO_CALLED, described
 from retrodict.tasks.prepare import device_named, model_channels
@@ -28,9 +27,8 @@ def model(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("zero"))
 
 
-def picture(size=(24, 20)):
-    values = torch.randn(1, *size, generator=torch.Generator().manual_seed(5)) * 100
-    return Image(values, "HU", (1.0, 1.0), "npz", ())
+def picture(size=(64, 60)):
+    return scan(size, 5)
 
 
 # ---- the record and the command line ----

@@ -11,9 +11,9 @@ import pydicom
 import pytest
 import torch
 
-from models import SPECTRUM, make_model
+from models import SPECTRUM, make_model, scan
 from retrodict import InputError, NotCalibratedError
-from retrodict.data import Image, read, write
+from retrodict.data import Image, read, resample, write
 from retrodict.models.model import Model
 from retrodict.nets.tiles import tiled_apply
 from retrodict.processes.recipes import process_to_recipe
@@ -21,6 +21,7 @@ from retrodict.samplers import RULES
 from retrodict.samplers.card import gaussian_posterior
 from retrodict.samplers.ensemble import SamplingOptions, gate, restore_batch
 from retrodict.tasks.batch import restore_all
+from retrodict.tasks.grid import finisher
 from retrodict.tasks.restore import restore
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -40,9 +41,8 @@ def measured(n=1, size=(32, 32)):
     return torch.randn(n, 1, *size, generator=torch.Generator().manual_seed(4)) * 2
 
 
-def picture(size=(24, 20), spacing=(1.0, 1.0)):
-    values = torch.randn(1, *size, generator=torch.Generator().manual_seed(5)) * 100
-    return Image(values, "HU", spacing, "npz", ())
+def picture(size=(64, 60), spacing=(1.0, 1.0)):
+    return scan(size, 5, spacing=spacing)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,13 @@ def test_shapes_are_checked(model):
 def test_the_deviation_is_that_of_the_resampled_members(rough):
     """Between pixels the members are averages: their deviation is smaller than the interpolated deviation."""
     image = picture((40, 40), (0.5, 0.5))
-    options = {"model": rough, "samples": 6, "steps": 1, "resampling": True, "keep_samples": True}
-    result = restore(image, **options)
-    members = torch.stack([s.values for s in result.samples])
-    assert torch.allclose(result.sd.values, members.std(0), atol=1e-4 * float(members.std()))
-    assert torch.allclose(result.mean.values, members.mean(0), atol=1e-4 * float(members.std()))
+    y = rough.intensity.encode(resample(image, (1.0, 1.0)).values[None])
+    options = SamplingOptions(samples=6, steps=1, keep_samples=True)
+    result = restore_batch(rough.denoiser, y, options, finish=finisher(image, rough))
+    members = result.samples[:, 0]
+    assert members.shape[1:] == image.values.shape
+    assert torch.allclose(result.sd[0], members.std(0), atol=1e-4 * float(members.std()))
+    assert torch.allclose(result.mean[0], members.mean(0), atol=1e-4 * float(members.std()))
 
 
 # ---- closed forms ----
@@ -189,7 +191,7 @@ def test_one_member_has_no_spread(model):
 
 def test_an_image_in_memory(model):
     result = restore(picture(), model=model, samples=2, steps=1)
-    assert result.mean.values.shape == (1, 24, 20)
+    assert result.mean.values.shape == (1, 64, 60)
     assert result.sd.unit == "HU"
     assert result.files == ()
 
@@ -200,7 +202,7 @@ def test_unit_and_spacing_must_be_those_of_the_model(model):
     with pytest.raises(InputError, match="resample=True"):
         restore(picture(spacing=(0.8, 0.8)), model=model)
     result = restore(picture(spacing=(0.8, 0.8)), model=model, samples=2, steps=1, resampling=True)
-    assert result.mean.values.shape == (1, 24, 20)
+    assert result.mean.values.shape == (1, 64, 60)
 
 
 def test_pixels_must_be_finite(model):
@@ -210,7 +212,7 @@ def test_pixels_must_be_finite(model):
         restore(bad, model=model)
 
 
-def save(folder, name="scan.npz", size=(24, 20), **extra):
+def save(folder, name="scan.npz", size=(64, 60), **extra):
     path = folder / name
     np.savez(path, image=picture(size).values[0].numpy(), spacing=[1.0, 1.0], unit="HU", **extra)
     return path
@@ -297,12 +299,12 @@ def test_one_bad_file_does_not_stop_the_rest(tmp_path, model):
 # ---- DICOM ----
 
 
-def dicom(folder, count=1, size=(20, 24)):
+def dicom(folder, count=1, size=(60, 64)):
     from data.made_files import make_slice
 
     folder.mkdir(exist_ok=True)
     for i in range(count):
-        hu = np.random.default_rng(i).normal(0, 100, size).round().astype(np.int16)
+        hu = scan(size, i).values[0].numpy().round().astype(np.int16)
         make_slice(folder / f"{i}.dcm", hu, position=(0, 0, 2.0 * i), number=i + 1, spacing=(1.0, 1.0))
     return folder
 
@@ -411,7 +413,7 @@ def test_the_noise_of_air_is_not_clipped(tmp_path, model):
     """A measured image is read as it is; only its padding is replaced (clipping would bias the restoration of air)."""
     folder = dicom(tmp_path / "in")
     truth = read(folder / "0.dcm")
-    noisy = truth.with_values(truth.values - 1000)
+    noisy = truth.with_values(truth.values - 600)
     path = write(noisy, tmp_path / "measured.dcm", like=truth, role="measured", description="simulated")[0]
     assert float(read(path).values.min()) == -1024.0
     result = restore(path, model=model, samples=2, steps=1)

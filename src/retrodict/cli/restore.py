@@ -126,6 +126,7 @@ def _result(item: Any) -> dict[str, Any]:
     return {
         "name": item.name,
         "kind": item.kind,
+        "verdict": item.verdict.text,
         "reason": item.reason,
         "seconds": item.details["seconds"],
         "files": [str(path) for path in item.files],
@@ -134,9 +135,8 @@ def _result(item: Any) -> dict[str, Any]:
 
 def _show(item: Any) -> None:
     """Where the results are, and what kind of result they are."""
-    kind = "posterior" if item.sd is not None else "point estimate, no uncertainty"
     seconds = item.details["seconds"]
-    out.print(f"[bold]{plain(item.name)}[/]  {kind}, {seconds:.1f} s")
+    out.print(f"[bold]{plain(item.name)}[/]  {plain(item.verdict.text)} ({seconds:.1f} s)", soft_wrap=True)
     for path in item.files:  # one line each, however long: a path is there to be copied
         out.print(f"  {_role(item.name, path):<12}{plain(str(path))}", soft_wrap=True)
 

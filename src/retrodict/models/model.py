@@ -71,6 +71,7 @@ class ModelSpec:
     level: str = "rms"
     channels: tuple[str, ...] = ("gray",)
     spread_scale: dict[str, Any] | None = None
+    held_out: dict[str, Any] | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
     def build(self, where: str = "model", precision: str = "float32") -> NetDenoiser:
@@ -190,6 +191,7 @@ class _ModelRecord(BaseModel):
     level: str = "rms"
     channels: list[Annotated[str, Field(max_length=64)]] = Field(default=["gray"], min_length=1, max_length=1024)
     spread_scale: dict[str, Any] | None = None
+    held_out: dict[str, Any] | None = None
     card: dict[str, Any] = {}
 
 

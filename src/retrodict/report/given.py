@@ -41,8 +41,9 @@ class ReportData:
     part alike).  A point estimate needs a reason and shows neither `sd` nor `samples`, even if they are given.
     `sample_count` is the number of samples behind mean and sd where not all are kept in `samples`.  `window` is
     (center, width); by default that of the unit, or one read off the image.  `uniform_region` is (row, column, height,
-    width) in pixels of the (middle) slice; without it the flattest region is found.  `mtf` and `nps` are the curves of
-    the instrument that the restoration assumed.  `timing` is in seconds.
+    width) in pixels of the (middle) slice; without it the flattest region is found.  `verdict` says in words what the
+    result is and lists the checks behind it (title, kind, reasons, warnings, checks, notes, cannot_see).  `mtf` and
+    `nps` are the curves of the instrument that the restoration assumed.  `timing` is in seconds.
     """
 
     title: str
@@ -69,6 +70,7 @@ class ReportData:
     files: Sequence[str | Path] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    verdict: Mapping[str, Any] = field(default_factory=dict)
     mtf: Curve | None = None
     nps: Curve | None = None
 

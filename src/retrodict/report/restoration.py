@@ -7,6 +7,7 @@ also forbids, so it can be mailed, archived and printed.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,6 +69,7 @@ def render(result: ReportData) -> str:
         "date": result.created,
         "data": result,
         "verdict": _verdict(case),
+        "judged": _judged(result.verdict),
         "tiles": _tiles(case),
         "galleries": _galleries(case),
         "closeup": _closeup(case),
@@ -105,6 +107,46 @@ def _verdict(case: Case) -> str:
     change = "fell" if after < before else "rose" if after > before else "stayed"
     to = f"from {number(before)} to {quantity(after, data.unit)}"
     return f"{sentence(made)} Against the truth the RMS error {change} {sentence(to)}"
+
+
+def _judged(verdict: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The verdict for the head of the page, and its checks as a table; of several slices the worst of each check."""
+    if not verdict:
+        return None
+    worst: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for check in verdict["checks"]:
+        name = (check["name"], check["stage"])
+        if name not in worst or check["p"] < worst[name]["p"]:
+            worst[name] = check
+    tone = "alarm" if verdict["reasons"] else "caution" if verdict["warnings"] or verdict["kind"] == "point" else "good"
+    stages = list(dict.fromkeys(stage for _, stage in worst))
+    names = list(dict.fromkeys(name for name, _ in worst))
+    table = [(name, [_cell(worst.get((name, stage))) for stage in stages]) for name in names]
+    return {
+        "title": verdict["title"][:1].upper() + verdict["title"][1:],
+        "tone": tone,
+        "reasons": [*verdict["reasons"], *verdict["warnings"]],
+        "because": "because " if verdict["reasons"] else "",
+        "stages": stages,
+        "rows": table,
+        "notes": [*verdict["notes"], verdict["cannot_see"]],
+        "count": len(verdict["checks"]),
+    }
+
+
+def _cell(check: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """One check: the ratio, the interval, and where both lie on a scale from 1/2 to 2."""
+    if check is None:
+        return None
+    low, high, found = check["low"], check["high"], check["found"]
+    span = f"up to {number(high)}" if not low else f"{number(low)} to {number(high)}"
+    marks = [_place(0.0 if x is None else x) for x in (low, high, found)]
+    return {"found": number(found), "span": span, "passed": check["passed"], "marks": marks}
+
+
+def _place(ratio: float) -> float:
+    """Percent of the width of a logarithmic scale from 1/2 to 2, cut at its ends."""
+    return 100 * min(1.0, max(0.0, 0.5 + 0.5 * math.log2(max(ratio, 1e-12))))
 
 
 def _rmse(a: Tensor, b: Tensor) -> float:

@@ -23,7 +23,7 @@ from retrodict.bases import Basis, Stack
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.observation import noise_like, ratio
 
-__all__ = ["Frame", "frame_of", "surrounded"]
+__all__ = ["Frame", "frame_of", "mirrored", "surrounded"]
 
 TOLERANCE, ROUNDS = 1e-6, 300
 """Residual of the conjugate gradients over what they start from, and the most rounds; a few tens are usual."""
@@ -67,7 +67,7 @@ def surrounded(denoiser: Denoiser, y: Tensor, frame: Frame, seeds: Tensor | None
     process, prior = denoiser.process, denoiser.prior()
     measured = process.measurement
     if prior is None or measured is None:
-        return _mirrored(y, frame)
+        return mirrored(y, frame)
     basis, (mean, variance) = process.basis, prior
     kind = torch.complex128 if y.is_complex() else torch.float64
     M = (measured.h**2 * variance + measured.s2).expand(y.shape[1], *basis.shape)
@@ -125,9 +125,10 @@ def _placed(x: Tensor, frame: Frame) -> Tensor:
     return out
 
 
-def _mirrored(x: Tensor, frame: Frame) -> Tensor:
+def mirrored(x: Tensor, frame: Frame) -> Tensor:
+    """Images `(B, C, *N)` within `frame`, which is filled with what is mirrored at their borders."""
     if x.is_complex():
-        return torch.complex(_mirrored(x.real, frame), _mirrored(x.imag, frame))
+        return torch.complex(mirrored(x.real, frame), mirrored(x.imag, frame))
     size = x.shape[2:]
     pairs = [(b, min(a, n - 1) if b else a) for b, a, n in zip(frame.before, frame.after, size, strict=True)]
     flat = [p for pair in reversed(pairs) for p in pair]

@@ -27,6 +27,7 @@ from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_data import patch_sets
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
+from retrodict.tasks.held_out import by_group, held_out
 from retrodict.tasks.machine import torch_threads
 from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.checkpoints import newest
@@ -144,7 +145,10 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     denoiser.net.load_state_dict(average)
     batch = _batcher(plan.validation, plan.spec.intensity)
     scale = calibrate_spread(denoiser, batch, seed=plan.config.training.seed)
-    return plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
+    spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
+    encoded = ((name, plan.spec.intensity.encode(image)) for name, image in plan.validation.images())
+    record = held_out(replace(denoiser, spread_scale=scale), by_group(encoded), plan.config.training.seed)
+    return spec if record is None else replace(spec, held_out=record.to_json())
 
 
 def _options(config: FitConfig) -> TrainingOptions:

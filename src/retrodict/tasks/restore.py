@@ -18,9 +18,10 @@ from retrodict.data import Image, Source
 from retrodict.data.io import check_writable
 from retrodict.models.model import Model, open_model
 from retrodict.nets.tiles import Tiled
-from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, restore_batch
+from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions
 from retrodict.samplers.plan import GRIDS
 from retrodict.samplers.rules import RULES
+from retrodict.tasks.examine import judged
 from retrodict.tasks.forecast import Forecast, fitted
 from retrodict.tasks.grid import finisher, items, on_grid
 from retrodict.tasks.inputs import open_image
@@ -36,6 +37,7 @@ from retrodict.tasks.results import (
     write_parts,
 )
 from retrodict.tasks.resume import Parts, fingerprint
+from retrodict.tasks.verdict import Verdict
 
 __all__ = ["Job", "Restored", "Watch", "restore", "restore_image", "restore_into"]
 
@@ -50,7 +52,8 @@ class Restored:
     """The restoration of one image: `mean` and `sd` (None for a point estimate) in the unit of the input.
 
     `samples` are kept where asked for; `files` are what was written; `details` is the full record (rule, evaluations,
-    seeds, timing, card of the model).  `model` and `truth` are what the report of `save` speaks of.
+    seeds, timing, card of the model).  `verdict` says whether this is a posterior.  `model` and `truth` are what the
+    report of `save` speaks of.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Restored:
     samples: tuple[Image, ...]
     reason: str
     model: Model
+    verdict: Verdict = field(default_factory=Verdict)
     files: tuple[Path, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     truth: Image | None = None
@@ -200,9 +204,8 @@ class Job:
         told = None if watch is None else (lambda done, total: watch(name, done, total))
         y = ready.intensity.encode(items(self.work, len(ready.spec.size))).to(self.about["device"])
         with torch_threads(options.threads) as threads:
-            result = restore_batch(
-                ready.denoiser, y, self.sampling, finish=finisher(image, ready), watch=told, parts=parts
-            )
+            back = finisher(image, ready)
+            result, verdict = judged(image, self.work, y, ready, self.sampling, name, back, watch=told, parts=parts)
 
         def whole(found: Tensor) -> Image:
             return image.with_values(found.cpu().transpose(0, 1).reshape(image.values.shape))
@@ -215,7 +218,8 @@ class Job:
             () if result.samples is None else tuple(whole(s) for s in result.samples),
             result.reason,
             ready,
-            details=_record(result, self, threads),
+            verdict,
+            details=_record(result, self, threads) | {"verdict": verdict.to_json()},
         )
 
 

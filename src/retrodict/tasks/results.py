@@ -128,7 +128,7 @@ def write_parts(restored: Restored, folder: Path, out: Path) -> list[Path]:
     written: list[Path] = []
     for role, image, text in parts:
         destination = folder / f"{restored.name}_{role}{written_suffix(like.format)}"
-        description = f"retrodict {text}, model {Path(model.source).name}"
+        description = f"retrodict {text}, model {Path(model.source).name}: {restored.verdict.text}"
         paths = write(image, destination, like=like, role=role, description=description)
         written += [destination] if destination.is_dir() else paths
     record, page = folder / f"{restored.name}_restore.json", folder / f"{restored.name}_report.html"
@@ -160,6 +160,7 @@ def _report(restored: Restored, model: Model, truth: Image | None, files: list[P
         data_range=units.unit(image.unit).data_range,
         point_estimate=restored.sd is None,
         point_estimate_reason=restored.reason,
+        verdict=details.get("verdict", {}),
         created=details["date"],
         model_card=_card(model),
         parameters={k: v for k, v in details["sampling"].items() if k not in ("grid",)},

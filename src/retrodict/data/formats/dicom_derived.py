@@ -140,7 +140,7 @@ def _identify(ds: Dataset, source: Dataset, index: int, series: Series) -> None:
     reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = kind, instance
     reference.PurposeOfReferenceCodeSequence = code("121322", "DCM", "Source image for image processing operation")
     ds.SourceImageSequence = DicomSequence([reference])
-    ds.DerivationDescription = _ascii(series.description)
+    ds.DerivationDescription = ds.ImageComments = _ascii(series.description)  # viewers show the one or the other
     how = DERIVATION.get(series.role)
     for keyword in ("DerivationCodeSequence", "NumberOfFrames" if not has_groups(ds) else ""):
         if keyword in ds and (keyword != "NumberOfFrames" or integer(ds, keyword, _path(source), 1) == 1):

@@ -1,0 +1,68 @@
+"""How well held-out patients fit a model and its instrument: what an image to come is compared with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from retrodict._check import InputError
+
+__all__ = ["HeldOut", "scatter"]
+
+
+STAGES = ("one_call", "sampled")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Mean and scatter of the logs of the misfit ratios over images of patients that were not in training.
+
+    `edges`: of the bands, cycles/mm.  `one_call` and `sampled` are (mean, sd), a number for each band and one for the
+    unevenness of the noise: of one call of the network, and of members of the default ensemble.  Every patient counts
+    alike.  `pixels`, `tiles`: looked at in each image, on average.
+    """
+
+    edges: tuple[float, ...]
+    patients: int
+    images: int
+    pixels: int
+    tiles: int
+    one_call: tuple[tuple[float, ...], tuple[float, ...]]
+    sampled: tuple[tuple[float, ...], tuple[float, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain record."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Any, where: str) -> HeldOut:
+        """Inverse of `to_json`; `where` names the file or field in errors."""
+        try:
+            edges = tuple(float(x) for x in record["edges"])
+            counts = [int(record[name]) for name in ("patients", "images", "pixels", "tiles")]
+            pairs = [tuple(tuple(float(x) for x in row) for row in record[name]) for name in STAGES]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise InputError(where, repr(record)[:80], "a record of held-out patients") from error
+        numbers = [x for pair in pairs for row in pair for x in row]
+        rows = [len(row) for pair in pairs for row in pair]
+        if min(counts) < 1 or counts[0] < 2 or any(len(p) != 2 for p in pairs) or set(rows) != {len(edges)}:
+            raise InputError(
+                where, "numbers that do not match", "means and scatters of every band, of 2 patients or more"
+            )
+        if not all(math.isfinite(x) for x in (*edges, *numbers)) or any(x < 0 for p in pairs for x in p[1]):
+            raise InputError(where, "numbers that are not finite, or a negative scatter", "finite ones")
+        return cls(edges, *counts, *pairs)  # type: ignore[arg-type]
+
+
+def scatter(patients: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """Mean over patients, and the standard deviation of an image of another patient around it.
+
+    `patients`: the numbers of the images of each.  Patients count alike; the mean square over the images of a patient
+    holds the scatter within it too, and n / (n - 1) pays for the mean.
+    """
+    n = len(patients)
+    mean = sum(sum(p) / len(p) for p in patients) / n
+    square = sum(sum((x - mean) ** 2 for x in p) / len(p) for p in patients) / n
+    return mean, math.sqrt(square * n / (n - 1))

@@ -1,0 +1,119 @@
+"""The record of held-out patients: how the checks of a verdict come out where the instrument is right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from retrodict._check import InputError, NotCalibratedError
+from retrodict._random import key
+from retrodict.denoisers.network import NetDenoiser
+from retrodict.models.held_out import HeldOut, scatter
+from retrodict.samplers.ensemble import SamplingOptions, restore_batch
+from retrodict.samplers.misfit import BandMisfit, bands_of, flat_pixels, one_call
+
+__all__ = ["SIDE", "Row", "by_group", "center", "held_out", "numbers_of", "record_of", "rows_of"]
+
+
+SIDE = 128
+"""Largest side in pixels of the part of an image that is measured: a larger image scatters less."""
+
+
+IMAGES = 2
+"""Images of a patient that are measured."""
+
+
+class Row(NamedTuple):
+    """One image: logs of the ratios of one call of the network and of members, pixels and tiles that were looked at."""
+
+    one_call: list[float]
+    sampled: list[float]
+    pixels: int
+    tiles: int
+
+
+def held_out(denoiser: NetDenoiser, patients: Mapping[str, Sequence[Tensor]], seed: int = 0) -> HeldOut | None:
+    """Measure images of held-out patients by the instrument of the model, and check them.
+
+    patients: of each, clean images `(C, *N)` in model units at the spacing of the model; the first `IMAGES` are used.
+    None for fewer than two patients, whose scatter nobody can tell, or a process whose measurement is not known.
+    """
+    if len(patients) < 2 or denoiser.process.measurement is None:
+        return None
+    return record_of(list(rows_of(denoiser, patients, seed).values()), bands_of(denoiser).edges)
+
+
+def rows_of(
+    denoiser: NetDenoiser, patients: Mapping[str, Sequence[Tensor]], seed: int = 0, members: int = 2
+) -> dict[str, list[Row]]:
+    """The numbers of every image of every patient; patients of whom nothing can be looked at are left out.
+
+    Without `members` nothing is sampled: the numbers of one call stand for theirs.
+    """
+    options = None if members < 2 else SamplingOptions(samples=members, seed=seed, keep_samples=True)
+    found: dict[str, list[Row]] = {}
+    for number, (name, images) in enumerate(patients.items()):
+        rows = [_row(denoiser, x, key(seed, f"patient-{number}", i), options) for i, x in enumerate(images[:IMAGES])]
+        found[name] = [row for row in rows if row is not None]
+    return {name: rows for name, rows in found.items() if rows}
+
+
+def record_of(patients: Sequence[Sequence[Row]], edges: tuple[float, ...]) -> HeldOut | None:
+    """Mean and scatter over patients, each counted alike; None for fewer than two."""
+    if len(patients) < 2:
+        return None
+    every = [row for rows in patients for row in rows]
+    pairs = []
+    for stage in ("one_call", "sampled"):
+        numbers = [[getattr(row, stage) for row in rows] for rows in patients]
+        pairs.append(
+            tuple(zip(*(scatter([[x[k] for x in rows] for rows in numbers]) for k in range(len(edges))), strict=True))
+        )
+    pixels, tiles = (round(sum(getattr(row, n) for row in every) / len(every)) for n in ("pixels", "tiles"))
+    return HeldOut(edges, len(patients), len(every), pixels, tiles, *pairs)
+
+
+def _row(denoiser: NetDenoiser, x0: Tensor, seed: int, options: SamplingOptions | None) -> Row | None:
+    """The numbers of an image; None where no pixel of it can be looked at."""
+    x0 = center(x0)[None]
+    process = denoiser.process.on(tuple(x0.shape[2:]))
+    y = process.pairing.simulate(x0, process.basis, torch.tensor([seed]))
+    misfit = BandMisfit(denoiser, y, flat_pixels(y))
+    sample = one_call(denoiser, y, seed=seed)[1]
+    if sample is None or misfit.counts[0] == 0:
+        return None
+    one = numbers_of(misfit, sample)
+    if options is None:
+        return Row(one, one, misfit.counts[0], max(1, misfit.tiles[0]))
+    try:
+        members = restore_batch(denoiser, y, replace(options, seed=seed)).samples
+    except (NotCalibratedError, InputError):  # a model without a posterior sampler has no members to look at
+        return Row(one, one, misfit.counts[0], max(1, misfit.tiles[0]))
+    assert members is not None
+    return Row(one, numbers_of(misfit, members[:, 0]), misfit.counts[0], max(1, misfit.tiles[0]))
+
+
+def numbers_of(misfit: BandMisfit, samples: Tensor) -> list[float]:
+    """Logs of the ratios of samples `(k, C, *N)` of the first measured image, averaged; 0 where one is not defined."""
+    ratios = misfit.ratios(samples, 0)
+    found = [*ratios.bands.mean(0).tolist(), float(ratios.uneven.mean())]
+    return [math.log(x) if 0 < x < math.inf else 0.0 for x in found]
+
+
+def center(x: Tensor) -> Tensor:
+    """The middle of an image `(C, *N)`, at most `SIDE` pixels along every axis."""
+    cuts = [slice(max(0, (n - SIDE) // 2), max(0, (n - SIDE) // 2) + SIDE) for n in x.shape[1:]]
+    return x[(slice(None), *cuts)]
+
+
+def by_group(images: Iterable[tuple[str, Tensor]]) -> dict[str, list[Tensor]]:
+    """Images `(C, *N)` of every group, `IMAGES` of them evenly spaced."""
+    every: dict[str, list[Tensor]] = {}
+    for name, image in images:
+        every.setdefault(name, []).append(image)
+    return {name: row[:: max(1, len(row) // IMAGES)][:IMAGES] for name, row in every.items()}
