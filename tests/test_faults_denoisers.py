@@ -53,16 +53,17 @@ def shown(process, x0, z, t, y=None, spectrum=SPECTRUM):
 # ---- what a network sees ---------------------------------------------------------------------------------------------
 
 
-def test_the_noise_that_a_network_sees_has_unit_variance():
+@pytest.mark.parametrize("t", [0.25, 0.9])
+def test_the_noise_that_a_network_sees_has_unit_variance(t):
     """On Gaussian data of its spectrum: that of the state, and that of the measurement; 64 x 1024 pixels, 5 sigma of
     the variance of white noise, doubled because the fields are colored.
     """
     basis = Fourier((32, 32))
-    process = external(vp(basis), fourier(basis))
+    process = external(vp(basis), fourier(basis, noise_weights=(0.002, 0.002, 0.002)))  # L and S are near each other
     z = [white(range(64), name, 0, (1, 32, 32)).double() for name in ("data", "state")]
     x0 = basis.inverse(SPECTRUM.mean_on(basis) + SPECTRUM.on(basis).sqrt() * basis.forward(z[0]))
     y = process.pairing.simulate(x0, basis, torch.arange(64))
-    seen = shown(process, x0, z[1], torch.full((64,), 0.25, dtype=torch.float64), y)
+    seen = shown(process, x0, z[1], torch.full((64,), t, dtype=torch.float64), y)
     assert seen.shape[1] == 3
     for number in (1, 2):
         assert float(seen[:, number].square().mean()) == pytest.approx(1, abs=10 * math.sqrt(2 / 65536))
