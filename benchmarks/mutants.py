@@ -16,6 +16,7 @@ torch and pytest, but not the package, runs the tests with that copy first on th
 from __future__ import annotations
 
 import argparse
+import ast
 import fnmatch
 import hashlib
 import importlib
@@ -157,10 +158,15 @@ def _digest(*texts: str) -> str:
 
 
 def _seen(result: dict, tests: list[str]) -> str:
-    """Digest of the tests that a verdict rests on: of the one that failed, or of all that did not."""
-    named = [result["test"]] if result["verdict"] in ("caught", "explained?") else tests
-    paths = {ROOT / name.split("::")[0].removesuffix(" (import)") for name in named}
-    return _digest(*sorted(path.read_text() for path in paths if path.is_file()))
+    """Digest of what a verdict rests on: the test that failed, or all files of tests that did not."""
+    if result["verdict"] in ("caught", "explained?"):
+        file, *names = result["test"].split("::")
+        lines = (ROOT / file).read_text() if names else ""
+        tree = ast.parse(lines)
+        wanted = names[-1].split("[")[0] if names else ""
+        found = [ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == wanted]
+        return _digest(*found)
+    return _digest(*sorted((ROOT / name).read_text() for name in {test.split("::")[0] for test in tests}))
 
 
 def _git(*words: str) -> str:

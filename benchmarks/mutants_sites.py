@@ -34,6 +34,12 @@ def listed(records: list[dict]) -> list[Mutant]:
 
 
 def _listed(record: dict) -> Mutant:
+    """The fault at its anchor, or at the first of the other places where it may stand (`moved`)."""
+    first, *rest = (_placed(record | other) for other in ({}, *record.get("moved", [])))
+    return next((m for m in (first, *rest) if not m.stale), first)
+
+
+def _placed(record: dict) -> Mutant:
     found = [_edited(record, path) for path in sorted(PACKAGE.glob(record["file"]))]
     good = [f for f in found if not f.stale]
     if len(good) == 1:

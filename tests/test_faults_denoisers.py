@@ -14,6 +14,7 @@ from retrodict._random import white
 from retrodict.bases import Fourier, Pixel
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import FunctionDenoiser, GaussianDenoiser
+from retrodict.denoisers.mixture import MixtureLaw
 from retrodict.denoisers.network import LEVELS, NetDenoiser
 from retrodict.denoisers.predictions import PREDICTIONS, target, to_data
 from retrodict.denoisers.spread import band_filters
@@ -53,16 +54,17 @@ def shown(process, x0, z, t, y=None, spectrum=SPECTRUM):
 # ---- what a network sees ---------------------------------------------------------------------------------------------
 
 
-def test_the_noise_that_a_network_sees_has_unit_variance():
+@pytest.mark.parametrize("t", [0.25, 0.9])
+def test_the_noise_that_a_network_sees_has_unit_variance(t):
     """On Gaussian data of its spectrum: that of the state, and that of the measurement; 64 x 1024 pixels, 5 sigma of
     the variance of white noise, doubled because the fields are colored.
     """
     basis = Fourier((32, 32))
-    process = external(vp(basis), fourier(basis))
+    process = external(vp(basis), fourier(basis, noise_weights=(0.002, 0.002, 0.002)))  # L and S are near each other
     z = [white(range(64), name, 0, (1, 32, 32)).double() for name in ("data", "state")]
     x0 = basis.inverse(SPECTRUM.mean_on(basis) + SPECTRUM.on(basis).sqrt() * basis.forward(z[0]))
     y = process.pairing.simulate(x0, basis, torch.arange(64))
-    seen = shown(process, x0, z[1], torch.full((64,), 0.25, dtype=torch.float64), y)
+    seen = shown(process, x0, z[1], torch.full((64,), t, dtype=torch.float64), y)
     assert seen.shape[1] == 3
     for number in (1, 2):
         assert float(seen[:, number].square().mean()) == pytest.approx(1, abs=10 * math.sqrt(2 / 65536))
@@ -140,6 +142,38 @@ def test_slices_of_a_volume_have_the_time_of_their_volume():
     x, t = field(2, 1, 3, 4, 4), at(0.2, 0.9)
     alone = torch.cat([volumes(x[i : i + 1], t[i : i + 1]) for i in range(2)])
     assert torch.allclose(volumes(x, t), alone, atol=1e-12)
+
+
+def test_an_answer_is_in_units_of_the_wiener_error():
+    """D = Wiener(x) + c_out N_0 with N_0 = 1: c_out^2 is the mean of L s^2 / (h^2 L + s^2) over the whole plane."""
+    process, x, t = vp(Fourier((5, 7))), field(1, 1, 5, 7), at(0.5)
+
+    class One(torch.nn.Module):
+        def forward(self, x, level):
+            return torch.ones_like(x[:, :1])
+
+    one, none = (NetDenoiser(network(net), process, SPECTRUM)(x, t) for net in (One(), Listening()))
+    m, L = process.moments(t), SPECTRUM.on(process.basis)
+    v = (L * m.s2 / (m.h**2 * L + m.s2))[0, 0]
+    c_out = ((v[:, 0].sum() + 2 * v[:, 1:].sum()) / 35).sqrt()
+    assert torch.allclose(one - none, c_out.expand(1, 1, 5, 7), rtol=1e-10)
+
+
+def test_a_mixture_varies_within_and_between_its_components():
+    law = MixtureLaw(Pixel((1,)), at(0.25, 0.75), at(0.0, 4.0)[:, None], at(1.0, 2.0)[:, None])
+    mean, variance = law.moments()
+    assert (float(mean), float(variance)) == (3.0, 0.25 * 1 + 0.75 * 2 + 0.25 * 9 + 0.75 * 1)
+
+
+def test_an_exact_denoiser_in_numbers_is_itself():
+    """u_0 = state w + measurement y + offset, with a mean that is not zero and a measurement."""
+    basis = Fourier((6, 6))
+    process, t = external(vp(basis), fourier(basis)), at(0.4)
+    denoiser = GaussianDenoiser(process, 1 + basis.radius(), 2 + basis.radius())
+    w, y = field(1, 1, 6, 6), field(1, 1, 6, 6, seed=1)
+    a = denoiser.linear(t)
+    expected = a.state * basis.forward(w) + a.measurement * basis.forward(y) + a.offset
+    assert torch.allclose(denoiser(w, t, Cond(image=y)), basis.inverse(expected), atol=1e-10)
 
 
 # ---- predictions -----------------------------------------------------------------------------------------------------

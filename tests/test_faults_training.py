@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -98,18 +99,19 @@ def test_every_level_is_calibrated_on_draws_of_its_own():
     assert not asked_before & set(asked[12:])
 
 
-def plan_of(folder):
+def plan_of_two_sides():
     """A plan of training whose two sides can be told apart: images of ones, and of twos."""
-    sides = (SimpleNamespace(batch=lambda keys, v=v: torch.full((len(keys), 1, 32, 32), v)) for v in (1.0, 2.0))
-    training, validation = sides
-    settings = SimpleNamespace(seed=0, precision="float32", model_dump=dict)
-    record = replace(spec(), intensity=Intensity("HU", 1.0, 0.0))
-    config = SimpleNamespace(name="tiny", training=settings)
-    return SimpleNamespace(spec=record, config=config, training=training, validation=validation, start_from=None)
+    plan = MagicMock()
+    plan.spec, plan.start_from = replace(spec(), intensity=Intensity("HU", 1.0, 0.0)), None
+    plan.config.training.seed, plan.config.training.precision = 0, "float32"
+    plan.config.training.model_dump.return_value = {}
+    for side, value in ((plan.training, 1.0), (plan.validation, 2.0)):
+        side.batch = lambda keys, value=value: torch.full((len(keys), 1, 32, 32), value)
+    return plan
 
 
 def test_calibration_and_validation_never_see_the_training_set(tmp_path, monkeypatch):
-    plan, seen = plan_of(tmp_path), {}
+    plan, seen = plan_of_two_sides(), {}
 
     def calibrated(denoiser, batch, **options):
         seen["calibration"] = float(batch([0]).mean())

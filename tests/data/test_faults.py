@@ -69,9 +69,8 @@ def test_a_measurement_keeps_the_noise_of_air(tmp_path):
     values = image.values.clone()
     values[0, 0, 0] = -1300.0
     noisy = dataclasses.replace(image, values=values)
-    for role, known in (("measured", -1300.0), ("mean", -1024.0)):
-        (path,) = write(noisy, tmp_path / f"{role}.dcm", like=image, role=role, description="a test")
-        assert float(read(path, clip=False).values[0, 0, 0]) == pytest.approx(known, abs=0.1)
+    (path,) = write(noisy, tmp_path / "b.dcm", like=image, role="measured", description="a test")
+    assert float(read(path, clip=False).values[0, 0, 0]) == pytest.approx(-1300, abs=0.1)
 
 
 def test_the_spacing_that_is_given_for_a_series_is_used(tmp_path):
