@@ -303,7 +303,7 @@ def opened(source: Source, out: Path, **given: object) -> None:
         written = write(image, out / "x", like=image, role="mean", description="fuzz")
     except InputError as error:
         raise LateError(f"{source.format}: {error}") from error
-    again = discover(written[0] if len(written) == 1 else out)
+    again = discover(written[0] if len(written) == 1 else out, results=True)
     spacing = image.spacing if image.regular else image.spacing[-2:]
     read(again[0], unit=image.unit, spacing=spacing, slices="volume" if image.regular else "independent", expect=None)
 

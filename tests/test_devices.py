@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import make_model
+from models import make_model, scan
 from retrodict import make_plan, sample, start_state
-from retrodict.data import Image
 from retrodict.processes import PROCESSES
 from retrodict.samplers.plan import make_grid
 from retrodict.tasks.restore import restore
@@ -56,7 +55,7 @@ def elsewhere():
 def test_an_image_is_restored_as_ever(tmp_path, elsewhere):
     with torch.device("cpu"):
         make_model(tmp_path, zero=False)
-        image = Image(torch.zeros(1, 24, 20), "HU", (1.0, 1.0), "npz", ())
+        image = scan((48, 44))
         expected = restore(image, model=tmp_path / "model", samples=2, steps=1)
     result = restore(image, model=tmp_path / "model", samples=2, steps=1)
     assert torch.equal(result.mean.values, expected.mean.values)

@@ -182,7 +182,7 @@ def test_configuration_file_and_command_line(folders, tmp_path):
     path.write_text("truth: [x]\nmethod: []\n")
     with pytest.raises(InputError, match=r"methods|method"):
         load_evaluation(path)
-    assert isinstance(run.invoke(app, ["evaluate", "-o", str(tmp_path / "three")]).exception, InputError)
+    assert run.invoke(app, ["evaluate", "-o", str(tmp_path / "three")]).exit_code in (2, 3)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from retrodict import InputError
 from retrodict.bases.curve import Curve
 from retrodict.report import evaluation, page
 from retrodict.report import restoration as report
-from retrodict.tasks.restore import _curves
+from retrodict.tasks.results import _curves
 
 
 def data(**changes):
@@ -256,12 +256,16 @@ def evaluated():
         return {"rmse": {"value": value, "lower": value - 1, "upper": value + 1}}
 
     difference = {"method": "b", "metric": "rmse", "difference": 2.0, "lower": 1.0, "upper": 3.0}
+    difference |= {"p_value": 0.01, "n": 8}
     noise = {"frequency": [0.1, 0.2, 0.3], "value": [5000.0, 9000.0, 6000.0]}
     return {
         "name": "<b>comparison</b>",
         "date": "2026-01-01",
         "images": 3,
         "names": ["x", "y", "z"],
+        "who": "3 images, patients: not told",
+        "patients": None,
+        "items": "images",
         "unit": "HU",
         "columns": ["rmse"],
         "reference": "a",
@@ -269,7 +273,7 @@ def evaluated():
             {"name": "a", "kind": "posterior", "summary": summary(10.0), "nps": noise},
             {"name": "b", "kind": "point", "summary": summary(12.0), "nps": noise},
         ],
-        "differences": [difference, {**difference, "lower": -1.0}],
+        "differences": [difference, {**difference, "lower": -1.0, "p_value": 0.4}],
         "config": {"truth": ["t"], "measured": None, "methods": [{"name": "a", "path": "p"}], "bands": 4},
         "versions": {"retrodict": "0"},
     }

@@ -7,6 +7,7 @@ import numpy as np
 import pydicom
 import pytest
 
+import models
 from models import make_model
 from retrodict import InputError
 from retrodict.tasks.batch import restore_all
@@ -29,10 +30,17 @@ def scan(path, index=0, **tags):
     return make_slice(path, slice_values(index, 32, 32), position=(0, 0, index), number=index + 1, **tags)
 
 
+def measured(index=0):
+    """HU that the instrument of the model measured: only such an image is given a deviation."""
+    return models.scan((48, 48), seed=index).values[0].round().numpy().astype(np.int16)
+
+
 def test_a_deidentified_run_names_nobody(tmp_path, model):
     folder = tmp_path / "in"
     for i in range(2):
-        scan(folder / "doe_jane" / f"P7-{i}.dcm", i, InstitutionName="St. Elsewhere", SeriesDescription="Doe, liver")
+        tags = {"InstitutionName": "St. Elsewhere", "SeriesDescription": "Doe, liver", "spacing": (1, 1)}
+        path = folder / "doe_jane" / f"P7-{i}.dcm"
+        make_slice(path, measured(i), position=(0, 0, i), number=i + 1, **tags)
     summary = restore_all(folder, tmp_path / "out", model=model, deidentify=True, **FAST)
     assert not summary.failures
     (done,) = summary.restored
@@ -84,7 +92,7 @@ def test_another_modality_needs_to_be_asked_for_and_a_unit(tmp_path, model):
 
 
 def test_an_enhanced_file_comes_back_as_one(tmp_path, model):
-    path = make_enhanced(tmp_path / "e.dcm")
+    path = make_enhanced(tmp_path / "e.dcm", values=measured, spacing=(1, 1))
     restore(path, tmp_path / "out", model=model, **FAST)
     for role, frames in (("mean", 3), ("sd", 3)):
         assert pydicom.dcmread(tmp_path / "out" / f"e_{role}.dcm").NumberOfFrames == frames

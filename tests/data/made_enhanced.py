@@ -16,12 +16,22 @@ def item(**tags):
     return [ds]
 
 
-def make_enhanced(path, count=3, gap=2.0, order=None, rescale=None, modality="CT", sop=ENHANCED):
+def make_enhanced(
+    path,
+    count=3,
+    gap=2.0,
+    order=None,
+    rescale=None,
+    modality="CT",
+    sop=ENHANCED,
+    values=slice_values,
+    spacing=(0.7, 0.5),
+):
     """Write `count` frames that read as slice_values(i) at z = gap * i, stored in `order`.
 
     rescale : None for slope 1 and intercept -1024 in the shared group, or a (slope, intercept) for each frame.
     """
-    make_slice(path, slice_values(0), position=(0, 0, 0))
+    make_slice(path, values(0), position=(0, 0, 0))
     ds = pydicom.dcmread(path)
     for keyword in ("PixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient"):
         delattr(ds, keyword)
@@ -30,7 +40,7 @@ def make_enhanced(path, count=3, gap=2.0, order=None, rescale=None, modality="CT
     ds.Modality, ds.ImageType, ds.NumberOfFrames = modality, ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], count
     order = list(order if order is not None else range(count))
     shared, frames, stored = Dataset(), [], []
-    shared.PixelMeasuresSequence = item(PixelSpacing=[0.7, 0.5], SliceThickness=2.5)
+    shared.PixelMeasuresSequence = item(PixelSpacing=list(spacing), SliceThickness=2.5)
     shared.PlaneOrientationSequence = item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
     shared.CTImageFrameTypeSequence = item(FrameType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])
     if rescale is None:
@@ -46,7 +56,7 @@ def make_enhanced(path, count=3, gap=2.0, order=None, rescale=None, modality="CT
             )
         frame.FrameVOILUTSequence = item(WindowCenter=40, WindowWidth=400)
         frames.append(frame)
-        stored.append(np.rint((slice_values(index) - intercept) / slope).astype("<i2"))
+        stored.append(np.rint((values(index) - intercept) / slope).astype("<i2"))
     ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], frames
     ds.PixelData = np.stack(stored).tobytes()
     ds.save_as(path)

@@ -69,8 +69,8 @@ def bootstrap(values: Tensor, statistic: Callable[[Tensor], Tensor], *, seed: in
     if n < 2:
         raise InputError("values", f"{n} items", "at least 2 to draw from")
     keep = ~torch.eye(n, dtype=torch.bool, device="cpu")
-    value = torch.as_tensor(statistic(x)).double()
-    without = torch.stack([torch.as_tensor(statistic(x[k])).double() for k in keep])
+    value = torch.as_tensor(statistic(x), device="cpu").double()
+    without = torch.stack([torch.as_tensor(statistic(x[k]), device="cpu").double() for k in keep])
     low, high = _studentized(n * value - (n - 1) * without, seed, count)
     low, high = value - high, value - low
     reach = _reach(n * value - (n - 1) * without)

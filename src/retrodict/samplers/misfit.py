@@ -62,14 +62,14 @@ def noise_bands(process: Process, spectrum: Tensor) -> Bands:
     assert process.measurement is not None
     noise, data = _noise(process), _power(process, process.measurement.h**2 * spectrum)
     top = float(radius.max())
-    nodes = torch.linspace(0, top + 1e-9, 33, dtype=torch.float64)
+    nodes = torch.linspace(0, top + 1e-9, 33, dtype=torch.float64, device="cpu")
     content = torch.stack(
         [_share(data, noise, weight * ((radius >= a) & (radius <= b))) for a, b in pairwise(nodes.tolist())]
     )
     loud = (content > MOSTLY_NOISE).nonzero().flatten().tolist()
     low = float(nodes[loud[-1] + 1]) if loud else 0.0
     low = low if low < 0.8 * top else 2 / 3 * top
-    inner = torch.linspace(low, top, BANDS + 1, dtype=torch.float64).tolist()
+    inner = torch.linspace(low, top, BANDS + 1, dtype=torch.float64, device="cpu").tolist()
     edges = (0.0, *inner) if low > 0 else tuple(inner)
     filters = band_filters(radius, edges)
     return Bands(edges, tuple(float(_share(data, noise, weight * f**2)) for f in filters))
@@ -117,7 +117,7 @@ def _drawn(process: Process, variance: Tensor, draws: int = 32) -> Tensor:
     channels = variance.shape[0] if variance.ndim > basis.ndim else basis.channels or 1
     like = torch.zeros(draws, channels, *basis.size, dtype=torch.float64, device=basis.device)
     like = like.to(torch.complex128) if basis.complex else like
-    z = noise_like(like, torch.arange(draws), "misfit-law", 0)
+    z = noise_like(like, torch.arange(draws, device="cpu"), "misfit-law", 0)
     field = basis.inverse(variance.sqrt().to(z.real) * basis.forward(z))
     return fourier.energy(fourier.forward(field)).mean(0)
 
@@ -127,7 +127,7 @@ def reach(edges: tuple[float, ...], spacing: tuple[float, ...]) -> int:
     """Distance in pixels within which 99 % of the energy of every band filter lies: how far a pixel looks."""
     size = tuple(64 if len(spacing) == 3 else 128 for _ in spacing)
     basis = Fourier(size, spacing)
-    axes = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in size]
+    axes = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device="cpu") for n in size]
     distance = torch.stack([a.abs() for a in torch.meshgrid(*axes, indexing="ij")]).amax(0).flatten()
     order, worst = distance.argsort(), 0
     for f in band_filters(basis.radius(), edges):
@@ -273,12 +273,12 @@ class BandMisfit:
         ratio = found / torch.tensor(law.power, dtype=torch.float64, device=u.device)
         share = [(1 / v) / sum(1 / w for w in law.variance[1:]) for v in law.variance[1:]]
         level = sum(w * e / p for w, e, p in zip(share, energy[1:], law.power[1:], strict=True))
-        return Ratios(ratio.cpu(), self._uneven(torch.as_tensor(level), item).cpu())
+        return Ratios(ratio.cpu(), self._uneven(torch.as_tensor(level, device=u.device), item).cpu())
 
     def _uneven(self, level: Tensor, item: int) -> Tensor:
         """Variance of the log of the local noise `(k, *N)` over tiles, over its sampling variance."""
         if self.tiles[item] < 4:
-            return torch.full(level.shape[:1], math.nan)
+            return torch.full(level.shape[:1], math.nan, device=level.device)
         seen = self.seen[item].to(level.device).double()
         share = _tiled(seen[None])[0]
         kept = share >= 0.5
@@ -308,7 +308,7 @@ def one_call(denoiser: Denoiser, y: Tensor, *, margin: int = 16, seed: int = 0) 
     """
     y = y.to(denoiser.process.basis.device)
     frame = frame_of(tuple(y.shape[2:]), denoiser.process.basis, margin, denoiser.multiple)
-    bound, seeds = denoiser.on(frame.size), torch.tensor([key(seed, "one-call")])
+    bound, seeds = denoiser.on(frame.size), torch.tensor([key(seed, "one-call")], device="cpu")
     padded, crop = surrounded(bound, y, frame, seeds), frame.crop
     mean, spectrum = bound.prior() or (0.0, None)
     shape = tuple(padded.shape[1:])
@@ -316,7 +316,7 @@ def one_call(denoiser: Denoiser, y: Tensor, *, margin: int = 16, seed: int = 0) 
         bound.process, seeds, shape, measurement=padded, mean=mean, spectrum=spectrum, dtype=padded.dtype
     )
     with torch.no_grad():
-        t, cond = torch.ones(1, dtype=torch.float64), bound.process.pairing.cond(padded)
+        t, cond = torch.ones(1, dtype=torch.float64, device="cpu"), bound.process.pairing.cond(padded)
         state = bound.process.to_image(start, t, cond.image if bound.process.anchored else None)
         found = bound.estimate(state, t, cond)
         if found.spread is None:

@@ -82,7 +82,7 @@ def _row(denoiser: NetDenoiser, x0: Tensor, seed: int, options: SamplingOptions 
     """The numbers of an image; None where no pixel of it can be looked at."""
     x0 = center(x0)[None]
     process = denoiser.process.on(tuple(x0.shape[2:]))
-    y = process.pairing.simulate(x0, process.basis, torch.tensor([seed]))
+    y = process.pairing.simulate(x0, process.basis, torch.tensor([seed], device="cpu"))
     misfit = BandMisfit(denoiser, y, flat_pixels(y))
     sample = one_call(denoiser, y, seed=seed)[1]
     if sample is None or misfit.counts[0] == 0:

@@ -44,7 +44,8 @@ def _values(image: Image, model: Model, name: str) -> list[str]:
     if known.range is None or image.values.is_complex():
         return []
     pixel, box = noise_sd(model)
-    inside = torch.ones(image.values.shape[1:], dtype=torch.bool) if image.padding is None else ~image.padding
+    everywhere = torch.ones(image.values.shape[1:], dtype=torch.bool, device="cpu")
+    inside = everywhere if image.padding is None else ~image.padding
     values = image.values[:, inside].double()
     if not values.numel():
         return []
@@ -103,7 +104,7 @@ def noise_sd(model: Model) -> tuple[float, float]:
 
 def _box_gain(basis: Fourier) -> Tensor:
     """Squared transfer of a mean over `SIDE` pixels along the last two axes."""
-    gain = torch.ones(basis.shape, dtype=torch.float64)
+    gain = torch.ones(basis.shape, dtype=torch.float64, device=basis.device)
     for f, d in list(zip(basis.frequencies(), basis.spacing, strict=True))[-2:]:
         phase = math.pi * f * d
         one = torch.where(phase == 0, 1.0, torch.sin(SIDE * phase) / (SIDE * torch.sin(phase)))
