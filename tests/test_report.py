@@ -265,6 +265,7 @@ def evaluated():
         "names": ["x", "y", "z"],
         "who": "3 images, patients: not told",
         "patients": None,
+        "slices": 3,
         "items": "images",
         "unit": "HU",
         "columns": ["rmse"],
