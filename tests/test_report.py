@@ -299,7 +299,7 @@ def test_the_page_of_an_evaluation_holds_everything_and_no_formula():
     assert "<b>comparison" not in html
     assert titles(html) == ["truth", "a", "b", "a: error", "b: error", "a: stated deviation"]
     text = words(html)
-    for word in ("methods.a.path", "bands", "zero excluded", "not for diagnosis"):
+    for word in ("methods.a.path", "bands", "differs", "not for diagnosis"):
         assert word in text, word
     assert "config.measured" not in text  # what was not given is left out
     assert "mathdefault" not in html
