@@ -21,7 +21,8 @@ suppress_warnings = ["ref.python"]
 default_role = "code"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+# A package exports what its modules define, and each name is described once, where it is defined.
+autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 apidoc_modules = [
     {"path": "../src/retrodict", "destination": "api", "separate_modules": True, "module_first": True},
 ]
@@ -36,9 +37,14 @@ def plain(app: Sphinx, what: str, name: str, item: object, options: object, line
     Outside backticks `*` and `|` are parts of a formula and a letter after them ends a plural; "name : text" at the
     beginning of a line describes a parameter.
     """
+    field = False
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...", "..", ":")):
             lines[i] = re.sub(r"^(\w+(?:, \w+)*) : ", r":\1: ", line)
+        begins = lines[i].startswith(":")
+        field = begins or (field and bool(line))
+        if field and not begins:
+            lines[i] = "    " + lines[i].lstrip()  # a description goes on in the next line
     parts = re.split(r"(`[^`]*`)", "\n".join(lines))
     parts[::2] = [re.sub(r"(?<!\\)([*|])", r"\\\1", part) for part in parts[::2]]
     parts[2::2] = [re.sub(r"^(?=\w)", r"\\ ", part) for part in parts[2::2]]

@@ -76,7 +76,7 @@ def known_system(outputs: Tensor, inputs: Tensor, spacing: Spacing) -> KnownSyst
 def draw_disc(
     shape: Sequence[int], spacing: Spacing, position: Sequence[float], radius: float, fine: int = 8
 ) -> Tensor:
-    """A disc of height 1, each pixel the covered share of its area (`fine`^2 points): (H, W).
+    """A disc of height 1, each pixel the covered share of its area (fine x fine points): (H, W).
 
     `position` (row, column) in pixels, `radius` in mm.
     """
