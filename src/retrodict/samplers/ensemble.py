@@ -21,7 +21,16 @@ from retrodict.samplers.margin import Frame, frame_of, surrounded
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
 
-__all__ = ["Finished", "Restoration", "RunningMoments", "SamplingOptions", "gate", "plan_for", "restore_batch"]
+__all__ = [
+    "Finished",
+    "Restoration",
+    "RunningMoments",
+    "SamplingOptions",
+    "gate",
+    "kind_of",
+    "plan_for",
+    "restore_batch",
+]
 
 
 @dataclass(frozen=True)
@@ -178,7 +187,7 @@ def gate(denoiser: Denoiser, options: SamplingOptions, bands: int = 5) -> Gate:
     return judge(denoiser, lambda process, spectrum: plan_for(process, options, spectrum), bands)
 
 
-def _kind(denoiser: Denoiser, options: SamplingOptions) -> tuple[str, str]:
+def kind_of(denoiser: Denoiser, options: SamplingOptions) -> tuple[str, str]:
     """("posterior", how it was checked) or ("point", why there is no uncertainty)."""
     rule, pairing = RULES[choice("rule", options.rule, RULES)], denoiser.process.pairing
     if not pairing.restores:
@@ -226,7 +235,7 @@ def restore_batch(
     """
     started = time.perf_counter()
     _check_batch(denoiser, measured, items)
-    kind, reason = _kind(denoiser, options)
+    kind, reason = kind_of(denoiser, options)
     members = options.samples if kind == "posterior" or not RULES[options.rule].deterministic else 1
     if kind == "posterior" and members < 2:
         raise InputError("samples", members, "at least 2 for a standard deviation (or {point})", point=True)

@@ -14,7 +14,7 @@ from retrodict._check import InputError
 from retrodict.data import Image
 from retrodict.models.held_out import HeldOut
 from retrodict.models.model import Model
-from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, _kind, restore_batch
+from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, kind_of, restore_batch
 from retrodict.samplers.misfit import BandMisfit, flat_pixels, one_call, reach
 from retrodict.tasks.plausible import implausible
 from retrodict.tasks.verdict import LEVEL, Check, Verdict, band_names, in_words, predictions
@@ -54,7 +54,7 @@ def judged(
         examination.resampled = f"the image was resampled from {_spacing(image)} to {_spacing(work)} mm"
     asked = not sampling.uncertainty
     if not examination.before() and not asked:
-        _kind(model.denoiser, sampling)  # what no image could be given is refused all the same
+        kind_of(model.denoiser, sampling)  # what no image could be given is refused all the same
         verdict = examination.verdict("point", False)
         return _by_one_call(examination, finish, verdict.text), verdict
     members = sampling.samples
