@@ -216,7 +216,7 @@ def chosen(count: int, only: str = "", spread: bool = False) -> list[str]:
     """
     if spread:
         names = [f"{kind}/0" for kind, often in surfaces.kinds() if often]
-        return names[:: len(names) // count][:count]
+        return names[:: max(1, len(names) // count)][:count]
     return [c for c in surfaces.cases(count if not only else 10**5) if c.startswith(only)][:count]
 
 
