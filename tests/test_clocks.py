@@ -11,7 +11,7 @@ from retrodict.nets import UNet
 from retrodict.nets.unet import blocked, unblocked
 from retrodict.processes.observation import Moments
 from retrodict.training.clocks import ClockLaw
-from retrodict.training.losses import Example, denoising_loss
+from retrodict.training.losses import Example, band_overlap, denoising_loss
 
 BASIS = Fourier((16, 24), (0.7, 0.7))
 
@@ -111,3 +111,32 @@ def test_a_network_on_blocks_sees_no_farther_than_it_says():
         x[..., place, place] = 0.0
     assert net.stride == 4
     assert field - 8 < max(reach) <= field
+
+
+@pytest.mark.parametrize("level", ["rms", "clock"])
+def test_the_noise_estimate_that_a_network_sees_is_of_unit_variance(level):
+    """On Gaussian data of the stored spectrum, whatever the clock: E[(w - h d)^2] = s^2 - h^2 v per coefficient."""
+    seen = []
+
+    class Recorder(torch.nn.Module):
+        def forward(self, x, level):
+            seen.append(x)
+            return torch.zeros_like(x[:, :1])
+
+    law = ClockLaw(noise=(3.0, 10.0), white=0.0, smooth=0.0)
+    process, spectrum = law(BASIS, torch.arange(1)), Spectrum.power_law(0.0, 30.0, 0.3, 2.0)
+    denoiser = NetDenoiser(Recorder(), process, spectrum=spectrum, level=level)
+    z = torch.randn(2, 400, 1, *BASIS.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x0 = BASIS.inverse(spectrum.on(BASIS).sqrt() * BASIS.forward(z[0]))
+    denoiser(process.corrupt(x0, torch.ones(400), z[1]), torch.ones(400))
+    assert float(seen[0][:, 1].square().mean()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_spectrum_of_ratios_one_leaks_to_one_in_every_band():
+    basis = Fourier((16, 24), (0.7, 0.7))
+    net = UNet(in_channels=2, out_channels=4, width=4, multipliers=(1, 2), level_features=8)
+    process = ClockLaw()(basis, torch.arange(1))
+    denoiser = NetDenoiser(net, process, spectrum=Spectrum.flat(), level="clock", bands=3)
+    overlap = band_overlap(denoiser)
+    torch.testing.assert_close(overlap.sum(1), torch.ones(3, dtype=torch.float64), rtol=1e-12, atol=0)
+    assert float((overlap.sum(0) - 1).abs().max()) > 0.05  # bands are not of one size: the axis matters
