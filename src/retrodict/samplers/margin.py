@@ -12,6 +12,8 @@ M = h^2 L + s^2 of the measurement.  Members then differ at the border by what i
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -27,6 +29,8 @@ __all__ = ["Frame", "frame_of", "mirrored", "surrounded"]
 
 TOLERANCE, ROUNDS = 1e-6, 300
 """Residual of the conjugate gradients over what they start from, and the most rounds; a few tens are usual."""
+
+log = logging.getLogger("retrodict")
 
 
 class Frame(NamedTuple):
@@ -112,6 +116,10 @@ def _carried(basis: Basis, M: Tensor, frame: Frame, rest: Tensor) -> Tensor:
         z = guess(residual)[frame.crop]
         after = _dot(residual, z)
         step, size = z + (after / size) * step, after
+    else:
+        left = math.sqrt(size / first)
+        if left > 1e-2:
+            log.warning("the margin of the image is its law only to %.1g: deviations at the border are uncertain", left)
     return spread(answer)
 
 

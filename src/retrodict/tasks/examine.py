@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
+from retrodict._random import key
 from retrodict.data import Image
 from retrodict.models.held_out import HeldOut
 from retrodict.models.model import Model
@@ -192,7 +193,8 @@ class Examination:
             return True
         started = time.perf_counter()
         for item in range(len(self.y)):
-            mean, sample = one_call(self.model.denoiser, self.y[item : item + 1], margin=self.margin, seed=self.seed)
+            own = key(self.seed, "examination", item)  # slices are not to share their draws
+            mean, sample = one_call(self.model.denoiser, self.y[item : item + 1], margin=self.margin, seed=own)
             self.means.append(mean)
             if not self._enough(item):
                 continue

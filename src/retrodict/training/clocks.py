@@ -69,7 +69,7 @@ class ClockLaw:
 
     def _single(self, basis: Basis, seeds: Tensor, number: int) -> Tensor:
         draw = _Draw(seeds, number, basis)
-        kind, alone = draw("kind"), 1 - self.fused
+        kind, alone = draw("kind"), (1 - self.fused) or 1.0
         white, smooth = self.white / alone, (self.white + self.smooth) / alone
         parts = self._white(draw), self._smooth(draw), self._instrument(draw)
         return torch.where(kind < white, parts[0], torch.where(kind < smooth, parts[1], parts[2]))
