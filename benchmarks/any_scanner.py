@@ -20,7 +20,7 @@ import torch
 from retrodict._random import key, uniform
 from retrodict.bases import Fourier
 from retrodict.bases.spectrum import Spectrum
-from retrodict.data import Group, Image, PatchSet
+from retrodict.data import Group, Image, PatchSet, read
 from retrodict.data.resample import resample_axes
 from retrodict.models.model import Intensity, ModelSpec, save_model
 from retrodict.nets import precision_for
@@ -70,6 +70,21 @@ def slices(split: str, most_noise: float = 16.0) -> list[Slice]:
                 values = archive[row["key"]][int(row["index"])]
             hu = torch.from_numpy(values.astype(np.float32)).clamp(-1024, 3071)
             found.append(Slice(row["patient"], hu, float(json.loads(row["pixel_spacing_mm"])[0]), noise))
+    return found + (others() if split == "train" else [])
+
+
+def others() -> list[Slice]:
+    """Two patients of sets that have no split: a head and a trunk, both for training."""
+    body = DATA / "ct_body_totalsegmentator" / "example_ct_dicom_hu.npz"
+    found = []
+    with np.load(body, allow_pickle=False) as archive:
+        for values in archive["hu"]:
+            hu = torch.from_numpy(values.astype(np.float32)).clamp(-1024, 3071)
+            found.append(Slice("totalsegmentator", hu, float(archive["pixel_spacing_mm"][0])))
+    for path in sorted((DATA / "ct_head_ge").glob("*.dcm")):
+        image = read(path)
+        hu = image.values.reshape(image.values.shape[-2:]).clamp(-1024, 3071)
+        found.append(Slice("head-ge", hu, float(image.spacing[-1])))
     return found
 
 
@@ -169,7 +184,7 @@ def main() -> None:
     """Train, save checkpoints, and write the model of the averaged weights at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=40000)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     if not all((DATA / name / "index.csv").is_file() for name in SETS):
@@ -180,7 +195,13 @@ def main() -> None:
     torch.manual_seed(key(0, "weights") % 2**31)
     denoiser = spec.build("any-scanner", precision_for("auto"))
     settings = TrainingOptions(
-        steps=options.steps, learning_rate=1e-3, warmup=300, decay=0.4, checkpoint_every=200, validate_every=1000
+        steps=options.steps,
+        learning_rate=1e-3,
+        warmup=300,
+        decay=0.25,
+        ema=0.9995,
+        checkpoint_every=500,
+        validate_every=1000,
     )
     options.out.mkdir(parents=True, exist_ok=True)
     log = open(options.out / "log.jsonl", "a")  # noqa: SIM115
