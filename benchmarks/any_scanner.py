@@ -1,7 +1,7 @@
 """Train the denoiser of every instrument on many patients: `python benchmarks/any_scanner.py OUT [--steps N]`.
 
 A batch has one pixel spacing, drawn for each step from those of the patients and from coarser copies; every item has a
-clock of its own (`training.clocks.ClockLaw`).  Resumes from the checkpoints in OUT.  Skips where the data is absent.
+clock of its own (`processes.clocks.ClockLaw`).  Resumes from the checkpoints in OUT.  Skips where the data is absent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from retrodict.data import Group, Image, PatchSet, read
 from retrodict.data.resample import resample_axes
 from retrodict.models.model import Intensity, ModelSpec, save_model
 from retrodict.nets import precision_for
-from retrodict.training.clocks import ClockLaw
+from retrodict.processes.clocks import ClockLaw
 from retrodict.training.loop import TrainingOptions, train
 from retrodict.training.losses import Example, denoising_loss
 
