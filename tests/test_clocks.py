@@ -9,8 +9,8 @@ from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.nets import UNet
 from retrodict.nets.unet import blocked, unblocked
-from retrodict.processes.observation import Moments
 from retrodict.processes.clocks import ClockLaw
+from retrodict.processes.observation import Moments
 from retrodict.training.losses import Example, band_overlap, denoising_loss
 
 BASIS = Fourier((16, 24), (0.7, 0.7))

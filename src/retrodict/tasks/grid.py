@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict.data import Image, resample
-from retrodict.models.model import Model
+from retrodict.models.model import Intensity, Model
 
 __all__ = ["finisher", "items", "off_grid", "on_grid"]
 
@@ -46,18 +46,29 @@ def items(image: Image, ndim: int) -> Tensor:
     return image.values.reshape(channels, -1, *image.values.shape[-ndim:]).transpose(0, 1)
 
 
-def finisher(image: Image, model: Model) -> Callable[[Tensor], Tensor]:
-    """Members in the unit and on the grid of the image, before mean and deviation are taken."""
-    ndim = len(model.spec.size)
-    size = tuple(image.values.shape[-ndim:])
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[ndim]
+@dataclass(frozen=True)
+class Finisher:
+    """Members in the unit and on the grid of an image, before mean and deviation are taken: see `Finish`."""
 
-    def finish(members: Tensor) -> Tensor:
-        values = model.intensity.decode(members)
-        if tuple(values.shape[-ndim:]) == size:
+    intensity: Intensity
+    size: tuple[int, ...]
+
+    def __call__(self, members: Tensor) -> Tensor:
+        """Members `(k, C, *N)` in model units and on the grid of the model."""
+        values = self.intensity.decode(members)
+        if tuple(values.shape[2:]) == self.size:
             return values
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(self.size)]
         if values.is_complex():
-            return torch.complex(*(F.interpolate(part, size=size, mode=mode) for part in (values.real, values.imag)))
-        return F.interpolate(values, size=size, mode=mode, align_corners=False)
+            parts = (values.real, values.imag)
+            return torch.complex(*(F.interpolate(part, size=self.size, mode=mode) for part in parts))
+        return F.interpolate(values, size=self.size, mode=mode, align_corners=False)
 
-    return finish
+    def variance(self, variance: Tensor) -> Tensor | None:
+        """Variances of pixels in the unit of the image; None on another grid, where they do not tell."""
+        return variance * self.intensity.scale**2 if tuple(variance.shape[2:]) == self.size else None
+
+
+def finisher(image: Image, model: Model) -> Finisher:
+    """What brings members back into the unit and onto the grid of an image."""
+    return Finisher(model.intensity, tuple(image.values.shape[-len(model.spec.size) :]))
