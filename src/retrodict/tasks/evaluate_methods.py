@@ -194,8 +194,9 @@ def _read(path: Path, config: EvaluationConfig) -> dict[str, Image]:
 
 @dataclass(frozen=True)
 class Result:
-    """One method on one image, `(*N)`; `samples` `(K, *N)` where they are kept, `members` behind the deviation, `count` those whose
-    scatter the error of the mean has a share of (None: none)."""
+    """One method on one image, `(*N)`; `samples` `(K, *N)` where they are kept, `members` behind the deviation, `count`
+    those whose scatter the error of the mean has a share of (None: none).
+    """
 
     kind: Literal["posterior", "point"]
     mean: Tensor

@@ -11,6 +11,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.data import Image, resample
 from retrodict.models.model import Intensity, Model
+from retrodict.models.range import ISOTROPIC
 
 __all__ = ["finisher", "items", "off_grid", "on_grid"]
 
@@ -19,21 +20,39 @@ SPACING_TOLERANCE = 0.03
 
 
 def off_grid(image: Image, model: Model) -> bool:
-    """Whether the in-plane (or volume) spacing differs from that of the model by more than the tolerance."""
-    own = image.spacing[-len(model.spec.spacing) :]
-    return any(abs(a / b - 1) > SPACING_TOLERANCE for a, b in zip(own, model.spec.spacing, strict=True))
+    """Whether the in-plane (or volume) spacing is none that the model restores at: see `nearest_grid`."""
+    return nearest_grid(image.spacing[-len(model.spec.spacing) :], model) is not None
+
+
+def nearest_grid(own: tuple[float, ...], model: Model) -> tuple[float, ...] | None:
+    """The spacing of a model that is nearest to a spacing that it does not restore at; None where it does.
+
+    A model of one spacing takes what differs by no more than the tolerance; one of a range takes square pixels in it.
+    """
+    allowed = model.spec.spacings
+    if allowed is None:
+        near = all(abs(a / b - 1) <= SPACING_TOLERANCE for a, b in zip(own, model.spec.spacing, strict=True))
+        return None if near else model.spec.spacing
+    low, high = allowed[0] * (1 - ISOTROPIC), allowed[1] * (1 + ISOTROPIC)
+    if max(own) / min(own) - 1 <= ISOTROPIC and low <= min(own) and max(own) <= high:
+        return None
+    return (min(max(max(own), allowed[0]), allowed[1]),) * len(own)  # no finer than what was measured
 
 
 def on_grid(image: Image, model: Model, resampling: bool, name: str) -> Image:
     """The image at the spacing of the model; one that is not is resampled only where that was asked for."""
-    if not off_grid(image, model):
+    own = tuple(image.spacing[-len(model.spec.size) :])
+    wanted, allowed = nearest_grid(own, model), model.spec.spacings
+    if wanted is None:
         return image
-    own, wanted = image.spacing[-len(model.spec.size) :], model.spec.spacing
     if not resampling:
+        kind = f"{wanted} mm (within {SPACING_TOLERANCE:.0%}), at which the model was trained"
+        if allowed is not None:
+            kind = f"square pixels of {allowed[0]:g} to {allowed[1]:g} mm, at which the model was trained"
         raise InputError(
             f"{image.source[0] if image.source else name}: pixel spacing",
             f"{tuple(round(s, 4) for s in own)} mm",
-            f"{wanted} mm (within {SPACING_TOLERANCE:.0%}), at which the model was trained",
+            kind,
             "Give {resample} to restore at the spacing of the model.",
             resample=True,
         )

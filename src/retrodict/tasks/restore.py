@@ -181,9 +181,9 @@ class Job:
         rule = RULES[choice("rule", options.rule, RULES)]
         if options.grid is not None:
             choice("grid", options.grid, GRIDS)
-        ready, about = prepared(model, options)
-        check_image(image, ready, name)
-        work = on_grid(image, ready, options.resample, name)
+        check_image(image, model, name)
+        work = on_grid(image, model, options.resample, name)
+        ready, about = prepared(model, options, tuple(work.spacing[-len(model.spec.size) :]))
         for note in image.notes:
             log.warning("%s: %s", name, note)
         ndim = len(ready.spec.size)
