@@ -218,7 +218,7 @@ def restore_batch(
         part = None if parts is None else parts.load(item)
         if part is None:
             told = partial(_tell, watch, b * run.calls, calls)
-            part = run.item(y[b : b + 1], stream, finish, saw, told)
+            part = run.item(y[b : b + 1], stream, finish, saw, told, measured)
             if parts is not None:
                 parts.save(item, part)
         else:
@@ -304,6 +304,7 @@ class _Run:
         finish: Finish | None,
         saw: Callable[[Tensor], None] | None,
         told: Callable[[int], None],
+        like: Tensor,
     ) -> dict[str, Tensor]:
         """Mean, deviation (of a posterior), members (where they are kept) and stop of a measured image `(1, C, *N)`."""
         kept = Gathered(
@@ -318,7 +319,7 @@ class _Run:
         if self.once:
             kept.once(instant(self.denoiser, y, self.frame, stream if self.kind == "posterior" else None))
             told(1)
-            return kept.part()
+            return kept.part(like)
         fixed = self.deterministic and self.kind == "point"  # every run is to give the same image
         for first in range(0, len(stream), self.options.chunk):
             seeds = stream[first : first + self.options.chunk]
@@ -327,7 +328,7 @@ class _Run:
             drawn = draw(self.denoiser, self.plan, around, seeds, self._keep)
             kept.add(drawn, self.denoiser.process, self.options.stop)
             told((first + len(seeds)) * self.nfe)
-        return kept.part()
+        return kept.part(like)
 
     @property
     def _keep(self) -> tuple[float, ...]:

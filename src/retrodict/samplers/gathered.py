@@ -87,10 +87,9 @@ class Gathered:
             self.kept += list(ends)
         return ends
 
-    def part(self) -> dict[str, Tensor]:
-        """Float32 (or complex64) tensors by name: "mean", "sd", "samples", and "stop-..."."""
-        mean = self.centers.mean
-        mean = mean.to(torch.complex64 if mean.is_complex() else torch.float32)
+    def part(self, like: Tensor) -> dict[str, Tensor]:
+        """Tensors of the kind of `like` by name: "mean", "sd", "samples", and "stop-..."."""
+        mean = self.centers.mean.to(like)
         part = {"mean": mean}
         if self.posterior:
             part["sd"] = self._variance().sqrt().to(mean.real)

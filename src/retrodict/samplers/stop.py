@@ -19,7 +19,7 @@ from retrodict.samplers.moments import RunningMoments
 __all__ = ["BANDS", "StopMoments"]
 
 BANDS = 24
-"""Bands of |f| of equal width up to the Nyquist frequency."""
+"""The most bands of |f| of equal width up to the Nyquist frequency; no more than half the pixels of a side."""
 
 
 class StopMoments:
@@ -34,8 +34,9 @@ class StopMoments:
         m = process.moments(torch.full((1,), stop, dtype=torch.float64, device="cpu"))
         self.process, self.h, self.s2 = process, m.h, m.s2
         self.moments, self.first = RunningMoments(), None
-        self.edges = torch.linspace(0, 0.5 / max(process.basis.spacing), BANDS + 1, dtype=torch.float64, device="cpu")
-        self.sums = torch.zeros(3, BANDS, dtype=torch.float64, device="cpu")
+        self.bands, highest = max(1, min(BANDS, min(process.basis.size) // 2)), 0.5 / max(process.basis.spacing)
+        self.edges = torch.linspace(0, highest, self.bands + 1, dtype=torch.float64, device="cpu")
+        self.sums = torch.zeros(3, self.bands, dtype=torch.float64, device="cpu")
         self.count = 0
 
     def add(self, states: Tensor, ends: Tensor, finished: Tensor) -> None:
@@ -54,12 +55,12 @@ class StopMoments:
     def _banded(self, power: Tensor) -> Tensor:
         basis = self.process.basis.to("cpu")
         place = torch.bucketize(basis.radius(), self.edges, right=True) - 1
-        inside = (place >= 0) & (place < BANDS)
+        inside = (place >= 0) & (place < self.bands)
         values = (power.cpu().expand(basis.shape) * basis.multiplicity())[inside]
-        return torch.zeros(BANDS, dtype=torch.float64, device="cpu").index_add_(0, place[inside], values)
+        return torch.zeros(self.bands, dtype=torch.float64, device="cpu").index_add_(0, place[inside], values)
 
     def part(self) -> dict[str, Tensor]:
-        """Mean and deviation of the states, the first of them, and `curves` `(5, BANDS)`: frequency (cycles/mm), MTF
+        """Mean and deviation of the states, the first of them, and `curves` `(5, bands)`: frequency (cycles/mm), MTF
         promised and measured, noise variance per coefficient promised and measured (in model units squared).
         """
         assert self.first is not None

@@ -58,8 +58,8 @@ class Restored:
     """The restoration of one image: `mean` and `sd` (None for a point estimate) in the unit of the input.
 
     `samples` are kept where asked for; `files` are what was written; `details` is the full record (rule, evaluations,
-    seeds, timing, card of the model).  `stop`: the image at the time `stop_at`.  `verdict` says whether this is a posterior.  `model` and `truth` are what the
-    report of `save` speaks of.
+    seeds, timing, card of the model).  `stop`: the image at the time `stop_at`.  `verdict` says whether this is a
+    posterior.  `model` and `truth` are what the report of `save` speaks of.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The image at a time between the measurement and its restoration, with the MTF and NPS that it should and does have."""
+"""The image at a time between the measurement and its restoration, with the MTF and NPS it should have and has."""
 
 from __future__ import annotations
 
