@@ -133,11 +133,13 @@ def row_slices(rows: Sequence[IndexRow], *, most: int | None = None, expect: str
     most : slices of a row without `index`, evenly spaced.  `InputError` for a slice that is not there, and for pixels
     that are not those of which the row has the digest.
     """
-    for _, group in itertools.groupby(rows, key=lambda r: (r.path.parent / r.file, r.files, r.key)):
+    for _, group in itertools.groupby(rows, key=lambda r: (r.path.parent / r.file, r.files, r.key, r.known_unit)):
         same = list(group)
         image = read_row(same[0], expect)
         for row in same:
-            yield from _of_row(row, image, most)
+            # Slices of different scans may stand in one array: each row has a spacing of its own.
+            own = row.pixel_spacing_mm or image.spacing[-2:]
+            yield from _of_row(row, replace(image, spacing=(*image.spacing[:-2], *own)), most)
 
 
 def _of_row(row: IndexRow, image: Image, most: int | None) -> list[Slice]:

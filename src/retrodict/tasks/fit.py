@@ -31,7 +31,7 @@ from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.held_out import by_group, held_out
 from retrodict.tasks.machine import torch_threads
-from retrodict.training.calibrate import calibrate_spread
+from retrodict.training.calibrate import calibrate_over_law, calibrate_spread
 from retrodict.training.checkpoints import newest
 from retrodict.training.loop import Objective, Progress, TrainingOptions, check_resumable, train
 from retrodict.training.losses import Batch, Example, denoising_loss
@@ -143,15 +143,19 @@ def _trained(
 
 def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     """The specification with the error variances calibrated on the validation groups, where there are any."""
-    if plan.validation is None or isinstance(plan.validation, SpacingSet):
+    if plan.validation is None:
         return plan.spec
     denoiser = plan.spec.build(plan.config.name, precision_for(plan.config.training.precision))
     denoiser.net.load_state_dict(average)
     batch = _batcher(plan.validation, plan.spec.intensity)
-    scale = calibrate_spread(denoiser, batch, seed=plan.config.training.seed)
+    law, seed = plan.config.clocks(), plan.config.training.seed
+    if law is not None:
+        scale = calibrate_over_law(denoiser, batch, law, seed=seed)
+        return plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
+    scale = calibrate_spread(denoiser, batch, seed=seed)
     spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
     encoded = ((name, plan.spec.intensity.encode(image)) for name, image in plan.validation.images())
-    record = held_out(replace(denoiser, spread_scale=scale), by_group(encoded), plan.config.training.seed)
+    record = held_out(replace(denoiser, spread_scale=scale), by_group(encoded), seed)
     return spec if record is None else replace(spec, held_out=record.to_json())
 
 
