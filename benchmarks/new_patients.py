@@ -39,7 +39,8 @@ from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from scanners import SCANNERS, curves
 
 OUT = Path(__file__).parent / "results" / "new_patients.json"
-SIDE, BANDS = 128, 5
+SIDE, BANDS, AROUND = 128, 5, 24
+"""Pixels of a crop and around it: what is measured goes on beyond the crop, as in a scan, and does not wrap."""
 GRIDS = (0.0, 1.0, 1.35)
 """Pixel spacings in mm; 0 is that of the scan.  A scan is only ever brought to a coarser one."""
 TISSUES = {"lung": (-950, -500), "fat": (-150, -30), "soft": (-30, 150), "bone": (150, 3000)}
@@ -47,7 +48,9 @@ DISCS = (2.0, 5.0, 10.0, 20.0)
 
 
 def crop(values: torch.Tensor, spacing: tuple[float, float], wanted: float) -> tuple[torch.Tensor, float] | None:
-    """The middle SIDE x SIDE pixels of the body, (1, 1, SIDE, SIDE) HU, at a spacing; None where there are fewer."""
+    """The middle SIDE x SIDE pixels of the body and AROUND more, (1, 1, N, N) HU, at a spacing; None where there are
+    fewer than SIDE; what is missing around them is mirrored.
+    """
     own = math.sqrt(spacing[0] * spacing[1])
     if wanted and wanted / own < 1.03:
         return None
@@ -64,7 +67,8 @@ def crop(values: torch.Tensor, spacing: tuple[float, float], wanted: float) -> t
         middle = float((weight * torch.arange(n)).sum() / weight.sum().clamp_min(1))
         corner.append(min(max(0, round(middle) - SIDE // 2), n - SIDE))
     y, x = corner
-    return values[..., y : y + SIDE, x : x + SIDE].clamp(-1024, 3071), own
+    values = torch.nn.functional.pad(values, [AROUND] * 4, mode="reflect")
+    return values[..., y : y + SIDE + 2 * AROUND, x : x + SIDE + 2 * AROUND].clamp(-1024, 3071), own
 
 
 def disc(diameter: float, spacing: float) -> torch.Tensor:
@@ -74,11 +78,13 @@ def disc(diameter: float, spacing: float) -> torch.Tensor:
     return torch.fft.rfft2(inside / inside.sum())
 
 
-def patient(model: Model, truth_hu: torch.Tensor, seed: int, options: SamplingOptions) -> dict:
+def patient(model: Model, wide_hu: torch.Tensor, seed: int, options: SamplingOptions) -> dict:
     """Figures of one crop; errors and variances in model units."""
-    process = model.denoiser.process.on((SIDE, SIDE))
+    inner = (..., slice(AROUND, -AROUND), slice(AROUND, -AROUND))
+    wide = model.denoiser.process.on(tuple(wide_hu.shape[2:]))
+    y = wide.pairing.simulate(model.intensity.encode(wide_hu), wide.basis, torch.tensor([seed]))[inner]
+    process, truth_hu = model.denoiser.process.on((SIDE, SIDE)), wide_hu[inner]
     truth = model.intensity.encode(truth_hu)
-    y = process.pairing.simulate(truth, process.basis, torch.tensor([seed]))
     started = time.process_time()
     result = restore_batch(model.denoiser, y, options)
     seconds = time.process_time() - started
@@ -88,10 +94,11 @@ def patient(model: Model, truth_hu: torch.Tensor, seed: int, options: SamplingOp
     twin = model.denoiser.gaussian().on((SIDE, SIDE)).observe(process.basis.forward(y), process.measurement)
     error, members = result.mean - truth, result.samples[:, 0]
     basis, spacing = Fourier((SIDE, SIDE), process.basis.spacing), process.basis.spacing[0]
-    weight = basis.multiplicity()
-    energy = basis.energy(basis.forward(error))[0, 0] * weight
-    center = members.mean(0, keepdim=True)
-    spread = basis.energy(basis.forward(members - center)).sum((0, 1)) / (len(members) - 1) * weight
+    weight, center = basis.multiplicity(), members.mean(0, keepdim=True)
+    window = torch.hann_window(SIDE + 2, periodic=False)[1:-1]
+    window = window[:, None] * window  # an error does not wrap, and low frequencies hold a million times more
+    energy = basis.energy(basis.forward(window * error))[0, 0] * weight
+    spread = basis.energy(basis.forward(window * (members - center))).sum((0, 1)) / (len(members) - 1) * weight
     rings = [mask for _, _, mask in basis.bands(BANDS, highest=0.5 / spacing)]
     squared = float(error.square().mean())
     quantile = central_factor(0.9)
@@ -161,11 +168,12 @@ def main() -> None:
     parser.add_argument("--scanners", nargs="+", default=list(SCANNERS), choices=list(SCANNERS))
     parser.add_argument("--grids", nargs="+", type=float, default=list(GRIDS))
     parser.add_argument("--most", type=int, default=99, help="patients")
+    parser.add_argument("--split", default="validation", choices=("train", "validation"), help="whose patients")
     parser.add_argument("--json", type=Path, default=OUT)
     given = parser.parse_args()
     if not there():
         sys.exit(f"no patients in {DATA}: nothing to measure")
-    model, everyone = open_model(given.model), slices("validation")
+    model, everyone = open_model(given.model), slices(given.split)
     options = SamplingOptions(samples=given.count, instant=given.instant, keep_samples=True)
     record: dict[str, list[dict]] = {}
     for wanted in given.grids:

@@ -11,6 +11,7 @@ from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.wrappers import SliceWise
 from retrodict.processes.fourier import fourier
+from retrodict.samplers import margin
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from retrodict.samplers.margin import Frame, frame_of, surrounded
 
@@ -70,7 +71,8 @@ def test_with_the_mean_of_the_margin_the_estimate_is_the_exact_mean(truth):
     assert max(rings((found - mean[:20]).square().mean((0, 1)) / left)) < 2e-3  # 12 pixels are not infinitely many
 
 
-def test_the_margin_has_the_law_of_the_measurement_and_leaves_the_image_alone():
+def test_the_margin_has_the_law_of_the_measurement_and_leaves_the_image_alone(monkeypatch):
+    monkeypatch.setattr(margin, "TOLERANCE", 1e-8)
     process = fourier(Fourier((12, 10)))
     denoiser = GaussianDenoiser(process, spectrum=STEEP).on((20, 18))
     frame = frame_of((12, 10), process.basis, 4, 1)

@@ -264,7 +264,7 @@ class NetDenoiser(Observer):
 
     def observe(self, u: Tensor, m: Moments, cond: Cond = Cond()) -> Estimate:
         """D given one observation, coefficients u `(B, C, *K)` with moments m: of a state, a measurement, or fused."""
-        linear = linear_estimate(self.process, self._power, self._mean, u, m, cond)
+        linear = linear_estimate(self.process, self._power, self._mean, u, _lifted(m, self.process.ndim), cond)
         return self._finish(self._terms(linear), None)
 
     def training_terms(self, xt: Tensor, t: Tensor, cond: Cond) -> Terms:
@@ -352,6 +352,11 @@ class NetDenoiser(Observer):
             shift = self.spread_scale.log_at(self.noise_level(terms)).to(log_ratio)
             log_ratio = log_ratio + shift[(..., None, *[None] * basis.ndim)]
         return LocalSpread(basis, v, log_ratio.clamp(-14.0, 5.0), self.filters)
+
+
+def _lifted(m: Moments, ndim: int) -> Moments:
+    """Tables `(*K)`, as the law of a measurement has them, with axes for items and channels."""
+    return Moments(*(x[None, None] if x.ndim <= ndim else x for x in m))
 
 
 def _real(x: Tensor) -> Tensor:

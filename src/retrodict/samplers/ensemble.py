@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from retrodict._random import member_seeds
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.process import Process
 from retrodict.samplers.gathered import Finish, Gathered
-from retrodict.samplers.instant import instant
+from retrodict.samplers.instant import beyond, instant
 from retrodict.samplers.judge import Gate, judge
 from retrodict.samplers.loop import Samples, sample, start_state
 from retrodict.samplers.margin import Frame, frame_of, surrounded
@@ -270,6 +270,11 @@ class _Run:
         plan = plan_for(bound.process, options, None if prior is None else prior[1])
         return cls(bound, options, plan, frame, kind, 1 if alone and once else members, once)
 
+    @cached_property
+    def edge(self) -> Tensor:
+        """Variance at the border of an image by what is not known beyond it, for what is told by one call."""
+        return beyond(self.denoiser, self.frame)
+
     @property
     def nfe(self) -> int:
         """Denoiser calls of a member; of all of them where they share one."""
@@ -317,7 +322,8 @@ class _Run:
             starts=self.denoiser.process.pairing.starts,
         )
         if self.once:
-            kept.once(instant(self.denoiser, y, self.frame, stream if self.kind == "posterior" else None))
+            seeds, keep = stream if self.kind == "posterior" else None, self.options.keep_samples
+            kept.once(instant(self.denoiser, y, self.frame, seeds, self.edge, whole=keep))
             told(1)
             return kept.part(like)
         fixed = self.deterministic and self.kind == "point"  # every run is to give the same image

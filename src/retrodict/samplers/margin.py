@@ -27,8 +27,9 @@ from retrodict.processes.observation import noise_like, ratio
 
 __all__ = ["Frame", "frame_of", "mirrored", "surrounded"]
 
-TOLERANCE, ROUNDS = 1e-6, 300
-"""Residual of the conjugate gradients over what they start from, and the most rounds; a few tens are usual."""
+TOLERANCE, ROUNDS = 1e-3, 300
+"""Residual of the conjugate gradients over what they start from, and the most rounds; a few tens are usual.  At the
+tolerance the margin is its law to a tenth of the noise or less: its own share of what is not known at the border."""
 
 log = logging.getLogger("retrodict")
 
