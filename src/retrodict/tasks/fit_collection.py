@@ -265,7 +265,7 @@ def _card(
         "patients": len({item.patient for item in training}),
         "slices": len(training),
         "sets": [_set(name, part) for name, part in rows.tables.items()],
-        "licences": sorted({row.licence for row in rows.kept if row.licence}),
+        "licences": sorted({row.licence for row in rows.kept if row.licence and row.split == "train"}),
         "pixel_spacings_mm": [round(min(spacings), 4), round(max(spacings), 4)],
         "filter": {"orientation": config.data.orientation, "most_noise": config.data.most_noise,
                    "unit": config.intensity.unit, "slices_of_a_series": config.data.slices},
