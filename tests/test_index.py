@@ -126,6 +126,16 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(scans):
     assert json.loads(done.stdout)["exit_code"] == 4
 
 
+def test_spacing_and_unit_are_for_files_that_say_nothing(scans):
+    np.savez(scans / "bare.npz", image=body(5))
+    assert [x.path.name for x in index_folder(scans).left_out if x.failed] == ["bare.npz"]
+    found = {r.patient: r for r in index_folder(scans, spacing=(0.5, 0.5), unit="HU").rows}
+    assert (found["bare"].pixel_spacing_mm, found["bare"].unit) == ((0.5, 0.5), "HU")
+    assert found["ID-0"].pixel_spacing_mm == (0.8, 0.8)
+    patient(scans, 5, Modality="MR")
+    assert {r.patient: r for r in index_folder(scans, unit="HU").rows}["ID-5"].unit == "arbitrary"
+
+
 def test_the_command_prints_a_summary_and_replaces_nothing_unasked(scans):
     done = command_line("data", "index", scans, "--validation", "0.3")
     assert done.returncode == 0, done.stderr
