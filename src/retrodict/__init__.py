@@ -29,6 +29,7 @@ _PUBLIC = {
     "ModelSpec": "models.model",
     "Intensity": "models.model",
     "load_model": "models.model",
+    "seen": "models.provenance",
     "save_model": "models.model",
     # the four nouns and one verb
     "Process": "processes.process",
@@ -152,6 +153,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.models.model import load_model as load_model
     from retrodict.models.model import open_model as open_model
     from retrodict.models.model import save_model as save_model
+    from retrodict.models.provenance import seen as seen
     from retrodict.nets import UNet as UNet
     from retrodict.nets import network as network
     from retrodict.processes import PROCESSES as PROCESSES

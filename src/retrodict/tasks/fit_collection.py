@@ -94,7 +94,8 @@ def rows_of(config: FitConfig, base: Path) -> Rows:
     for row in rows.kept:
         if row.known_unit not in (None, config.intensity.unit):
             expected = f"{config.intensity.unit!r}, as intensity.unit says"
-            raise InputError(f"{row.where}, column unit", f"{row.known_unit!r}", expected)
+            hint = "Correct the cell, or take the row out."
+            raise InputError(f"{row.where}, column unit", f"{row.known_unit!r}", expected, hint)
     _check_sides(rows.kept)
     rows.notes.extend(f"{n} rows left out: {reason}." for reason, n in reasons.items())
     silent = sum(row.noise is None for row in rows.kept)
@@ -265,7 +266,7 @@ def _card(
         "patients": len({item.patient for item in training}),
         "slices": len(training),
         "sets": [_set(name, part) for name, part in rows.tables.items()],
-        "licences": sorted({row.licence for row in rows.kept if row.licence}),
+        "licences": sorted({row.licence for row in rows.kept if row.licence and row.split == "train"}),
         "pixel_spacings_mm": [round(min(spacings), 4), round(max(spacings), 4)],
         "filter": {"orientation": config.data.orientation, "most_noise": config.data.most_noise,
                    "unit": config.intensity.unit, "slices_of_a_series": config.data.slices},

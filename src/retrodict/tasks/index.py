@@ -196,7 +196,7 @@ def _entry(
         raise _Unwanted(source.paths[0], f"modality {kind}", modality)
     if "LOCALIZER" in header.get("ImageType", ""):
         raise _Unwanted(source.paths[0], "a scout view", "a reconstructed image")
-    image = read(source, expect=None, slices="independent", allow_gaps=True, spacing=spacing, unit=unit)
+    image = _image(source, spacing, unit)
     noise, correlation = own_noise(image)
     made = acquisition(source.paths) if source.format.startswith("dicom") else {}
     top, names = _place(source, folder)
@@ -229,6 +229,21 @@ def _entry(
     )
     persons = tuple(filter(None, (header.get("PatientID"), *re.split(r"[\^= ,]+", header.get("PatientName", "")))))
     return _Entry(row, persons, bool(own))
+
+
+def _image(source: Source, spacing: Sequence[float] | None, unit: str | None) -> Image:
+    """The image; what a file says itself stands, and `spacing` and `unit` are for those that say nothing."""
+    options: dict[str, Any] = {"expect": None, "slices": "independent", "allow_gaps": True}
+    try:
+        image = read(source, **options)
+    except InputError:
+        if spacing is None:
+            raise
+        options["spacing"] = spacing
+        image = read(source, **options)
+    if unit is None or image.unit != "arbitrary" or source.format.startswith("dicom"):
+        return image
+    return read(source, unit=unit, **options)
 
 
 TAGS = ["Modality", "PatientID", "PatientName", "ImageType"]
