@@ -1,13 +1,16 @@
-"""Make the CT slices that ship with the package from the dcmqi test slices (BSD-3-Clause).
+"""Make the CT slices and the curves of the scanner of the demonstration.
 
     python scripts/make_demo_data.py PATH_OF/ct_abdomen_dcmqi
 
-Each slice is averaged to 1 mm pixels, cropped to 416 x 416, and written as a DERIVED CT image with new UIDs; patient
-fields were already anonymous.  These slices were never in the training set of the shipped model.
+Slices of the dcmqi test series (BSD-3-Clause) on their own pixels of 0.81 mm, cropped to the body and written as
+DERIVED CT images with new UIDs; patient fields were already anonymous.  This patient was never in the training set of a
+shipped model.  The scanner is simulated: a standard kernel (a Hann window up to 1.2 /mm over an aperture of 0.6 mm) and
+30 HU of noise, a ramp under the square of the kernel; no model was trained on it.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,29 +18,22 @@ import numpy as np
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from retrodict.data import read, resample
+from retrodict.data import read
 
-SIZE = 416
+ROWS, COLUMNS = slice(80, 504), slice(24, 504)  # the body and some air
 ASSETS = Path(__file__).resolve().parents[1] / "src" / "retrodict" / "assets"
 
 
 def derive(source: Path, destination: Path) -> None:
-    """Write one slice at 1 mm."""
-    image = resample(read(source), (1.0, 1.0))
-    values = np.full((SIZE, SIZE), -1024, dtype=np.int16)
-    pixels = np.rint(image.values[0].numpy()).astype(np.int16)
-    height, width = pixels.shape
-    row, column = (SIZE - height) // 2, (SIZE - width) // 2
-    values[row : row + height, column : column + width] = pixels
+    """Write one slice, cropped."""
+    image = read(source)
+    values = np.rint(image.values[0].numpy()).astype(np.int16)[ROWS, COLUMNS]
     dataset = pydicom.dcmread(source)
-    dataset.Rows, dataset.Columns = SIZE, SIZE
+    dataset.Rows, dataset.Columns = values.shape
     dy, dx = image.spacing
-    dataset.PixelSpacing = [f"{dy:.6g}", f"{dx:.6g}"]
     first = np.array(dataset.ImagePositionPatient, dtype=float)
     across, down = np.array(dataset.ImageOrientationPatient, dtype=float).reshape(2, 3)
-    old = np.array(pydicom.dcmread(source).PixelSpacing, dtype=float)
-    corner = first - 0.5 * old[1] * across - 0.5 * old[0] * down  # outer corner of the first pixel stays in place
-    corner += (0.5 - column) * dx * across + (0.5 - row) * dy * down
+    corner = first + COLUMNS.start * dx * across + ROWS.start * dy * down
     dataset.ImagePositionPatient = [f"{v:.6g}" for v in corner]
     dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
     dataset.PixelRepresentation = 1
@@ -46,7 +42,7 @@ def derive(source: Path, destination: Path) -> None:
             del dataset[name]
     dataset.remove_private_tags()
     dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-    dataset.DerivationDescription = "resampled to 1 mm pixels from dcmqi ct-3slice (BSD-3-Clause)"
+    dataset.DerivationDescription = "cropped from dcmqi ct-3slice (BSD-3-Clause)"
     dataset.SOPInstanceUID = generate_uid(entropy_srcs=[destination.name, "retrodict demo"])
     dataset.SeriesInstanceUID = generate_uid(entropy_srcs=["retrodict demo series"])
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -56,8 +52,21 @@ def derive(source: Path, destination: Path) -> None:
     dataset.save_as(destination, enforce_file_format=True)
 
 
+def scanner() -> None:
+    """Write the MTF and the NPS of the simulated scanner, as `retrodict measure` would."""
+    from scanners import SCANNERS, curves
+
+    for name, curve in zip(("mtf", "nps"), curves(SCANNERS["standard-30"], 0.81), strict=True):
+        record = curve.to_json()
+        rounded = {**record, "value": [float(f"{v:.5g}") for v in record["value"]]}
+        rounded["frequency"] = [float(f"{f:.6g}") for f in record["frequency"]]
+        (ASSETS / f"scanner-{name}.json").write_text(json.dumps(rounded))
+
+
 def main() -> None:
-    """Two slices."""
+    """Two slices and two curves."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+    scanner()
     folder = Path(sys.argv[1])
     ASSETS.mkdir(exist_ok=True)
     for number in (1, 3):

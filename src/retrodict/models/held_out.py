@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from retrodict._check import InputError
@@ -19,7 +19,8 @@ STAGES = ("one_call", "sampled")
 class HeldOut:
     """Mean and scatter of the logs of the misfit ratios over images of patients that were not in training.
 
-    `edges`: of the bands, cycles/mm.  `one_call` and `sampled` are (mean, sd), a number for each band and one for the
+    `edges`: of the bands, cycles/mm; none where the record is of many instruments, whose bands are counted from the
+    highest.  `one_call` and `sampled` are (mean, sd), a number for each band and one for the
     unevenness of the noise: of one call of the network, and of members of the default ensemble.  Every patient counts
     alike.  `pixels`, `tiles`: looked at in each image, on average.
     """
@@ -36,6 +37,14 @@ class HeldOut:
         """Plain record."""
         return asdict(self)
 
+    def of_bands(self, count: int) -> HeldOut | None:
+        """The record for `count` bands, counted from the highest; None where it has fewer."""
+        have = len(self.one_call[0]) - 1
+        if count > have:
+            return None
+        pairs = [tuple(row[have - count :] for row in getattr(self, name)) for name in STAGES]
+        return replace(self, one_call=pairs[0], sampled=pairs[1])
+
     @classmethod
     def from_json(cls, record: Any, where: str) -> HeldOut:
         """Inverse of `to_json`; `where` names the file or field in errors."""
@@ -47,7 +56,13 @@ class HeldOut:
             raise InputError(where, repr(record)[:80], "a record of held-out patients") from error
         numbers = [x for pair in pairs for row in pair for x in row]
         rows = [len(row) for pair in pairs for row in pair]
-        if min(counts) < 1 or counts[0] < 2 or any(len(p) != 2 for p in pairs) or set(rows) != {len(edges)}:
+        if (
+            min(counts) < 1
+            or counts[0] < 2
+            or any(len(p) != 2 for p in pairs)
+            or len(set(rows)) != 1
+            or (edges and rows[0] != len(edges))
+        ):
             raise InputError(
                 where, "numbers that do not match", "means and scatters of every band, of 2 patients or more"
             )

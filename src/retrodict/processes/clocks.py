@@ -18,6 +18,8 @@ from torch import Tensor
 from retrodict._check import InputError, Recipe, build
 from retrodict._random import uniform
 from retrodict.bases import Basis, Fourier
+from retrodict.processes.fourier import family_to
+from retrodict.processes.observation import Moments, Pairing
 from retrodict.processes.process import Process
 
 __all__ = ["LAWS", "ClockLaw", "law_from_json"]
@@ -77,6 +79,18 @@ class ClockLaw:
         first, second = self._single(basis, seeds, 0), self._single(basis, seeds, 1)
         fused = _lift(uniform(seeds, "clock-fused", 0) < self.fused, basis)
         return torch.where(fused, 1 / (1 / first + 1 / second), first)[:, None]
+
+    def instrument(self, basis: Basis, seed: int) -> Process:
+        """A process that starts at the measurements of one instrument of the law; the same on grids of every size."""
+
+        def terminal(bound: Basis) -> Moments:
+            draw = _Draw(torch.tensor([seed], device="cpu"), 0, bound)
+            f = draw.radius()
+            mtf = self._mtf(draw, f)
+            noise = self._variance(draw) * _normal_shape(self._nps(draw, f, mtf), bound)
+            return Moments(mtf[0], torch.zeros_like(mtf[0]), noise[0])
+
+        return Process(family_to(terminal), basis, Pairing("terminal", terminal))
 
     def _single(self, basis: Basis, seeds: Tensor, number: int) -> Tensor:
         draw = _Draw(seeds, number, basis)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from retrodict.bases.curve import Curve
 from retrodict.processes.observation import Moments
 from retrodict.processes.process import Law, Process, assemble
 
-__all__ = ["FourierProcess", "ct_filters", "fourier", "measured"]
+__all__ = ["FourierProcess", "ct_filters", "family_to", "fourier", "measured"]
 
 
 FWHM_TO_SIGMA = 1.0 / (2.0 * math.sqrt(2.0 * math.log(2.0)))
@@ -109,6 +109,14 @@ def measured(basis: Basis, mtf: Any, nps: Any, unit_scale: float = 1.0, **pairin
         volume = math.prod(bound.spacing)
         return _measurement(mtf_curve.on(bound), nps_curve.on(bound) / (volume * unit_scale**2))
 
+    options = {"mtf": mtf_curve.to_json(), "nps": nps_curve.to_json(), "unit_scale": unit_scale}
+    defaults = {"conditioning": "terminal", "measurement": terminal}
+    return assemble(family_to(terminal), basis, "measured", options, **{**defaults, **pairing})
+
+
+def family_to(terminal: Callable[[Basis], Moments]) -> Callable[[Basis], Law]:
+    """The family of laws that ends at the measurements of `terminal(basis)`, as in `measured`."""
+
     def family(bound: Basis) -> Law:
         gain, _, noise = terminal(bound)
 
@@ -120,9 +128,7 @@ def measured(basis: Basis, mtf: Any, nps: Any, unit_scale: float = 1.0, **pairin
 
         return law
 
-    options = {"mtf": mtf_curve.to_json(), "nps": nps_curve.to_json(), "unit_scale": unit_scale}
-    defaults = {"conditioning": "terminal", "measurement": terminal}
-    return assemble(family, basis, "measured", options, **{**defaults, **pairing})
+    return family
 
 
 class FourierProcess:

@@ -10,8 +10,9 @@ import torch
 
 from retrodict._check import InputError
 from retrodict.data import Image, read, write
-from retrodict.models.instrument import measure
+from retrodict.models.instrument import measure, model_with_instrument
 from retrodict.models.model import Model, open_model
+from retrodict.models.range import at_spacing
 from retrodict.tasks.restore import Restored, Watch, restore
 from retrodict.tasks.results import check_folder
 
@@ -19,7 +20,11 @@ __all__ = ["SLICES", "Demonstration", "run_demo"]
 
 
 SLICES = ("abdomen-1", "abdomen-3")
-"""Shipped slices of a patient that was not in training, in HU at 1 mm pixels."""
+"""Shipped slices of a patient that was not in training, in HU at pixels of 0.81 mm."""
+
+
+CURVES = ("scanner-mtf.json", "scanner-nps.json")
+"""Shipped curves of a simulated scanner with 30 HU of noise, that the model was not trained on."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ def run_demo(
     Raises `InputError` for files of an earlier demonstration without `force`, before anything is computed.
     """
     model = open_model("ct")
+    assets = Path(str(resources.files("retrodict") / "assets"))
+    given = dict(zip(("mtf", "nps"), (assets / name for name in CURVES), strict=True))
     for name in SLICES[:slices]:
         measured_file = Path(out) / f"{name}-measured.dcm"
         if measured_file.exists() and not force:
@@ -49,14 +56,16 @@ def run_demo(
         check_folder(Path(out), measured_file.stem, (), force)
     results = []
     for index, name in enumerate(SLICES[:slices]):
-        truth = read(Path(str(resources.files("retrodict") / "assets" / f"{name}.dcm")))
-        description = "simulated measurement (MTF and NPS of Tivnan et al. 2023)"
-        measured = measure(truth, model, seed=index)
+        truth = read(assets / f"{name}.dcm")
+        description = "simulated measurement (standard kernel, 30 HU of noise)"
+        scanner, _ = model_with_instrument(at_spacing(model, truth.spacing[-2:]), **given)
+        measured = measure(truth, scanner, seed=index)
         path = Path(out) / f"{name}-measured.dcm"
         path.parent.mkdir(parents=True, exist_ok=True)
         write(measured, path, like=truth, role="measured", description=description, force=force)
-        restored = restore(path, out, model=model, samples=samples, truth=truth, force=force, watch=watch)
-        results.append(_compare(restored, truth, model))
+        options = {**given, "samples": samples, "truth": truth, "force": force, "watch": watch}
+        restored = restore(path, out, model=model, **options)
+        results.append(_compare(restored, truth, restored.model))
     return results
 
 

@@ -143,6 +143,8 @@ class Examination:
             return None
         held = HeldOut.from_json(self.model.spec.held_out, f"{self.model.source}: held_out")
         edges = self.misfit.bands.edges
+        if not held.edges:
+            return self._of_many_instruments(held)
         if len(held.edges) != len(edges) or any(abs(a - b) > 0.02 for a, b in zip(held.edges, edges, strict=True)):
             self.warnings.append("how much the noise of images scatters between patients is known for other bands only")
             return None
@@ -151,6 +153,18 @@ class Examination:
             f"an image that fits fails any of them in {LEVEL:.0%} of cases."
         )
         return held
+
+    def _of_many_instruments(self, held: HeldOut) -> HeldOut | None:
+        assert self.misfit is not None
+        found = held.of_bands(len(self.misfit.bands.content))
+        if found is None:
+            self.warnings.append("how much the noise of images scatters between patients is known for fewer bands only")
+            return None
+        self.notes.append(
+            f"Intervals from {held.patients} held-out patients ({held.images} images, each of another instrument) and "
+            f"the sampling law; an image that fits fails any of them in {LEVEL:.0%} of cases."
+        )
+        return found
 
     def _say_flat(self, flat: Tensor) -> None:
         share = float(flat.double().mean())

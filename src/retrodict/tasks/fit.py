@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
-from retrodict.tasks.held_out import by_group, held_out
+from retrodict.tasks.held_out import by_group, held_out, held_out_over_law
 from retrodict.tasks.machine import torch_threads
 from retrodict.training.calibrate import calibrate_over_law, calibrate_spread
 from retrodict.training.checkpoints import newest
@@ -151,7 +152,14 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     law, seed = plan.config.clocks(), plan.config.training.seed
     if law is not None:
         scale = calibrate_over_law(denoiser, batch, law, seed=seed)
-        return plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
+        spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
+        pairs: dict[str, list[Any]] = {}
+        if isinstance(plan.validation, SpacingSet):
+            for item in plan.validation.slices:
+                own = plan.spec.intensity.encode(item.image.values), math.sqrt(math.prod(item.spacing))
+                pairs.setdefault(item.patient, []).append(own)
+        record = held_out_over_law(replace(denoiser, spread_scale=scale), law, pairs, seed)
+        return spec if record is None else replace(spec, held_out=record.to_json())
     scale = calibrate_spread(denoiser, batch, seed=seed)
     spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
     encoded = ((name, plan.spec.intensity.encode(image)) for name, image in plan.validation.images())

@@ -14,10 +14,21 @@ from retrodict._check import InputError, NotCalibratedError
 from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.held_out import HeldOut, scatter
+from retrodict.processes.clocks import ClockLaw
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from retrodict.samplers.misfit import BandMisfit, bands_of, flat_pixels, one_call
 
-__all__ = ["SIDE", "Row", "by_group", "center", "held_out", "numbers_of", "record_of", "rows_of"]
+__all__ = [
+    "SIDE",
+    "Row",
+    "by_group",
+    "center",
+    "held_out",
+    "held_out_over_law",
+    "numbers_of",
+    "record_of",
+    "rows_of",
+]
 
 
 SIDE = 128
@@ -46,6 +57,44 @@ def held_out(denoiser: NetDenoiser, patients: Mapping[str, Sequence[Tensor]], se
     if len(patients) < 2 or denoiser.process.measurement is None:
         return None
     return record_of(list(rows_of(denoiser, patients, seed).values()), bands_of(denoiser).edges)
+
+
+def held_out_over_law(
+    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, float]]], seed: int = 0
+) -> HeldOut | None:
+    """`held_out` of a model of every instrument: each image is measured by an instrument of its own, drawn from `law`.
+
+    patients: of each, pairs of a clean image `(C, *N)` in model units and its pixel spacing in mm.
+    """
+    options = SamplingOptions(samples=2, keep_samples=True)
+    found: list[list[Row]] = []
+    for number, (_, images) in enumerate(patients.items()):
+        rows = []
+        for i, (image, spacing) in enumerate(images[:IMAGES]):
+            own = key(seed, f"patient-{number}", i)
+            process = denoiser.process
+            basis = replace(process.basis, spacing=(spacing,) * process.ndim)
+            rows.append(_row(denoiser.at(law.instrument(basis, own)), image, own, options))
+        found.append([row for row in rows if row is not None])
+    found = [rows for rows in found if rows]
+    return _record_by_number(found) if len(found) >= 2 else None
+
+
+def _record_by_number(patients: Sequence[Sequence[Row]]) -> HeldOut:
+    """Mean and scatter over patients, band by band counted from the highest; the last number is the unevenness."""
+    every = [row for rows in patients for row in rows]
+    pairs = []
+    for stage in ("one_call", "sampled"):
+        most = max(len(getattr(row, stage)) for row in every)
+        columns = []
+        for back in range(most, 0, -1):
+            numbers = [[x[-back] for row in rows if len(x := getattr(row, stage)) >= back] for rows in patients]
+            numbers = [row for row in numbers if row]
+            if len(numbers) >= 2:
+                columns.append(scatter(numbers))
+        pairs.append(tuple(zip(*columns, strict=True)))
+    pixels, tiles = (round(sum(getattr(row, n) for row in every) / len(every)) for n in ("pixels", "tiles"))
+    return HeldOut((), len(patients), len(every), pixels, tiles, *pairs)
 
 
 def rows_of(
