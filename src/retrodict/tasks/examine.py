@@ -10,13 +10,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from retrodict._check import InputError
+from retrodict._check import InputError, NotCalibratedError
 from retrodict._random import key
 from retrodict.data import Image
 from retrodict.models.held_out import HeldOut
 from retrodict.models.model import Model
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, kind_of, restore_batch
 from retrodict.samplers.misfit import BandMisfit, flat_pixels, one_call, reach
+from retrodict.samplers.uneven import AtOnce, one_call_with_map
+from retrodict.tasks.noise_map import at_once
 from retrodict.tasks.plausible import implausible
 from retrodict.tasks.verdict import LEVEL, Check, Verdict, band_names, in_words, predictions
 
@@ -40,8 +42,11 @@ def judged(
     finish: Callable[[Tensor], Tensor],
     watch: Callable[[int, int], None] | None = None,
     parts: Finished | None = None,
+    factor: Tensor | None = None,
 ) -> tuple[Restoration, Verdict]:
     """Restore measured images y `(B, C, *N)` of `image`, on the grid of `work`, and say what the result is.
+
+    With a noise map `factor` `(B, 1, *N)` each of them by one call.
 
     Where a check fails before the sampling, E[x_0 | y] is given and nothing is sampled; where one fails after it, the
     mean of the members.  Neither has a deviation or samples.
@@ -49,11 +54,13 @@ def judged(
     strange = implausible(image, model, name)
     padding = None if work.padding is None else work.padding.reshape(-1, *y.shape[2:])
     padding = padding if padding is None or len(padding) == len(y) else padding[:1].expand(len(y), *y.shape[2:])
-    examination = Examination(model, y, padding, sampling.margin, sampling.seed, warnings=strange)
+    examination = Examination(model, y, padding, sampling.margin, sampling.seed, factor, warnings=strange)
     examination.refuse_tiny(str(image.source[0]) if image.source else name)
     if work is not image:
         examination.resampled = f"the image was resampled from {_spacing(image)} to {_spacing(work)} mm"
     asked = not sampling.uncertainty
+    if factor is not None:
+        return _with_map(examination, sampling, finish, asked)
     if not examination.before() and not asked:
         kind_of(model.denoiser, sampling)  # what no image could be given is refused all the same
         verdict = examination.verdict("point", False)
@@ -94,6 +101,22 @@ class _Kept:
         self.parts.save(item, part if seen is None else {**part, "seen": torch.cat(seen)})
 
 
+def _with_map(
+    examination: Examination, sampling: SamplingOptions, finish: Callable[[Tensor], Tensor], asked: bool
+) -> tuple[Restoration, Verdict]:
+    """The instant mode: what the call before the sampling says is the result."""
+    if not asked and examination.model.denoiser.error_law != "own":
+        raise NotCalibratedError(
+            f"the error law of this model is that of the {examination.model.denoiser.error_law!r} kind, not its own: "
+            "one call is no posterior. Ask for a point estimate ({point}).",
+            point=True,
+        )
+    kind = "posterior" if examination.before() and not asked else "point"
+    verdict = examination.verdict(kind, asked)
+    answers, reason = examination.answers, verdict.text if verdict.reasons or asked else "one call, its error law"
+    return at_once(answers, examination.y, sampling, finish, verdict.kind, reason, examination.seconds), verdict
+
+
 def _by_one_call(examination: Examination, finish: Callable[[Tensor], Tensor], reason: str) -> Restoration:
     means = torch.cat([finish(mean) for mean in examination.means]).to(examination.y)
     details: dict[str, object] = {"rule": "one call", "steps": 1, "nfe": 1, "members": 1, "grid": [1.0]}
@@ -112,6 +135,7 @@ class Examination:
     """The checks of measured images y `(B, C, *N)` in model units against the instrument of a model, as they come in.
 
     `padding` `(B, *N)`: pixels that the file itself calls outside; `margin`, `seed`: as the sampler has them.
+    `factor` `(B, 1, *N)`: a noise map, at the local level of which the noise is then judged.
     """
 
     model: Model
@@ -119,6 +143,7 @@ class Examination:
     padding: Tensor | None = None
     margin: int = 16
     seed: int = 0
+    factor: Tensor | None = None
     resampled: str = ""
     seconds: float = 0.0
     checks: list[Check] = field(default_factory=list)
@@ -127,6 +152,7 @@ class Examination:
     notes: list[str] = field(default_factory=list)
     means: list[Tensor] = field(default_factory=list)
     seen: dict[int, list[Tensor]] = field(default_factory=dict)
+    answers: list[AtOnce] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Find the pixels where noise can be seen."""
@@ -137,7 +163,7 @@ class Examination:
             return
         flat = flat_pixels(self.y.cpu())
         outside = torch.zeros_like(flat) if self.padding is None else self.padding.cpu()
-        self.misfit = BandMisfit(denoiser, self.y, flat | outside, self.margin)
+        self.misfit = BandMisfit(denoiser, self.y, flat | outside, self.margin, self.factor)
         self._say_flat(flat & ~outside)
         self._held = self._record()
 
@@ -194,7 +220,7 @@ class Examination:
         started = time.perf_counter()
         for item in range(len(self.y)):
             own = key(self.seed, "examination", item)  # slices are not to share their draws
-            mean, sample = one_call(self.model.denoiser, self.y[item : item + 1], margin=self.margin, seed=own)
+            mean, sample = self._one_call(item, own)
             self.means.append(mean)
             if not self._enough(item):
                 continue
@@ -203,6 +229,16 @@ class Examination:
         self._conclude()
         self.seconds = time.perf_counter() - started
         return not self.reasons
+
+    def _one_call(self, item: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """E[x_0 | y] of an item and one sample, by one call of the network."""
+        denoiser, y = self.model.denoiser, self.y[item : item + 1]
+        if self.factor is None:
+            return one_call(denoiser, y, margin=self.margin, seed=seed)
+        answer = one_call_with_map(denoiser, y, self.factor[item : item + 1], margin=self.margin, seed=seed)
+        self.answers.append(answer)
+        seeds = torch.tensor([seed], device="cpu")
+        return answer.mean, None if answer.draw is None else answer.draw(seeds)
 
     def _enough(self, item: int) -> bool:
         """Whether a noise `FACTOR` times stronger could be seen at all."""

@@ -27,6 +27,7 @@ from retrodict.tasks.forecast import Forecast, fitted
 from retrodict.tasks.grid import finisher, items, on_grid
 from retrodict.tasks.inputs import open_image
 from retrodict.tasks.machine import torch_threads
+from retrodict.tasks.noise_map import noise_map_of, require_instant
 from retrodict.tasks.options import RestoreOptions
 from retrodict.tasks.prepare import check_image, prepared
 from retrodict.tasks.results import (
@@ -138,7 +139,8 @@ def restore(
     written.  resample: bring an image of another pixel spacing to that of the model and back.  mtf, nps: measured
     curves of the instrument (`retrodict measure`; a path, record or `Curve`) to use instead of those of the training;
     where they are far from those, the spread of the model is not calibrated for them and only a point estimate is
-    given.
+    given.  noise_map: how strong the noise is at every pixel, relative to that of the instrument or (in the unit of the
+    values) as a standard deviation, for rule="instant"; docs/howto-noise-map.md.
     Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
     NAME_report.html; nothing is overwritten without `force`, and results of another input never.  Slices that a
     killed run of the same call had finished are not computed again.
@@ -172,11 +174,14 @@ class Job:
     work: Image
     sampling: SamplingOptions
     cost: Forecast | None
+    factor: Tensor | None = None
 
     @classmethod
     def of(cls, image: Image, model: Model, options: RestoreOptions, name: str) -> Job:
         """Put options on the model and the image on its grid; raises what `restore` raises before the work."""
-        rule = RULES[choice("rule", options.rule, RULES)]
+        require_instant(options)
+        mapped = options.noise_map is not None
+        per_member = 1 if mapped else _calls(options)
         if options.grid is not None:
             choice("grid", options.grid, GRIDS)
         ready, about = prepared(model, options)
@@ -184,12 +189,14 @@ class Job:
         work = on_grid(image, ready, options.resample, name)
         for note in image.notes:
             log.warning("%s: %s", name, note)
+        factor, found = noise_map_of(options, image, work, ready, name) if mapped else (None, None)
+        about |= {} if found is None else {"noise_map": found}
         ndim = len(ready.spec.size)
         sampling = _sampling(options)
         size = tuple(n + 2 * sampling.margin for n in work.values.shape[-ndim:])
         if math.prod(size) > ALONE:
             sampling = replace(sampling, chunk=1)  # the result is the same
-        calls = len(items(work, ndim)) * options.samples * (options.steps or rule.steps) * rule.calls_per_step
+        calls = len(items(work, ndim)) * (1 if mapped else options.samples) * per_member
         denoiser, cost = fitted(ready.denoiser, size, calls, image.source[0] if image.source else name)
         ready = replace(ready, denoiser=denoiser)
         if cost is not None:
@@ -197,7 +204,7 @@ class Job:
             about |= {"forecast": {"bytes": cost.bytes, "seconds": round(cost.seconds, 1)}}
         net = getattr(ready.denoiser, "net", None)
         about |= {"tile": net.tile if isinstance(net, Tiled) else None}
-        return cls(name, image, ready, options, about, work, sampling, cost)
+        return cls(name, image, ready, options, about, work, sampling, cost, factor)
 
     @property
     def slices(self) -> int:
@@ -211,7 +218,9 @@ class Job:
         y = ready.intensity.encode(items(self.work, len(ready.spec.size))).to(self.about["device"])
         with torch_threads(options.threads) as threads:
             back = finisher(image, ready)
-            result, verdict = judged(image, self.work, y, ready, self.sampling, name, back, watch=told, parts=parts)
+            result, verdict = judged(
+                image, self.work, y, ready, self.sampling, name, back, watch=told, parts=parts, factor=self.factor
+            )
 
         def whole(found: Tensor) -> Image:
             return image.with_values(found.cpu().transpose(0, 1).reshape(image.values.shape))
@@ -282,6 +291,12 @@ def _is_there(out: Path, name: str, key: str) -> bool:
 
 
 # ---- the record ------------------------------------------------------------------------------------------------------
+
+
+def _calls(options: RestoreOptions) -> int:
+    """Network calls a member."""
+    rule = RULES[choice("rule", options.rule, RULES)]
+    return (options.steps or rule.steps) * rule.calls_per_step
 
 
 def _sampling(options: RestoreOptions) -> SamplingOptions:
