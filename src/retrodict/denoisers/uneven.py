@@ -8,8 +8,9 @@ measurement diagonal.  Three things are done about it.
   the noise is nearly the inverse.
 - The law of the error is that of the few levels, blended: sum_k w_k(x) B^-1 sqrt(v_k) B z with one white field z.  The
   weights are those of a map that is smoothed by the first-order response of the posterior variance to the noise,
-  d log var(x) / d log m(x') = 2 a(x - x') b(x - x') / sum(2 a b), a the kernel of v h and b that of the gain v h / s^2;
-  so variances are right to first order in the changes of log m (tests/test_uneven.py compares with the dense posterior).
+  d log var(x) / d log m(x') = 2 a(x - x') b(x - x') / sum(2 a b), a the kernel of v h and b that of the gain
+  v h / s^2; so variances are right to first order in the changes of log m (compared with the dense posterior in the
+  tests).
 - The network is told the level of every pixel: one embedding for each of the few levels, blended by the same weights.
 """
 
@@ -42,7 +43,7 @@ MOST = 20.0
 """Ratio of the largest to the smallest factor of a map."""
 
 TOLERANCE, ROUNDS = 1e-6, 300
-"""Residual of the conjugate gradients over what they start from, and the most rounds; 20 for a factor of 3, 60 for 10."""
+"""Residual of the conjugate gradients over the first, and the most rounds; 20 are usual, 60 for a factor of 10."""
 
 
 class Levels(NamedTuple):

@@ -164,7 +164,7 @@ def _check_change(factor: Tensor, model: Model, where: str) -> None:
         raise InputError(
             where,
             f"a noise map that changes by a factor of {found:.3g} within {within:.3g} mm",
-            f"at most {CHANGE:g} within {REACH} pixels: the deviation is known to a few percent only where it is smooth",
+            f"at most {CHANGE:g} within {REACH} pixels: the deviation is known only where it is smooth",
             "Smooth the map: the noise of an instrument has no edges.",
         )
     high, low = float(factor.max()), float(factor.min())
