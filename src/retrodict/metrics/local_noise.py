@@ -22,23 +22,26 @@ from retrodict.metrics._arrays import double
 
 __all__ = ["LocalNoise", "high_pass", "local_noise"]
 
-BORDER = 16
-"""Pixels at the border that are mirrored before the filter and not looked at after it."""
+BORDER, SKIPPED = 16, 4
+"""Pixels at the border that are mirrored before the filter, and those that are not looked at after it."""
 
 KURTOSIS = 3.0
 """Excess kurtosis of a tile in its sampling deviations, beyond which it holds more than noise."""
 
-LOUD, ROUNDS = 2.5, 6
+LOUD, ROUNDS = 2.5, 12
 """Sampling deviations above the map of the others from which a tile holds more than noise, and how often it is asked:
-of tiles with noise alone 0.6 % go, and the level falls by 0.2 % of its error."""
+of tiles with noise alone 0.6 % go."""
+
+SCATTER = 1.4
+"""Standard deviation of the tiles around the map, over its sampling law, up to which they hold noise alone."""
 
 LEAST = 0.3
 """Share of the tiles that has to hold noise alone."""
 
-RANGES = (20.0, 40.0, 80.0, 160.0)
+RANGES = (15.0, 30.0, 60.0, 120.0)
 """Ranges of the covariance in mm that are compared."""
 
-VARIANCES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+VARIANCES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Variances of the log power that are compared."""
 
 CHOOSING = 500
@@ -109,8 +112,8 @@ def _tiles(image: Tensor, usable: Tensor, pixel: Sequence[float], above: float, 
     rest, freedom = _filtered(image, pixel, above)
     seen = usable.clone()
     for axis in (0, 1):
-        seen.narrow(axis, 0, BORDER // 2).fill_(False)
-        seen.narrow(axis, seen.shape[axis] - BORDER // 2, BORDER // 2).fill_(False)
+        seen.narrow(axis, 0, SKIPPED).fill_(False)
+        seen.narrow(axis, seen.shape[axis] - SKIPPED, SKIPPED).fill_(False)
     share = _means(seen.double(), tile)
     weight = seen.double()
     second = _means(rest**2 * weight, tile) / share.clamp_min(1e-12)
@@ -148,7 +151,8 @@ def _freedom(coefficients: Tensor, size: tuple[int, int], pixel: Sequence[float]
     count = zero.index_add(0, ring, weight)
     power = zero.index_add(0, ring, weight * coefficients.abs().square().flatten()) / count.clamp_min(1e-12)
     total = float((count * power).sum())
-    return 2 * float((count * power**2).sum()) * size[0] * size[1] / max(total, 1e-300) ** 2
+    square = float((count * power**2).sum())
+    return 2 * square * size[0] * size[1] / total**2 if square > 0 else math.inf
 
 
 def _means(x: Tensor, tile: int) -> Tensor:
@@ -194,9 +198,17 @@ def _kriged(tiles: _Tiles, size: tuple[int, int], pixel: Sequence[float], tile: 
     log = fit.mean + fit.variance * kernels[0] @ weights @ kernels[1].T
     error = 0.5 * _on_pixels(_deviation(fit, place.reshape(-1, 2), place[used]).reshape(could.shape), size)
     known = _on_pixels(could.double(), size, "nearest") > 0.5
-    share = float(used.sum() / could.sum())
+    share, scatter = float(used.sum() / could.sum()), float(rest.square().mean().sqrt())
+    if scatter > SCATTER:
+        raise InputError(
+            "image",
+            f"tiles whose power scatters {scatter:.2g} times as much as that of noise alone",
+            f"at most {SCATTER:g} times: the object reaches into these frequencies",
+            "Give a higher {above}, or measure a phantom of the same size.",
+            above=...,
+        )
     return LocalNoise((0.5 * log).exp(), error, known, int(used.sum()), share, fit.range_mm, fit.variance, fit.nugget,
-                      float(rest.square().mean().sqrt()))  # fmt: skip
+                      scatter)  # fmt: skip
 
 
 def _without_loud(place: Tensor, tiles: _Tiles, could: Tensor) -> Tensor:
@@ -205,7 +217,7 @@ def _without_loud(place: Tensor, tiles: _Tiles, could: Tensor) -> Tensor:
     for _ in range(ROUNDS):
         if int(used.sum()) < 16 or float(used.sum()) < LEAST * float(could.sum()):
             _refuse(int(used.sum()), int(could.sum()))
-        fit = _fitted(place[used], tiles.log[used], tiles.variance[used], (1.0,))
+        fit = _fitted(place[used], tiles.log[used], tiles.variance[used], NUGGETS)
         rest = (tiles.log[used] - _at(fit, place[used], place[used])) / tiles.variance[used].sqrt()
         loud = rest > LOUD
         if not bool(loud.any()):

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def measure_noise_map(
     slices, for scans whose noise does not change along the table; else one for each.  slices: first and last + 1.
 
     Raises `InputError` where too few tiles hold noise alone, where the level is not known to 15 % in nine tenths of the
-    image, and where the noise is below the rounding of the values.
+    image, and where half of the noise is the rounding of the values.
     """
     if tile < 8:
         raise InputError("tile", tile, "at least 8 pixels")
@@ -127,8 +127,9 @@ def measure_noise_map(
     )
     chosen = above or _above(*groups[len(groups) // 2], pixel, tile)
     found = [local_noise(x, pixel, u, above=chosen, tile=tile) for x, u in groups]
-    for number, (one, (values, _)) in enumerate(zip(found, groups, strict=True)):
-        _check(one, values, pixel, chosen, number + scan.first, together or len(groups) == 1)
+    for number, one in enumerate(found):
+        _check(one, number + scan.first, together or len(groups) == 1)
+    found = [_without_rounding(f, x, pixel, chosen) for f, (x, _) in zip(found, groups, strict=True)]
     level = torch.stack([f.level for f in found])
     known = torch.stack([f.known for f in found])
     whole = _expected(curve, pixel, chosen) if curve else float(level[known].square().mean().sqrt())
@@ -179,9 +180,7 @@ def _above(stack: Tensor, usable: Tensor, pixel: tuple[float, float], tile: int)
     return best[1]
 
 
-def _check(
-    found: LocalNoise, values: Tensor, pixel: tuple[float, float], above: float, number: int, alone: bool
-) -> None:
+def _check(found: LocalNoise, number: int, alone: bool) -> None:
     where = "image" if alone else f"slice {number}"
     errors = found.error[found.known]
     worst = float(errors.kthvalue(max(1, math.ceil(0.9 * len(errors)))).values)
@@ -190,14 +189,24 @@ def _check(
                          f"{MOST_ERROR:.0%} in nine tenths of the image",
                          "Measure several slices with {together}, or a phantom of the same size.",
                          together=True)  # fmt: skip
-    if bool((values == values.round()).all()):
-        size = (int(values.shape[-2]), int(values.shape[-1]))
-        rounding = math.sqrt(float(_share(high_pass(size, pixel, above), size)) / 12)
-        level = float(found.level[found.known].median())
-        if level < 2 * rounding:
-            raise InputError(where, f"noise of {level:.2g} above {above:.2g} cycles/mm in values that are rounded to "
-                             f"whole numbers (which alone makes {rounding:.2g})", "stronger noise",
-                             "Give a lower {above}.", above=...)  # fmt: skip
+
+
+def _without_rounding(found: LocalNoise, values: Tensor, pixel: tuple[float, float], above: float) -> LocalNoise:
+    """The level without the variance 1/12 that whole numbers add; an error where that is half of it or more."""
+    if not bool((values == values.round()).all()):
+        return found
+    size = (int(values.shape[-2]), int(values.shape[-1]))
+    rounding = float(_share(high_pass(size, pixel, above), size)) / 12
+    if float(found.level[found.known].square().min()) < 2 * rounding:
+        raise InputError(
+            "image",
+            f"noise of {float(found.level[found.known].min()):.2g} above {above:.2g} cycles/mm in values that are "
+            f"rounded to whole numbers, which alone makes {math.sqrt(rounding):.2g}",
+            "stronger noise",
+            "Give a lower {above}.",
+            above=...,
+        )
+    return replace(found, level=(found.level.square() - rounding).clamp_min(rounding).sqrt())
 
 
 def _share(filters: Tensor, size: tuple[int, int]) -> Tensor:
