@@ -30,8 +30,9 @@ from retrodict.data import read
 from retrodict.models.instrument import measure
 from retrodict.models.model import open_model
 from retrodict.processes.observation import Cond
-from retrodict.samplers.ensemble import RunningMoments, SamplingOptions, _draw, gate, plan_for
+from retrodict.samplers.ensemble import SamplingOptions, draw, gate, plan_for
 from retrodict.samplers.margin import frame_of, surrounded
+from retrodict.samplers.moments import RunningMoments
 from retrodict.tasks.demo import SLICES
 
 RESULTS = Path(__file__).parent / "results"
@@ -48,7 +49,7 @@ def ensemble(model, y, name, steps, members, spread=None, grid=None):
     for first in range(0, members, 2):
         seeds = member_seeds(0, 0, members)[first : first + 2]
         padded = surrounded(denoiser, y.expand(len(seeds), *y.shape[1:]), frame, seeds)
-        for x in _draw(denoiser, plan, padded, seeds)[frame.crop]:
+        for x in draw(denoiser, plan, padded, seeds).x[frame.crop]:
             moments.add(x)
     return moments, (time.perf_counter() - started) / members, plan.nfe
 

@@ -37,7 +37,7 @@ from retrodict.metrics import decompose
 from retrodict.models.model import open_model
 from retrodict.processes.observation import Cond
 from retrodict.samplers import make_plan, sample
-from retrodict.samplers.ensemble import _draw
+from retrodict.samplers.ensemble import draw
 from retrodict.samplers.plan import make_grid
 from retrodict.tasks.demo import SLICES
 
@@ -91,7 +91,7 @@ def ensemble(denoiser: NetDenoiser, y: Tensor, rule: str, steps: int, seeds: Ten
     spectrum = denoiser.spectrum.on(process.basis)
     plan = make_plan(rule, process, make_grid(process, steps, "time"), spectrum)
     if not twice:
-        return _draw(denoiser, plan, y, seeds)
+        return draw(denoiser, plan, y, seeds).x
     many = y.expand(len(seeds), *y.shape[1:])
     start = process.to_coefficients(many, torch.ones(len(seeds), dtype=torch.float64))
     with torch.inference_mode():

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
 import torch
 
-from any_scanner import DATA, SETS, Slice, slices
+from patient_slices import DATA, slices, there
 from retrodict._random import key
 from retrodict.bases import Fourier
+from retrodict.data.collection import Slice
 from retrodict.data.resample import resample_axes
 from retrodict.models.model import Model, open_model
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
@@ -30,9 +32,9 @@ SIDE, BANDS = 128, 5
 
 def crop(item: Slice, spacing: float) -> torch.Tensor | None:
     """The middle SIDE x SIDE pixels of the body at the spacing of the model, (1, 1, SIDE, SIDE) HU, or None."""
-    values = item.values[None, None]
-    if abs(item.spacing / spacing - 1) > 0.03:
-        values, _ = resample_axes(values, (item.spacing,) * 2, (spacing,) * 2)
+    values = item.image.values[None]
+    if abs(item.spacing[0] / spacing - 1) > 0.03:
+        values, _ = resample_axes(values, item.spacing, (spacing,) * 2)
     if min(values.shape[-2:]) < SIDE:
         return None
     body = (values[0, 0] > -300).double()
@@ -97,7 +99,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=99, help="patients")
     parser.add_argument("--json", type=Path, default=OUT)
     arguments = parser.parse_args()
-    if not all((DATA / name / "index.csv").is_file() for name in SETS):
+    if not there():
         sys.exit(f"no patients in {DATA}: nothing to measure")
     model = open_model(arguments.model)
     options = SamplingOptions(samples=arguments.samples, steps=arguments.steps, keep_samples=True)
@@ -107,7 +109,13 @@ def main() -> None:
         if part is None or len(rows) >= arguments.most:
             continue
         seen.add(item.patient)
-        rows.append({"patient": item.patient, "noise_hu": item.noise, **patient(model, part, len(rows), options)})
+        rows.append(
+            {
+                "patient": item.patient,
+                "noise_hu": math.nan if item.noise is None else item.noise,
+                **patient(model, part, len(rows), options),
+            }
+        )
         row = rows[-1]
         print(
             f"{row['patient']:<20} own noise {row['noise_hu']:5.1f}  rms {row['rms_hu']:5.1f} HU  mean/Wiener "

@@ -1,16 +1,21 @@
 """The law of clocks and what a network that is told the clock may depend on."""
 
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
+from models import spec
 from retrodict import InputError
 from retrodict.bases import Fourier
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.network import NetDenoiser
+from retrodict.models.model import load_model, save_model
 from retrodict.nets import UNet
 from retrodict.nets.unet import blocked, unblocked
+from retrodict.processes.clocks import ClockLaw, law_from_json
 from retrodict.processes.observation import Moments
-from retrodict.processes.clocks import ClockLaw
 from retrodict.training.losses import Example, band_overlap, denoising_loss
 
 BASIS = Fourier((16, 24), (0.7, 0.7))
@@ -48,6 +53,46 @@ def test_bad_laws_are_refused():
         ClockLaw(noise=(5.0, 2.0))
     with pytest.raises(InputError, match="probabilities"):
         ClockLaw(white=0.6, smooth=0.3, fused=0.2)
+
+
+def test_a_law_goes_through_a_record():
+    law = ClockLaw(noise=(3.0, 50.0), scale=200.0, white=0.5)
+    record = json.loads(json.dumps(law.to_json()))
+    assert law_from_json(record, "x") == law
+    assert hash(law_from_json(record, "x")) == hash(law)
+    with pytest.raises(InputError, match="clocks"):
+        law_from_json({"name": "clock"}, "x")
+    with pytest.raises(InputError, match="no_such"):
+        law_from_json({"name": "clocks", "options": {"no_such": 1}}, "x")
+
+
+def test_a_model_keeps_its_law_and_its_spacings(tmp_path):
+    law = ClockLaw(scale=100.0)
+    stated = replace(spec(), law=law.to_json(), spacings=(0.4, 1.5), level="clock")
+    save_model(stated, stated.build().net.state_dict(), tmp_path / "m")
+    found = load_model(tmp_path / "m").spec
+    assert law_from_json(found.law, "law") == law
+    assert found.spacings == (0.4, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("damage", "field"),
+    [
+        ({"spacings": [1.5, 0.4]}, "spacings"),
+        ({"spacings": [0.4]}, "spacings"),
+        ({"spacings": [0.0, 1.0]}, "spacings"),
+        ({"law": {"name": "none"}}, "law"),
+        ({"law": {"name": "clocks", "options": {"noise": [5, 2], "scale": 100.0}}}, "noise"),
+        ({"law": {"name": "clocks", "options": {"scale": 200.0}}}, "intensity.scale"),
+        ({"law": {"name": "clocks", "options": {"scale": "wide"}}}, "law"),
+    ],
+)
+def test_a_range_that_cannot_be_meant_is_refused_by_name(damage, field, tmp_path):
+    stated = spec()
+    _, path = save_model(stated, stated.build().net.state_dict(), tmp_path / "m")
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(InputError, match=field):
+        load_model(path)
 
 
 def clock_denoiser():

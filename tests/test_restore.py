@@ -70,7 +70,10 @@ def test_the_deviation_is_that_of_the_resampled_members(rough):
     members = result.samples[:, 0]
     assert members.shape[1:] == image.values.shape
     assert torch.allclose(result.sd[0], members.std(0), atol=1e-4 * float(members.std()))
-    assert torch.allclose(result.mean[0], members.mean(0), atol=1e-4 * float(members.std()))
+    once = restore_batch(rough.denoiser, y, SamplingOptions(uncertainty=False), finish=finisher(image, rough))
+    scatter = float(result.sd.square().mean().sqrt())
+    assert float((result.mean - once.mean).abs().max()) < 2 * scatter  # they differ by the margin alone
+    assert float((result.mean - once.mean)[..., 8:-8, 8:-8].abs().max()) < 0.1 * scatter
 
 
 # ---- closed forms ----
@@ -228,9 +231,9 @@ def test_what_is_written(tmp_path, model):
     record = json.loads((out / "scan_restore.json").read_text())
     assert record["kind"] == "posterior"
     assert record["sampling"]["seed"] == 0
-    members = [read(out / name).values for name in samples]
-    mean = torch.stack(members).double().mean(0)
-    assert torch.allclose(mean, read(out / "scan_mean.npz").values.double(), atol=1e-3)
+    members = torch.stack([read(out / name).values for name in samples]).double()
+    mean = read(out / "scan_mean.npz").values.double()
+    assert float((members.mean(0) - mean).abs().mean()) < float(members.std(0).mean())
     html = (out / "scan_report.html").read_text()
     assert "http://" not in html.replace("http://www.w3.org", "")
 

@@ -78,6 +78,11 @@ _PUBLIC = {
     # training
     "UNet": "nets",
     "network": "nets",
+    "index_folder": "tasks.index",
+    "FolderIndex": "tasks.index",
+    "read_index": "data.index",
+    "IndexRow": "data.index",
+    "ClockLaw": "processes.clocks",
     "FitConfig": "tasks.fit_config",
     "load_config": "tasks.fit_config",
     "prepare_fit": "tasks.fit",
@@ -130,6 +135,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.data import read as read
     from retrodict.data import resample as resample
     from retrodict.data import write as write
+    from retrodict.data.index import IndexRow as IndexRow
+    from retrodict.data.index import read_index as read_index
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
     from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
@@ -152,6 +159,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.nets import UNet as UNet
     from retrodict.nets import network as network
     from retrodict.processes import PROCESSES as PROCESSES
+    from retrodict.processes.clocks import ClockLaw as ClockLaw
     from retrodict.processes.fourier import FourierProcess as FourierProcess
     from retrodict.processes.observation import Cond as Cond
     from retrodict.processes.observation import Moments as Moments
@@ -183,6 +191,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.fit import prepare_fit as prepare_fit
     from retrodict.tasks.fit_config import FitConfig as FitConfig
     from retrodict.tasks.fit_config import load_config as load_config
+    from retrodict.tasks.index import FolderIndex as FolderIndex
+    from retrodict.tasks.index import index_folder as index_folder
     from retrodict.tasks.measure import Measured as Measured
     from retrodict.tasks.measure import measure_mtf as measure_mtf
     from retrodict.tasks.measure import measure_nps as measure_nps

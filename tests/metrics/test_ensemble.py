@@ -3,7 +3,7 @@ import torch
 
 from retrodict._check import InputError
 from retrodict.metrics import decompose, spread_skill
-from retrodict.samplers.ensemble import RunningMoments
+from retrodict.samplers.moments import RunningMoments
 
 
 def fill(samples):

@@ -18,7 +18,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.bases import Basis, Fourier
 
-__all__ = ["Spectrum", "channel_spectrum", "radial_spectrum"]
+__all__ = ["Spectrum", "channel_spectrum", "density_spectrum", "radial_spectrum"]
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,40 @@ def radial_spectrum(images: Iterable[Tensor], spacing: Sequence[float], bins: in
     floor = 1e-12 * float(power.sum() / count.sum())
     values = (power[kept] / count[kept]).clamp_min(floor)
     return Spectrum(mean, tuple((radius[kept] / count[kept]).tolist()), tuple(values.tolist()))
+
+
+def density_spectrum(groups: Iterable[Sequence[tuple[Tensor, float]]], bins: int = 40) -> Spectrum:
+    """The spectrum of images of several spacings as one density, `Spectrum.volume` = 1 mm^n.
+
+    groups: of each, images `(*N)` and their pixel spacing in mm, equal along all axes; every group (a patient) counts
+    once, however many images it has, and the mean is that of all images.  The periodogram under a Hann window, times
+    the pixel volume, averaged over logarithmic annuli from half the lowest frequency of the longest image to the corner
+    of the finest grid.
+
+    Raises `InputError` where there is no image.
+    """
+    parts = [[(image.double(), float(spacing)) for image, spacing in group] for group in groups]
+    every = [pair for group in parts for pair in group]
+    if not every:
+        raise InputError("density_spectrum", "no images", "at least one")
+    mean = float(sum(image.mean() for image, _ in every) / len(every))
+    lowest = 0.5 / max(max(image.shape) * spacing for image, spacing in every)
+    highest = 1.02 * max(0.5 * math.sqrt(image.ndim) / spacing for image, spacing in every)
+    edges = torch.logspace(math.log10(lowest), math.log10(highest), bins + 1, dtype=torch.float64, device="cpu")
+    power, radius, count = torch.zeros(3, bins, dtype=torch.float64, device="cpu")
+    for group in parts:
+        for image, spacing in group:
+            basis, window = Fourier(tuple(image.shape), (spacing,) * image.ndim), _hann(image.shape)
+            energy = basis.forward((image - mean) * window).abs() ** 2 / (window**2).mean() * spacing**image.ndim
+            place = torch.bucketize(basis.radius(), edges) - 1
+            inside = (place >= 0) & (place < bins)
+            weight, place = basis.multiplicity()[inside] / len(group), place[inside]
+            power.index_add_(0, place, weight * energy[inside])
+            radius.index_add_(0, place, weight * basis.radius()[inside])
+            count.index_add_(0, place, weight)
+    kept = count > 0
+    values = (power[kept] / count[kept]).clamp_min(1e-12 * float(power.sum() / count.sum()))
+    return Spectrum(mean, tuple((radius[kept] / count[kept]).tolist()), tuple(values.tolist()), 1.0)
 
 
 def channel_spectrum(images: Sequence[Tensor], spacing: Sequence[float], bins: int = 32) -> Spectrum:

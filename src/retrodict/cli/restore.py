@@ -32,7 +32,7 @@ def flags() -> list[inspect.Parameter]:
 def _flag(name: str, option: Option, bare: Any, default: Any) -> inspect.Parameter:
     types = [t for t in get_args(bare) if t is not NoneType] or [bare]
     # What has no type of its own in a shell: sequences come as text, curves as files.
-    kind: Any = types[0] if types[0] in (int, bool, str) else Path if types[0] is Any else str
+    kind: Any = types[0] if types[0] in (int, float, bool, str) else Path if types[0] is Any else str
     said = typer.Option(f"--{name.replace('_', '-')}", help=option.help, min=option.least)
     annotation = Annotated[kind if default is not None else kind | None, said]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

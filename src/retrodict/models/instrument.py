@@ -86,6 +86,10 @@ def model_with_instrument(model: Model, mtf: Any = None, nps: Any = None) -> tup
     given = None if nps is None else Curve.parse(nps, "nps")
     if given is not None and given.unit.split("^")[0] != model.intensity.unit:
         raise InputError("nps.unit", repr(given.unit), f"{model.intensity.unit}^2 mm^2, the unit of the model")
+    missing = [n for n, c in (("mtf", mtf), ("nps", given)) if c is None] if model.spec.law is not None else []
+    if missing:
+        found = "a model of every instrument, which has no curves of its own"
+        raise InputError(missing[0], found, "the measured curve", "Measure it with 'retrodict measure'.")
     bound = measured(process.basis, own_mtf if mtf is None else mtf, own_nps if given is None else given, scale)
     assert process.measurement is not None
     assert bound.measurement is not None

@@ -22,6 +22,7 @@ from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.network import LEVELS, NetDenoiser, SpreadScale, channels_in, channels_out
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import NETS, precision_for
+from retrodict.processes.clocks import law_from_json
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import process_from_recipe
 
@@ -58,7 +59,12 @@ class Intensity:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything that is needed, beside the weights, to rebuild a model."""
+    """Everything that is needed, beside the weights, to rebuild a model.
+
+    `law`: the law that its observations were drawn from, `{"name": "clocks", "options": {...}}` with every option of
+    `processes.clocks.ClockLaw`, or None where it was trained on its `process` alone.  `spacings`: least and largest
+    pixel spacing (mm) that it was trained on, or None where that is `spacing`.
+    """
 
     process: dict[str, Any]
     network: dict[str, Any]
@@ -72,6 +78,8 @@ class ModelSpec:
     channels: tuple[str, ...] = ("gray",)
     spread_scale: dict[str, Any] | None = None
     held_out: dict[str, Any] | None = None
+    law: dict[str, Any] | None = None
+    spacings: tuple[float, float] | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
     def build(self, where: str = "model", precision: str = "float32") -> NetDenoiser:
@@ -192,6 +200,8 @@ class _ModelRecord(BaseModel):
     channels: list[Annotated[str, Field(max_length=64)]] = Field(default=["gray"], min_length=1, max_length=1024)
     spread_scale: dict[str, Any] | None = None
     held_out: dict[str, Any] | None = None
+    law: dict[str, Any] | None = None
+    spacings: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     card: dict[str, Any] = {}
 
 
@@ -214,9 +224,21 @@ def _read_spec(path: Path) -> tuple[ModelSpec, str | None]:
     if len(checked.size) != len(checked.spacing) or math.prod(checked.size) > MOST_PIXELS:
         found = f"size {checked.size} and spacing {checked.spacing}"
         raise InputError(f"{path}: size", found, f"one number for each axis, and at most {MOST_PIXELS} pixels")
+    _check_range(checked, path)
     own = {name: getattr(checked, name) for name in _ModelRecord.model_fields if name in record}
     own |= {name: tuple(own[name]) for name in ("spacing", "size", "channels") if name in own}
     return ModelSpec(**{**record, **own, "intensity": Intensity(**checked.intensity.model_dump())}), digest
+
+
+def _check_range(record: _ModelRecord, path: Path) -> None:
+    """Raise for a law of observations that cannot be built or has another unit, and for spacings that fall."""
+    if record.spacings is not None and record.spacings[0] > record.spacings[1]:
+        raise InputError(f"{path}: spacings", list(record.spacings), "the least and the largest spacing in mm")
+    if record.law is None:
+        return
+    law = law_from_json(record.law, f"{path}: law")
+    if not math.isclose(law.scale, record.intensity.scale, rel_tol=1e-9):
+        raise InputError(f"{path}: law.options.scale", law.scale, f"intensity.scale {record.intensity.scale}")
 
 
 def _check_law(process: Process, where: str) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from retrodict._check import InputError
+from retrodict._check import InputError, Recipe, build
 from retrodict._random import uniform
 from retrodict.bases import Basis, Fourier
 from retrodict.processes.process import Process
 
-__all__ = ["ClockLaw"]
+__all__ = ["LAWS", "ClockLaw", "law_from_json"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,22 @@ class ClockLaw:
     def __post_init__(self) -> None:
         """Refuse ranges that are none and probabilities that do not fit in one."""
         for name in ("noise", "resolution"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
+            low, high = map(float, getattr(self, name))
+            object.__setattr__(self, name, (low, high))  # a list, from a record, is as good
+            if not 0 < low <= high < math.inf:
                 raise InputError(f"ClockLaw.{name}", (low, high), "a range of positive numbers")
+        if not 0 < self.scale < math.inf:
+            raise InputError("ClockLaw.scale", self.scale, "a positive number of data units per model unit")
+        if not 1 <= self.hidden < math.inf:
+            raise InputError("ClockLaw.hidden", self.hidden, "a number of at least 1")
         parts = (self.white, self.smooth, self.fused)
-        if min(parts) < 0 or sum(parts) > 1:
+        if not (all(part >= 0 for part in parts) and sum(parts) <= 1):
             raise InputError("ClockLaw: white, smooth, fused", parts, "probabilities that sum to at most 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """`{"name": "clocks", "options": {...}}` with every option; `law_from_json` is the inverse."""
+        record = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {"name": "clocks", "options": record}
 
     def __call__(self, basis: Basis, seeds: Tensor) -> Process:
         """A process at rest, h = 1 and s^2 = r, with one clock for every seed."""
@@ -165,3 +176,12 @@ def _normal_shape(shape: Tensor, basis: Basis) -> Tensor:
     weight = basis.multiplicity()
     mean = (shape * weight).flatten(1).sum(1) / weight.sum()
     return shape / mean.reshape(-1, *[1] * basis.ndim)
+
+
+LAWS = {"clocks": ClockLaw}
+"""Laws of observations by the name that a record has for them."""
+
+
+def law_from_json(record: dict[str, Any], where: str) -> ClockLaw:
+    """A law from `{"name", "options"}`; `where` names the file or field in the `InputError` of a bad one."""
+    return build(LAWS, Recipe.from_json(record, where), where)

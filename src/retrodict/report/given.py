@@ -39,7 +39,8 @@ class ReportData:
     values.  `spacing` is (row, column) or (slice, row, column) in `spacing_unit`; without it lengths are in pixels.
     `sd` is real, the square root of the unbiased variance (of complex images: of the real part, and of the imaginary
     part alike).  A point estimate needs a reason and shows neither `sd` nor `samples`, even if they are given.
-    `sample_count` is the number of samples behind mean and sd where not all are kept in `samples`.  `window` is
+    `sample_count` is the number of samples behind mean and sd where not all are kept in `samples`; `mean_exact`: the
+    mean is not theirs but the answer of the denoiser, whose error has no share of their scatter.  `window` is
     (center, width); by default that of the unit, or one read off the image.  `uniform_region` is (row, column, height,
     width) in pixels of the (middle) slice; without it the flattest region is found.  `verdict` says in words what the
     result is and lists the checks behind it (title, kind, reasons, warnings, checks, notes, cannot_see).  `mtf` and
@@ -53,6 +54,7 @@ class ReportData:
     truth: Tensor | None = None
     samples: Sequence[Tensor] | None = None
     sample_count: int | None = None
+    mean_exact: bool = False
     channels: tuple[str, ...] = ("gray",)
     unit: str = "a.u."
     spacing: tuple[float, ...] | None = None

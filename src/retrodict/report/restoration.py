@@ -100,7 +100,8 @@ def _verdict(case: Case) -> str:
     else:
         of = f"{case.count} posterior samples" if case.count else "posterior samples"
         middle = quantity(float(np.median(case.sd)), data.unit)
-        made = f"Restored {size} as the mean of {of}; the median standard deviation is {middle}"
+        how = f"as the posterior mean, with {of}" if data.mean_exact else f"as the mean of {of}"
+        made = f"Restored {size} {how}; the median standard deviation is {middle}"
     if data.truth is None:
         return sentence(made)
     before, after = (_rmse(x, data.truth) for x in (data.input, data.mean))
@@ -347,16 +348,17 @@ def _calibration(case: Case, truth: Tensor) -> dict[str, Any] | None:
         return None
     mean, truth = parts(case.data.mean), parts(truth)
     sd = case.data.sd[..., None].expand(mean.shape) if case.complex else case.data.sd
-    ratio = metrics.spread_skill(mean, sd.double().square(), truth, case.count).ssr
-    inside = metrics.coverage(mean, sd, truth, (0.68, 0.95), count=case.count).tolist()
-    found = metrics.coverage(mean, sd, truth, LEVELS, count=case.count).numpy()
+    behind = None if case.data.mean_exact else case.count
+    ratio = metrics.spread_skill(mean, sd.double().square(), truth, behind).ssr
+    inside = metrics.coverage(mean, sd, truth, (0.68, 0.95), count=behind).tolist()
+    found = metrics.coverage(mean, sd, truth, LEVELS, count=behind).numpy()
     sense = "the spread is too small" if ratio > 1.1 else "the spread is too large" if ratio < 0.9 else "calibrated"
     table = [
         ("Error over spread (1 is calibrated)", f"{number(ratio)} ({sense})"),
         ("Truth inside the 68 % interval", percent(inside[0])),
         ("Truth inside the 95 % interval", percent(inside[1])),
     ]
-    samples = f"the finite number of samples ({case.count})" if case.count else "no finite number of samples"
+    samples = f"the finite number of samples ({behind})" if behind else "no finite number of samples"
     caption = (
         f"Central intervals of a normal distribution around the mean, widened for {samples}, over all pixels. "
         "On the diagonal the stated probability holds; below it the standard deviation is too small."

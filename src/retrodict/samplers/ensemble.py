@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
@@ -15,9 +15,12 @@ from retrodict._check import InputError, NotCalibratedError, choice
 from retrodict._random import member_seeds
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.process import Process
+from retrodict.samplers.gathered import Finish, Gathered
+from retrodict.samplers.instant import instant
 from retrodict.samplers.judge import Gate, judge
-from retrodict.samplers.loop import sample, start_state
+from retrodict.samplers.loop import Samples, sample, start_state
 from retrodict.samplers.margin import Frame, frame_of, surrounded
+from retrodict.samplers.moments import RunningMoments
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
 
@@ -38,9 +41,10 @@ class SamplingOptions:
     """How an ensemble is drawn: members, steps of the rule, rule, grid, seed.
 
     `steps` None takes the default of the rule.  `uncertainty` False asks for a point estimate.  `chunk` members are
-    run together; the result does not depend on it.  `margin`: pixels around an image, against the periodic boundary of
-    the Fourier basis; nothing is known there, so every member draws its own (`retrodict.samplers.margin`).  With 0 the
-    image is taken as periodic.
+    run together; the result does not depend on it.  `stop`: a time in (0, 1) at which the state is wanted too.
+    `instant`: mean, deviation and all members from one call.  `margin`: pixels around an image, against the periodic
+    boundary of the Fourier basis; nothing is known there, so every member draws its own (`retrodict.samplers.margin`).
+    With 0 the image is taken as periodic.
     """
 
     samples: int = 8
@@ -52,6 +56,8 @@ class SamplingOptions:
     keep_samples: bool = False
     chunk: int = 1
     margin: int = 16
+    stop: float | None = None
+    instant: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
@@ -59,14 +65,26 @@ class SamplingOptions:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(name, value, f"at least {least}")
+        if self.stop is not None and not 0 < self.stop < 1:
+            raise InputError("stop", self.stop, "a time between 0 (restored) and 1 (as measured)")
+        if self.instant and (self.steps not in (None, 1) or self.rule != "matched" or self.stop is not None):
+            found = f"rule {self.rule!r}, steps {self.steps}, stop {self.stop}"
+            raise InputError("instant", found, "no rule, steps or stop: one call is all there is")
 
 
 @dataclass(frozen=True)
 class Restoration:
     """Posterior mean and standard deviation `(B, C, *N)`, in model units, of B measured images.
 
-    `kind` "posterior": `sd` is the standard deviation of the ensemble.  "point": `sd` is None and `reason` says why
-    there is no uncertainty.  `samples` `(K, B, C, *N)` where they were asked for; `nfe` denoiser calls per member.
+    `mean` is E[x_0 | y] itself: the answer of the denoiser to the measurement where the chain starts at it, and the
+    average of the last denoised images where it starts at random; only under a deterministic rule it is the end of the
+    chain.  So its error has no share of the spread over the number of members.
+
+    `kind` "posterior": `sd` is the deviation of x_0 given y, by the law of total variance: the mean over members of
+    the variance left at their last call, and the variance between their last denoised images.  "point": `sd` is None
+    and `reason` says why there is no uncertainty.  `samples` `(K, B, C, *N)` where they were asked for; `nfe` denoiser
+    calls per member; `stops` for each image what was kept at the time `stop`.  `count`: members whose scatter the error
+    of the mean has a share of; None where it has none.
     """
 
     mean: Tensor
@@ -78,6 +96,8 @@ class Restoration:
     seeds: list[list[int]]
     seconds: float
     details: dict[str, object] = field(default_factory=dict)
+    stops: tuple[dict[str, Tensor], ...] = ()
+    count: int | None = None
 
 
 class Finished(Protocol):
@@ -92,82 +112,25 @@ class Finished(Protocol):
         ...
 
 
-class RunningMoments:
-    """Mean and unbiased variance of samples that come one at a time, without keeping them.
-
-    Shapes: every sample has one shape; `mean` and `variance` have it too. Units: `mean` in the image unit,
-    `variance` in the unit squared, per real component of complex samples. Sums are float64 on the device of the first
-    sample.
-    Formula: m_n = m_{n-1} + (x - m_{n-1}) / n, S_n = S_{n-1} + (x - m_{n-1})(x - m_n), variance = S_n / (n - 1)
-    (Welford, Technometrics 4, 1962); `merge` after Chan, Golub and LeVeque, Am. Stat. 37, 1983.
-    The same samples in the same order give the same bits; another order agrees to rounding.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._mean: Tensor | None = None
-        self._squares: Tensor | None = None
-
-    def add(self, sample: Tensor) -> None:
-        """Take in one sample."""
-        x = sample.to(torch.complex128 if sample.is_complex() else torch.float64)
-        if not bool(torch.isfinite(x).all()):
-            raise InputError("sample", "non-finite values", "finite values")
-        if self._mean is None or self._squares is None:
-            self._count, self._mean, self._squares = 1, x.clone(), torch.zeros_like(x.real)
-            return
-        self._same_shape(x)
-        self._count += 1
-        delta = x.to(self._mean.device) - self._mean
-        self._mean = self._mean + delta / self._count
-        rest = x.to(self._mean.device) - self._mean
-        self._squares = self._squares + (delta * rest.conj()).real / (2 if x.is_complex() else 1)
-
-    def merge(self, other: RunningMoments) -> None:
-        """Take in all samples of `other`, as if they had been added after the ones here."""
-        if other._mean is None or other._squares is None:
-            return
-        if self._mean is None or self._squares is None:
-            self._count, self._mean, self._squares = other._count, other._mean.clone(), other._squares.clone()
-            return
-        self._same_shape(other._mean)
-        total = self._count + other._count
-        delta = other._mean.to(self._mean.device) - self._mean
-        between = delta.abs().square() / (2 if delta.is_complex() else 1) * (self._count * other._count / total)
-        self._squares = self._squares + other._squares.to(self._mean.device) + between
-        self._mean = self._mean + delta * (other._count / total)
-        self._count = total
-
-    def _same_shape(self, x: Tensor) -> None:
-        if self._mean is not None and x.shape != self._mean.shape:
-            raise InputError("sample", f"shape {tuple(x.shape)}", f"shape {tuple(self._mean.shape)}")
-
-    @property
-    def count(self) -> int:
-        """Number of samples so far."""
-        return self._count
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean of the samples, float64."""
-        if self._mean is None:
-            raise InputError("RunningMoments.mean", "no samples", "at least one sample")
-        return self._mean.clone()
-
-    @property
-    def variance(self) -> Tensor:
-        """Unbiased variance of the samples (divided by count - 1), float64."""
-        if self._squares is None or self._count < 2:
-            raise InputError("RunningMoments.variance", f"{self._count} samples", "at least two samples")
-        return self._squares / (self._count - 1)
-
-
 def plan_for(process: Process, options: SamplingOptions, spectrum: Tensor | None) -> Plan:
     """The plan that `options` describe on `process`; `spectrum` is the data variance on its basis, where known."""
     rule = RULES[choice("rule", options.rule, RULES)]
     steps = rule.steps if options.steps is None else options.steps
     times = make_grid(process, steps, options.grid or rule.grid, spectrum=spectrum)
+    if options.stop is not None:
+        times = _with_time(times, options.stop)
     return make_plan(options.rule, process, times, spectrum)
+
+
+def _with_time(times: Tensor, wanted: float) -> Tensor:
+    """The grid with the time in it: in the place of one that is near, and else between its neighbors."""
+    inner = times[1:-1]
+    if len(inner):
+        gaps = (times[:-1] - times[1:]).min()
+        near = int((inner - wanted).abs().argmin()) + 1
+        if abs(float(times[near]) - wanted) < 0.25 * float(gaps):
+            return torch.where(torch.arange(len(times), device="cpu") == near, wanted, times)
+    return torch.cat([times, times.new_tensor([wanted])]).sort(descending=True).values
 
 
 # ---- the gate ----------------------------------------------------------------------------------------------------
@@ -190,6 +153,9 @@ def gate(denoiser: Denoiser, options: SamplingOptions, bands: int = 5) -> Gate:
 def kind_of(denoiser: Denoiser, options: SamplingOptions) -> tuple[str, str]:
     """("posterior", how it was checked) or ("point", why there is no uncertainty)."""
     rule, pairing = RULES[choice("rule", options.rule, RULES)], denoiser.process.pairing
+    if options.instant and not pairing.starts:
+        raise InputError("instant", "a process that starts at random", "one that starts at the measurement")
+    options = replace(options, steps=1) if options.instant else options
     if not pairing.restores:
         raise InputError("model", "an unconditional process", "one whose process is terminal or external")
     if pairing.starts and rule.deterministic:
@@ -220,7 +186,8 @@ def restore_batch(
     options: SamplingOptions,
     *,
     items: list[int] | None = None,
-    finish: Callable[[Tensor], Tensor] | None = None,
+    finish: Finish | None = None,
+    saw: Callable[[Tensor], None] | None = None,
     watch: Callable[[int, int], None] | None = None,
     parts: Finished | None = None,
 ) -> Restoration:
@@ -228,82 +195,144 @@ def restore_batch(
 
     Any denoiser of a process with a measurement will do.  `finish` maps members `(k, C, *N)` to what mean and
     deviation are wanted of, such as another grid or unit: the deviation of resampled members is not the resampled
-    deviation.  `watch(done, total)` counts denoiser calls.  The work is done on the device of the denoiser.  `parts`
-    keeps what comes out of each item and is asked first: items do not depend on each other, so the bits are the same.
+    deviation.  `saw` is shown the members as they are drawn.  `watch(done, total)` counts denoiser calls.  The work is
+    done on the device of the denoiser.  `parts` keeps what comes out of each item and is asked first: items do not
+    depend on each other, so the bits are the same.
+
+    A point estimate that asks for no samples of a chain that starts at the measurement costs one call.  With
+    `instant` so does a posterior: mean, deviation and every member come from one call (`retrodict.samplers.instant`).
 
     Raises `NotCalibratedError` where an uncertainty is asked of a plan that is not a posterior sampler.
     """
     started = time.perf_counter()
     _check_batch(denoiser, measured, items)
     kind, reason = kind_of(denoiser, options)
-    members = options.samples if kind == "posterior" or not RULES[options.rule].deterministic else 1
-    if kind == "posterior" and members < 2:
-        raise InputError("samples", members, "at least 2 for a standard deviation (or {point})", point=True)
+    run = _Run.of(denoiser, options, tuple(measured.shape[2:]), kind)
+    if kind == "posterior" and run.members < 2:
+        raise InputError("samples", run.members, "at least 2 for a standard deviation (or {point})", point=True)
     y = measured.to(denoiser.process.basis.device)
-    frame = frame_of(tuple(y.shape[2:]), denoiser.process.basis, options.margin, denoiser.multiple)
-    bound = denoiser.on(frame.size)
-    fixed = RULES[options.rule].deterministic and kind == "point"  # every run is to give the same image
-    prior = bound.prior()
-    plan = plan_for(bound.process, options, None if prior is None else prior[1])
-    found, seeds = [], []
+    found, seeds, calls = [], [], run.calls * len(measured)
     for b in range(len(measured)):
         item = items[b] if items else b
-        stream = member_seeds(options.seed, item, members)
+        stream = member_seeds(options.seed, item, run.members)
         part = None if parts is None else parts.load(item)
         if part is None:
-            draw = partial(_members, bound, plan, y[b : b + 1], frame, fixed, finish)
-            told = partial(_tell, watch, plan.nfe, b * members, len(measured) * members)
-            part = _item(draw, stream, options, kind == "posterior", measured, told)
+            told = partial(_tell, watch, b * run.calls, calls)
+            part = run.item(y[b : b + 1], stream, finish, saw, told, measured)
             if parts is not None:
                 parts.save(item, part)
         else:
-            _tell(watch, plan.nfe, b * members, len(measured) * members, members)
+            _tell(watch, b * run.calls, calls, run.calls)
         found.append(part)
         seeds.append(stream.tolist())
     mean, sd, samples = (
-        torch.stack([p[name] for p in found], at) if name in found[0] else None
+        torch.stack([p[name] for p in found], at).to(measured.device) if name in found[0] else None
         for name, at in (("mean", 0), ("sd", 0), ("samples", 1))
     )
     assert mean is not None
+    names = [name for name in found[0] if name.startswith("stop-")]
+    stops = tuple({name.removeprefix("stop-"): p[name] for name in names} for p in found) if names else ()
     seconds = time.perf_counter() - started
-    details = {
-        "rule": options.rule,
-        "steps": len(plan.times) - 1,
-        "nfe": plan.nfe,
-        "members": members,
-        "grid": plan.times.tolist(),
-    }
-    return Restoration(mean, sd, kind, reason, samples, plan.nfe, seeds, seconds, details)
+    nfe, count = run.nfe, run.members if run.shared else None
+    return Restoration(mean, sd, kind, reason, samples, nfe, seeds, seconds, run.details, stops, count)
 
 
-def _tell(watch: Callable[[int, int], None] | None, nfe: int, before: int, total: int, members: int) -> None:
+def _tell(watch: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
     if watch is not None:
-        watch((before + members) * nfe, total * nfe)
+        watch(before + done, total)
 
 
-def _item(
-    draw: Callable[[Tensor], Tensor],
-    stream: Tensor,
-    options: SamplingOptions,
-    spread: bool,
-    like: Tensor,
-    told: Callable[[int], None],
-) -> dict[str, Tensor]:
-    """Mean, deviation (with `spread`) and members (where they are kept) of one measured image."""
-    moments, drawn = RunningMoments(), []
-    for first in range(0, len(stream), options.chunk):
-        seeds = stream[first : first + options.chunk]
-        for image in draw(seeds):
-            moments.add(image)
-            if options.keep_samples:
-                drawn.append(image.to(like.device))
-        told(first + len(seeds))
-    part = {"mean": moments.mean.to(like)}
-    if spread:
-        part["sd"] = moments.variance.sqrt().to(like.real)
-    if options.keep_samples:
-        part["samples"] = torch.stack(drawn)
-    return part
+@dataclass(frozen=True)
+class _Run:
+    """How each measured image is restored: the denoiser on the grid of the images and their frame, and the plan.
+
+    `once`: one call is all there is (a point estimate, or the rule "instant").
+    """
+
+    denoiser: Denoiser
+    options: SamplingOptions
+    plan: Plan
+    frame: Frame
+    kind: str
+    members: int
+    once: bool
+
+    @classmethod
+    def of(cls, denoiser: Denoiser, options: SamplingOptions, size: tuple[int, ...], kind: str) -> _Run:
+        rule, starts = RULES[options.rule], denoiser.process.pairing.starts
+        alone = kind == "point" and starts and not rule.deterministic and not options.keep_samples
+        once = options.stop is None and (alone or options.instant)
+        options = replace(options, rule="matched", steps=1, grid=None) if once else options
+        members = options.samples if kind == "posterior" or not rule.deterministic else 1
+        frame = frame_of(size, denoiser.process.basis, options.margin, denoiser.multiple)
+        bound = denoiser.on(frame.size)
+        prior = bound.prior()
+        plan = plan_for(bound.process, options, None if prior is None else prior[1])
+        return cls(bound, options, plan, frame, kind, 1 if alone and once else members, once)
+
+    @property
+    def nfe(self) -> int:
+        """Denoiser calls of a member; of all of them where they share one."""
+        return self.plan.nfe
+
+    @property
+    def calls(self) -> int:
+        """Denoiser calls of an image."""
+        return 1 if self.once else self.members * self.plan.nfe
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the rule is one of an ordinary differential equation."""
+        return RULES[self.options.rule].deterministic
+
+    @property
+    def shared(self) -> bool:
+        """Whether the error of the mean has a share of the scatter of the members."""
+        return not self.denoiser.process.pairing.starts
+
+    @property
+    def details(self) -> dict[str, object]:
+        """For the record."""
+        rule = "one call" if self.once else self.options.rule
+        times = self.plan.times.tolist()
+        return {"rule": rule, "steps": len(times) - 1, "nfe": self.nfe, "members": self.members, "grid": times}
+
+    def item(
+        self,
+        y: Tensor,
+        stream: Tensor,
+        finish: Finish | None,
+        saw: Callable[[Tensor], None] | None,
+        told: Callable[[int], None],
+        like: Tensor,
+    ) -> dict[str, Tensor]:
+        """Mean, deviation (of a posterior), members (where they are kept) and stop of a measured image `(1, C, *N)`."""
+        kept = Gathered(
+            finish,
+            saw,
+            posterior=self.kind == "posterior",
+            keep=self.options.keep_samples,
+            crop=self.frame.crop,
+            deterministic=self.deterministic,
+            starts=self.denoiser.process.pairing.starts,
+        )
+        if self.once:
+            kept.once(instant(self.denoiser, y, self.frame, stream if self.kind == "posterior" else None))
+            told(1)
+            return kept.part(like)
+        fixed = self.deterministic and self.kind == "point"  # every run is to give the same image
+        for first in range(0, len(stream), self.options.chunk):
+            seeds = stream[first : first + self.options.chunk]
+            own = y.expand(1 if fixed else len(seeds), *y.shape[1:])
+            around = surrounded(self.denoiser, own, self.frame, None if fixed else seeds)
+            drawn = draw(self.denoiser, self.plan, around, seeds, self._keep)
+            kept.add(drawn, self.denoiser.process, self.options.stop)
+            told((first + len(seeds)) * self.nfe)
+        return kept.part(like)
+
+    @property
+    def _keep(self) -> tuple[float, ...]:
+        return () if self.options.stop is None else (self.options.stop,)
 
 
 def _check_batch(denoiser: Denoiser, measured: Tensor, items: list[int] | None) -> None:
@@ -323,29 +352,14 @@ def _check_batch(denoiser: Denoiser, measured: Tensor, items: list[int] | None) 
         raise InputError("items", f"{len(items)} numbers", f"one for each of {len(measured)} images")
 
 
-def _members(
-    denoiser: Denoiser,
-    plan: Plan,
-    y: Tensor,
-    frame: Frame,
-    fixed: bool,
-    finish: Callable[[Tensor], Tensor] | None,
-    seeds: Tensor,
-) -> Tensor:
-    """Finished samples `(len(seeds), C, *N)` from one measured image `(1, C, *N)`.
+def draw(denoiser: Denoiser, plan: Plan, measured: Tensor, seeds: Tensor, keep: Sequence[float] = ()) -> Samples:
+    """Samples `(len(seeds), C, *N)` from measured images on the grid of the denoiser, one `(1, C, *N)` or one a seed.
 
-    Every seed draws its own margin, unless the run is `fixed`: then it is the mean of the margin.
+    keep: times at which the state is kept; see `sample`.
     """
-    own = y.expand(1 if fixed else len(seeds), *y.shape[1:])
-    x = _draw(denoiser, plan, surrounded(denoiser, own, frame, None if fixed else seeds), seeds)[frame.crop]
-    return x if finish is None else finish(x)
-
-
-def _draw(denoiser: Denoiser, plan: Plan, measured: Tensor, seeds: Tensor) -> Tensor:
-    """Samples `(len(seeds), C, *N)` from measured images, one `(1, C, *N)` or one for each seed."""
     y = measured.expand(len(seeds), *measured.shape[1:])
     mean, spectrum = denoiser.prior() or (0.0, None)
     shape = tuple(y.shape[1:])
     start = start_state(denoiser.process, seeds, shape, measurement=y, mean=mean, spectrum=spectrum, dtype=y.dtype)
     with torch.no_grad():
-        return sample(denoiser, plan, start, seeds=seeds, cond=denoiser.process.pairing.cond(y)).x
+        return sample(denoiser, plan, start, seeds=seeds, cond=denoiser.process.pairing.cond(y), keep=keep)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict._random import white
 from retrodict.denoisers.denoiser import Denoiser
+from retrodict.denoisers.spread import Spread
 from retrodict.processes.observation import Cond, noise_like
 from retrodict.processes.process import Process
 from retrodict.samplers.plan import Plan, Row
@@ -24,7 +25,8 @@ Noise = Callable[..., Tensor]
 class Memory(NamedTuple):
     """What a run remembers, newest first: coefficients `(B, C, *K)` of states, denoised images, noises and errors.
 
-    `image` is the last denoised image `(B, C, *N)`; `nfe` counts denoiser calls; `depth` entries are kept of each.
+    `image` is the last denoised image `(B, C, *N)` and `spread` the law of its error, where the row drew from it;
+    `nfe` counts denoiser calls; `depth` entries are kept of each.
     """
 
     states: tuple[Tensor, ...]
@@ -34,9 +36,13 @@ class Memory(NamedTuple):
     image: Tensor | None = None
     nfe: int = 0
     depth: int = 1
+    spread: Spread | None = None
 
     def take(self, which: Tensor) -> Memory:
-        """The memory of items `which` (indices or a mask), for particles that are reordered or dropped."""
+        """The memory of items `which` (indices or a mask), for particles that are reordered or dropped.
+
+        The law of the last error is not carried over: it is that of the items before.
+        """
         states, images, noises, errors = (tuple(x[which] for x in part) for part in self[:4])
         image = None if self.image is None else self.image[which]
         return Memory(states, images, noises, errors, image, self.nfe, self.depth)
@@ -45,7 +51,9 @@ class Memory(NamedTuple):
 class Samples(NamedTuple):
     """x `(B, C, *N)` at the end of the plan, the last denoised image x0, denoiser calls per item, seeds `(B,)`.
 
-    kind "sample": fresh randomness entered along the way; "point": a deterministic function of the start.
+    kind "sample": fresh randomness entered along the way; "point": a deterministic function of the start.  `first`: the
+    first denoised image, which from a measured start is E[x_0 | y].  `spread`: the law of x_0 given the last state,
+    where the last row drew from it: then the law of x is that of x0 and of it.  `kept`: states at times asked for.
     """
 
     x: Tensor
@@ -53,6 +61,9 @@ class Samples(NamedTuple):
     nfe: int
     seeds: Tensor
     kind: Literal["sample", "point"]
+    first: Tensor | None = None
+    spread: Spread | None = None
+    kept: tuple[Tensor, ...] = ()
 
 
 class Step(NamedTuple):
@@ -104,6 +115,7 @@ def step(
     process, state = denoiser.process, memory.states[0]
     row = row.cast(state.dtype, state.device)
     images, noises, errors, image, nfe = memory.images, memory.noises, memory.errors, memory.image, memory.nfe
+    law = memory.spread
     if row.call:
         t = (
             row.t
@@ -111,7 +123,7 @@ def step(
             else torch.full(state.shape[:1], row.t, dtype=torch.float64, device="cpu")
         )
         xt = process.to_image(state, t, cond.image if process.anchored else None)
-        image, error = _evaluate(denoiser, row, xt, t, cond, seeds, index, noise)
+        image, error, law = _evaluate(denoiser, row, xt, t, cond, seeds, index, noise)
         if nfe == 0 and image.device.type == "cpu":  # elsewhere it would be a read-back; the ensemble looks at the end
             _require_finite(image)
         nfe += 1
@@ -123,7 +135,7 @@ def step(
     new = advance(row, memory.states, images, noises, errors)
     k = memory.depth
     states = (new, *memory.states[: k - 1])
-    return Memory(states, images[:k], noises[:k], errors[:k], image, nfe, k)
+    return Memory(states, images[:k], noises[:k], errors[:k], image, nfe, k, law)
 
 
 def advance(
@@ -147,16 +159,16 @@ def advance(
 
 def _evaluate(
     denoiser: Denoiser, row: Row, xt: Tensor, t: Tensor, cond: Cond, seeds: Tensor, index: int, noise: Noise
-) -> tuple[Tensor, Tensor | None]:
-    """Denoised image and, where the row asks for it, the coefficients of a draw of its error."""
+) -> tuple[Tensor, Tensor | None, Spread | None]:
+    """Denoised image and, where the row asks for it, the coefficients of a draw of its error, and its law."""
     if not row.spread:
-        return _shaped(denoiser(xt, t, cond), xt), None
+        return _shaped(denoiser(xt, t, cond), xt), None, None
     mean, spread = denoiser.estimate(xt, t, cond)
     if spread is None:
         raise InputError("matched", "a denoiser that does not know its error law", "one with a spectrum or a spread")
     like = _shaped(mean, xt).expand(spread.fields, *mean.shape).transpose(0, 1)  # (B, fields, C, *N)
     z = noise_like(like, seeds, "spread", index, noise)
-    return mean, denoiser.process.basis.forward(spread.draw(z.transpose(0, 1)))
+    return mean, denoiser.process.basis.forward(spread.draw(z.transpose(0, 1))), spread
 
 
 def _shaped(mean: Tensor, xt: Tensor) -> Tensor:
@@ -189,8 +201,11 @@ def sample(
     cond: Cond | None = None,
     watch: Callable[[Step], None] | None = None,
     noise: Noise = white,
+    keep: Sequence[float] = (),
 ) -> Samples:
     """Run `plan` from `start`, shifted coefficients `(B, C, *K)` at plan.times[0]; seeds `(B,)`, one per item.
+
+    keep: times of the plan's grid at which the state is kept as an image.
 
     A pure function: the noise of item i at row j depends on (seeds[i], j) alone, so a batch equals its items.
     `cond` is the record of conditions handed to the denoiser; its `image` is also the anchor of a process with k != 0.
@@ -207,11 +222,35 @@ def sample(
         raise InputError(
             "sample", f"a denoiser of the process {own.name!r}", f"the plan's, {other.name!r}, alike in all"
         )
-    memory = begin(start, plan.depth)
+    memory, first, rows = begin(start, plan.depth), None, _rows_at(plan, keep)
+
+    def shown(state: Tensor, time: float) -> Tensor:
+        return process.to_image(state, torch.full((len(start),), time, dtype=torch.float64, device="cpu"), anchor)
+
+    kept = {time: shown(start, time) for time, row in rows.items() if row < 0}
     for i, memory in enumerate(steps(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise)):
+        first = memory.image if first is None else first
+        kept |= {time: shown(memory.states[0], time) for time, row in rows.items() if row == i}
         if watch is not None:
             watch(Step(i + 1, len(plan), memory.nfe))
-    end = torch.full((len(start),), plan.last, dtype=torch.float64, device="cpu")
-    x = process.to_image(memory.states[0], end, anchor)
+    x = shown(memory.states[0], plan.last)
     image = x if memory.image is None else memory.image
-    return Samples(x, image, memory.nfe, seeds, "sample" if plan.stochastic else "point")
+    states = tuple(kept[float(time)] for time in keep)
+    kind = "sample" if plan.stochastic else "point"
+    return Samples(x, image, memory.nfe, seeds, kind, first, memory.spread, states)
+
+
+def _rows_at(plan: Plan, times: Sequence[float]) -> dict[float, int]:
+    """For each of `times` the row after which the state is at it; -1 for the start."""
+    grid = plan.times.tolist()
+    if not times:
+        return {}
+    if len(grid) != len(plan) + 1:
+        raise InputError("keep", f"rule {plan.rule!r}, which has rows between its times", "a rule of one row a step")
+    out = {}
+    for time in map(float, times):
+        near = min(range(len(grid)), key=lambda i: abs(grid[i] - time))
+        if abs(grid[near] - time) > 1e-9:
+            raise InputError("keep", time, "a time of the grid of the plan")
+        out[time] = near - 1
+    return out

@@ -194,7 +194,9 @@ def _read(path: Path, config: EvaluationConfig) -> dict[str, Image]:
 
 @dataclass(frozen=True)
 class Result:
-    """One method on one image, `(*N)`; `samples` `(K, *N)` where they are kept, `count` members behind mean and sd."""
+    """One method on one image, `(*N)`; `samples` `(K, *N)` where they are kept, `members` behind the deviation, `count`
+    those whose scatter the error of the mean has a share of (None: none).
+    """
 
     kind: Literal["posterior", "point"]
     mean: Tensor
@@ -202,6 +204,7 @@ class Result:
     samples: Tensor | None = None
     count: int | None = None
     seconds: float | None = None
+    members: int | None = None
 
 
 def point(image: Image) -> Result:
@@ -224,7 +227,8 @@ def run(method: Method, name: str, measured: Image | None, base: Path) -> Result
     if found.sd is None:
         return Result("point", mean, seconds=seconds)
     samples = torch.stack([s.values[0] for s in found.samples]) if found.samples else None
-    return Result("posterior", mean, found.sd.values[0], samples, options.samples, seconds)
+    count = found.details["sampling"]["mean_members"]
+    return Result("posterior", mean, found.sd.values[0], samples, count, seconds, options.samples)
 
 
 def options_of(method: Method, base: Path) -> RestoreOptions:
@@ -264,8 +268,9 @@ def _load(method: Method, name: str, truth: Image, base: Path) -> Result:
     details = _details(folder, name)
     if details.get("kind") == "point" or sd is None:
         return Result("point", mean, None, None, None, details.get("seconds"))
-    count = details.get("members") or (len(members) if samples is not None else None)
-    return Result("posterior", mean, sd, samples, count, details.get("seconds"))
+    behind = details.get("members") or (len(members) if samples is not None else None)
+    count = details.get("mean_members", behind)
+    return Result("posterior", mean, sd, samples, count, details.get("seconds"), behind)
 
 
 def _details(folder: Path, name: str) -> dict[str, Any]:

@@ -317,7 +317,7 @@ def judge(image: str, method: str, result: Result, case: Case, patient: str | No
     """Every metric and curve that the case has."""
     row: dict[str, Any] = {"image": image, "method": method, "kind": result.kind, "slices": len(case.truth)}
     row |= {} if patient is None else {"patient": patient}
-    row |= {} if result.count is None else {"members": result.count}
+    row |= {} if result.members is None else {"members": result.members}
     values = {name: metric.of(case) for name, metric in METRICS.items()}
     row |= {name: value for name, value in values.items() if value is not None}
     if result.seconds is not None:

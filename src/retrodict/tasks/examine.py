@@ -66,16 +66,11 @@ def judged(
         verdict = examination.verdict("point", False)
         return _by_one_call(examination, finish, verdict.text), verdict
     members = sampling.samples
-
-    def seen(x: Tensor) -> Tensor:
-        if not asked:
-            examination.saw(x, members)
-        return finish(x)
-
+    saw = None if asked else lambda x: examination.saw(x, members)
     kept = None if parts is None else _Kept(parts, examination, asked)
-    result = restore_batch(model.denoiser, y, sampling, finish=seen, watch=watch, parts=kept)
+    result = restore_batch(model.denoiser, y, sampling, finish=finish, saw=saw, watch=watch, parts=kept)
     if result.kind == "posterior" and not examination.after():
-        result = replace(result, sd=None, samples=None, kind="point")
+        result = replace(result, sd=None, samples=None, kind="point", stops=())
     verdict = examination.verdict(result.kind, asked)
     return (replace(result, reason=verdict.text) if verdict.reasons else result), verdict
 

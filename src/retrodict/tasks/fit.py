@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,22 @@ from retrodict._check import InputError
 from retrodict._output import said, stamp, write_file
 from retrodict._random import key
 from retrodict.bases.curve import Curve
-from retrodict.bases.spectrum import channel_spectrum
+from retrodict.bases.spectrum import Spectrum, channel_spectrum
 from retrodict.data import PatchSet
+from retrodict.data.spacings import SpacingSet
 from retrodict.models.model import Intensity, ModelSpec, model_files, save_model
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import precision_for
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
+from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
-from retrodict.tasks.fit_data import patch_sets
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.held_out import by_group, held_out
 from retrodict.tasks.machine import torch_threads
-from retrodict.training.calibrate import calibrate_spread
+from retrodict.training.calibrate import calibrate_over_law, calibrate_spread
 from retrodict.training.checkpoints import newest
-from retrodict.training.loop import Progress, TrainingOptions, check_resumable, train
-from retrodict.training.losses import denoising_loss
+from retrodict.training.loop import Objective, Progress, TrainingOptions, check_resumable, train
+from retrodict.training.losses import Batch, Example, denoising_loss
 
 __all__ = ["FitPlan", "fit", "prepare_fit"]
 
@@ -46,8 +48,8 @@ class FitPlan:
 
     config: FitConfig
     spec: ModelSpec
-    training: PatchSet
-    validation: PatchSet | None
+    training: PatchSet | SpacingSet
+    validation: PatchSet | SpacingSet | None
     seconds_per_step: float
     parameters: int
     start_step: int
@@ -66,8 +68,9 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
 
     `base`: folder that a relative `data.root` is relative to.
     """
-    training, validation = patch_sets(config, base)
-    spec = _spec(config, training, base)
+    sets = training_sets(config, base)
+    training, validation = sets.training, sets.validation
+    spec = _spec(config, sets, base)
     denoiser = spec.build(config.name, precision_for(config.training.precision))
     parameters = sum(p.numel() for p in denoiser.net.parameters())
     first = base / config.start_from if config.start_from else None
@@ -132,6 +135,7 @@ def _trained(
         validation=None if plan.validation is None else _batcher(plan.validation, plan.spec.intensity),
         watch=watch,
         log=log,
+        objective=_objective(config),
         identity=plan.identity,
         note=lambda sentence: log({"note": sentence}),
     )
@@ -144,10 +148,14 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     denoiser = plan.spec.build(plan.config.name, precision_for(plan.config.training.precision))
     denoiser.net.load_state_dict(average)
     batch = _batcher(plan.validation, plan.spec.intensity)
-    scale = calibrate_spread(denoiser, batch, seed=plan.config.training.seed)
+    law, seed = plan.config.clocks(), plan.config.training.seed
+    if law is not None:
+        scale = calibrate_over_law(denoiser, batch, law, seed=seed)
+        return plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
+    scale = calibrate_spread(denoiser, batch, seed=seed)
     spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
     encoded = ((name, plan.spec.intensity.encode(image)) for name, image in plan.validation.images())
-    record = held_out(replace(denoiser, spread_scale=scale), by_group(encoded), plan.config.training.seed)
+    record = held_out(replace(denoiser, spread_scale=scale), by_group(encoded), seed)
     return spec if record is None else replace(spec, held_out=record.to_json())
 
 
@@ -156,21 +164,41 @@ def _options(config: FitConfig) -> TrainingOptions:
     return TrainingOptions(**{k: v for k, v in config.training.model_dump().items() if k in fields})
 
 
-def _batcher(patches: PatchSet, intensity: Intensity) -> Callable[[list[int]], Tensor]:
-    return lambda keys: intensity.encode(patches.batch(keys))
+def _batcher(patches: PatchSet | SpacingSet, intensity: Intensity) -> Batch:
+    """Patches in model units; of many spacings with the one that this batch has."""
+    if isinstance(patches, PatchSet):
+        return lambda keys: intensity.encode(patches.batch(keys))
+
+    def batch(keys: list[int]) -> Example:
+        values, spacing = patches.batch(keys)
+        return Example(intensity.encode(values), spacing=(spacing, spacing))
+
+    return batch
 
 
-def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
-    intensity = Intensity(config.intensity.unit, config.intensity.scale, config.intensity.offset)
+def _objective(config: FitConfig) -> Objective:
+    """The loss over the law of the configuration, or of its process."""
+    law = config.clocks()
+    return denoising_loss if law is None else partial(denoising_loss, law=law)
+
+
+def _spectrum(config: FitConfig, training: PatchSet | SpacingSet, intensity: Intensity) -> Spectrum:
+    if isinstance(training, SpacingSet):
+        return body_spectrum(training.slices, intensity, training.size)
     keys = range(256)
     patches = [intensity.encode(training.patch(key(config.training.seed, "spectrum", k))) for k in keys]
-    spectrum = channel_spectrum(patches, config.spacing)
+    return channel_spectrum(patches, config.spacing)
+
+
+def _spec(config: FitConfig, sets: Sets, base: Path) -> ModelSpec:
+    training, law = sets.training, config.clocks()
+    intensity = Intensity(config.intensity.unit, config.intensity.scale, config.intensity.offset)
     record = _instrument(config.process.model_dump(), intensity, base)
     process = process_from_recipe(record, config.data.patch, config.spacing, f"{config.name}: process")
     return ModelSpec(
         process=process_to_recipe(process),
         network=config.network.model_dump(),
-        spectrum=spectrum.to_json(),
+        spectrum=_spectrum(config, training, intensity).to_json(),
         intensity=intensity,
         spacing=tuple(config.spacing),
         size=tuple(config.data.patch),
@@ -178,6 +206,8 @@ def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
         bands=config.bands,
         level=config.level,
         channels=training.names,
+        law=None if law is None else law.to_json(),
+        spacings=training.reach if isinstance(training, SpacingSet) else None,
         card={
             **config.card,
             "name": config.name,
@@ -186,13 +216,19 @@ def _spec(config: FitConfig, training: PatchSet, base: Path) -> ModelSpec:
             "data": _data_card(config, training),
             "validation": config.data.validation,
             "images": len(training),
+            **sets.card,
             "versions": stamp()["versions"],
         },
     )
 
 
-def _data_card(config: FitConfig, training: PatchSet) -> list[dict[str, Any]]:
-    """What the card says of the images: the groups as they are written, or else the names of those that were found."""
+def _data_card(config: FitConfig, training: PatchSet | SpacingSet) -> list[dict[str, Any]]:
+    """What the card says of the images: the groups as they are written, or else the names of those that were found.
+
+    With tables of images it says nothing of patients: `fit_collection` counts them.
+    """
+    if config.data.indices:
+        return [g.model_dump() for g in config.data.groups]
     if config.data.groups and not config.data.folders and config.data.simulated is None:
         return [g.model_dump() for g in config.data.groups]
     return [{"name": name} for name in dict.fromkeys(name for name, _ in training.images())]
@@ -222,11 +258,11 @@ def _time_step(plan: FitPlan) -> float:
     config = plan.config
     denoiser = plan.spec.build(config.name, precision_for(config.training.precision))
     batch = _batcher(plan.training, plan.spec.intensity)
-    times = []
+    objective, times = _objective(config), []
     for trial in range(3):
         keys = [key(trial, "timing", i) for i in range(config.training.batch)]
         start = time.perf_counter()
-        losses = denoising_loss(denoiser, batch(keys), torch.tensor(keys, device="cpu"), config.training.loss)
+        losses = objective(denoiser, batch(keys), torch.tensor(keys, device="cpu"), config.training.loss, 0.1)
         losses.total.mean().backward()
         times.append(time.perf_counter() - start)
     return min(times[1:])

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from retrodict._check import InputError
+from retrodict.processes.clocks import ClockLaw, law_from_json
 from retrodict.tasks.config_file import Strict, read_config
 
 __all__ = ["DataConfig", "FitConfig", "GroupConfig", "TrainingConfig", "load_config"]
@@ -64,21 +65,49 @@ class SimulatedConfig(Strict):
     seed: int = Field(0, ge=0, lt=1 << 62)
 
 
+class SpacingsConfig(Strict):
+    """Pixel spacings of the batches of a training over a `law`; each batch has one."""
+
+    least: float = Field(0.4, gt=0, description="mm; slices of finer pixels are left out")
+    most: float = Field(1.5, gt=0, description="mm; slices of coarser pixels are left out")
+    copies: int = Field(1, ge=0, le=16, description="how often a slice is averaged down to a coarser spacing")
+
+    @model_validator(mode="after")
+    def _rising(self) -> SpacingsConfig:
+        if self.least > self.most:
+            raise InputError("least", self.least, f"at most {self.most}, as most says")
+        return self
+
+
 class DataConfig(Strict):
-    """Where clean images come from and how patches are cut: `folders`, `groups`, `simulated`, or several of them."""
+    """Where clean images come from and how patches are cut: `indices`, `folders`, `groups`, `simulated`, or several."""
 
     root: str = Field(".", description="folder that paths are relative to, itself relative to the configuration")
     folders: list[str] = Field(
         default_factory=list,
         description="folders of images; every folder in one of them is a patient, and so is every file directly in it",
     )
+    indices: list[str] = Field(
+        default_factory=list, description="tables of images (`retrodict data index`); who is held out stands in them"
+    )
+    orientation: Literal["axial", "coronal", "sagittal", "oblique"] | None = Field(
+        None, description="of rows of a table; those that state none are taken"
+    )
+    most_noise: Positive | None = Field(
+        None, description="rows of a table whose own noise is above it are left out; those that state none are taken"
+    )
+    slices: int | None = Field(None, ge=1, le=1 << 20, description="most slices of a series, evenly spaced")
     groups: list[GroupConfig] = Field(default_factory=list, description="patients or series by name")
     simulated: SimulatedConfig | None = None
     spacing: list[Positive] | None = Field(None, description="mm, for files that have none")
     unit: str | None = Field(None, description="for files that have none")
     modality: str | None = Field("CT", description="Modality of DICOM files; null takes any")
     validation: list[str] | Annotated[float, Field(ge=0, lt=1)] = Field(
-        default_factory=list, description="names of the groups held out, or the fraction of them"
+        default_factory=list, description="names of the groups held out, or the fraction of them; not for indices"
+    )
+    spacings: SpacingsConfig | None = Field(None, description="with a law: of the batches")
+    balance: Literal["pixels", "patients"] | None = Field(
+        None, description="what is drawn equally often; without it patients with a law, else pixels"
     )
     patch: list[Annotated[int, Field(ge=1, le=4096)]] = Field(
         default_factory=lambda: [64, 64], min_length=1, max_length=3
@@ -88,8 +117,23 @@ class DataConfig(Strict):
 
     @model_validator(mode="after")
     def _something(self) -> DataConfig:
-        if not (self.folders or self.groups or self.simulated):
-            raise InputError("folders", "none, and no groups", "folders, groups or simulated: where the images are")
+        others = bool(self.folders or self.groups or self.simulated)
+        if not (others or self.indices):
+            raise InputError(
+                "folders",
+                "none, and no groups or indices",
+                "indices, folders, groups or simulated: where images are",
+            )
+        if self.validation and not others:
+            raise InputError(
+                "validation", self.validation, "nothing with indices: their column split says who is held out"
+            )
+        twice = next((name for name in self.indices if self.indices.count(name) > 1), None)
+        if twice is not None:
+            raise InputError("indices", f"{twice!r} twice", "every table once")
+        for name in ("orientation", "most_noise"):
+            if getattr(self, name) is not None and not self.indices:
+                raise InputError(name, getattr(self, name), "indices: it is their column that is looked at")
         return self
 
 
@@ -123,6 +167,9 @@ class FitConfig(Strict):
     spacing: list[Positive] = Field(min_length=1, max_length=3, description="mm per axis that the model works at")
     intensity: IntensityConfig = Field(default_factory=lambda: IntensityConfig.model_validate({}))
     process: ProcessConfig
+    law: RecipeConfig | None = Field(
+        None, description="of observations to train over instead of the process alone: clocks (every instrument)"
+    )
     network: RecipeConfig = RecipeConfig(name="unet")
     start_from: str | None = Field(None, description="model whose weights to start from, relative to this file")
     predicts: str = "wiener"
@@ -142,7 +189,46 @@ class FitConfig(Strict):
         values = self.training.batch * self.data.channels * math.prod(self.data.patch)
         if values > MOST_VALUES:
             raise InputError("training.batch", f"{values} values in a batch", f"at most {MOST_VALUES}")
+        if self.law is not None:
+            self._check_law()
+        elif self.data.spacings is not None:
+            raise InputError("data.spacings", "spacings without a law", "law: {name: clocks}, or no spacings")
+        if self.data.slices is not None and self.law is None and not self.data.indices:
+            raise InputError("data.slices", self.data.slices, "indices, or a law")
+        if self.data.indices and len(self.data.patch) != 2:
+            raise InputError("data.patch", f"{len(self.data.patch)} axes", "2: tables list slices")
         return self
+
+    def _check_law(self) -> None:
+        self.clocks()  # a law that cannot be built
+        if self.level != "clock":
+            raise InputError("level", repr(self.level), "'clock': with a law the network is told the clock")
+        if len(self.data.patch) != 2 or self.data.patch[0] != self.data.patch[1]:
+            raise InputError("data.patch", self.data.patch, "two equal numbers with a law")
+        if self.data.coarser != "keep":
+            raise InputError("data.coarser", repr(self.data.coarser), "'keep': with a law data.spacings says the rest")
+        if self.data.channels != 1:
+            raise InputError("data.channels", self.data.channels, "1: a law is for gray images")
+        if self.process.basis != RecipeConfig(name="fourier"):
+            raise InputError("process.basis", self.process.basis.name, "fourier, without options, with a law")
+        least, most = self.spacings
+        if not all(least <= s <= most for s in self.spacing):
+            raise InputError("spacing", self.spacing, f"mm within data.spacings, {least:g} to {most:g}")
+
+    @property
+    def spacings(self) -> tuple[float, float]:
+        """Least and largest spacing of a training over a law, mm."""
+        stated = self.data.spacings or SpacingsConfig.model_validate({})
+        return stated.least, stated.most
+
+    def clocks(self) -> ClockLaw | None:
+        """The law in the unit of the model, or None; `InputError` for one that cannot be built."""
+        if self.law is None:
+            return None
+        scale = self.law.options.get("scale", self.intensity.scale)
+        if scale != self.intensity.scale:
+            raise InputError("law.options.scale", scale, f"intensity.scale {self.intensity.scale} (or leave it out)")
+        return law_from_json({"name": self.law.name, "options": {**self.law.options, "scale": scale}}, "law")
 
 
 def load_config(path: Path | str, overrides: Iterable[str] = ()) -> FitConfig:

@@ -6,36 +6,32 @@ import glob
 from pathlib import Path
 
 from retrodict._check import InputError
-from retrodict.data import Group, PatchSet, split
+from retrodict.data import Group, PatchSet
 from retrodict.data.formats import format_titles
 from retrodict.data.simulated import ellipses
 from retrodict.data.units import unit
 from retrodict.tasks.fit_config import DataConfig, FitConfig, GroupConfig
 
-__all__ = ["groups_of", "patch_sets"]
+__all__ = ["groups_of", "how_to_set", "patch_set"]
 
 
-def patch_sets(config: FitConfig, base: Path) -> tuple[PatchSet, PatchSet | None]:
-    """The patches to train on, and those of the groups that are held out, if any; `base` is what paths stand in."""
-    kept, held = split(groups_of(config, base), config.data.validation, config.training.seed)
-
-    def load(part: list[Group]) -> PatchSet:
-        size = tuple(config.data.patch)
-        patches = PatchSet(
-            part,
-            size,
-            ndim=len(size),
-            spacing=tuple(config.spacing),
-            coarser=config.data.coarser,
-            empty_below=unit(config.intensity.unit).empty_below,
-            seed=config.training.seed,
-            channels=config.data.channels,
-        )
-        if patches.unit != config.intensity.unit:
-            raise InputError("data", f"images in {patches.unit!r}", f"intensity.unit {config.intensity.unit!r}")
-        return patches
-
-    return load(kept), load(held) if held else None
+def patch_set(config: FitConfig, groups: list[Group]) -> PatchSet:
+    """The patches of one side of the split at the spacing of the model, in the unit that the configuration says."""
+    size = tuple(config.data.patch)
+    patches = PatchSet(
+        groups,
+        size,
+        ndim=len(size),
+        spacing=tuple(config.spacing),
+        coarser=config.data.coarser,
+        empty_below=unit(config.intensity.unit).empty_below,
+        balance="groups" if config.data.balance == "patients" else "pixels",
+        seed=config.training.seed,
+        channels=config.data.channels,
+    )
+    if patches.unit != config.intensity.unit:
+        raise InputError("data", f"images in {patches.unit!r}", f"intensity.unit {config.intensity.unit!r}")
+    return patches
 
 
 def groups_of(config: FitConfig, base: Path) -> list[Group]:
@@ -45,8 +41,8 @@ def groups_of(config: FitConfig, base: Path) -> list[Group]:
     """
     data = config.data
     root = base / data.root
-    if (data.groups or data.folders) and not _is_dir(root):
-        raise InputError("data.root", f"no folder {root}", "the folder of the images", _how(data))
+    if (data.groups or data.folders or data.indices) and not _is_dir(root):
+        raise InputError("data.root", f"no folder {root}", "the folder of the images", how_to_set(data))
     named = [_group(g, data, root) for g in data.groups]
     found = [group for folder in data.folders for group in _patients(folder, data, root)]
     return named + found + _simulated(config)
@@ -59,7 +55,8 @@ def _is_dir(path: Path) -> bool:
         return False
 
 
-def _how(data: DataConfig) -> str:
+def how_to_set(data: DataConfig) -> str:
+    """What mends a folder or a file that is not there."""
     return f"Set data.root (now {data.root!r}) in the configuration, or give --set data.root=/path/to/the/images."
 
 
@@ -67,7 +64,7 @@ def _group(stated: GroupConfig, data: DataConfig, root: Path) -> Group:
     for path in stated.paths:
         if not glob.has_magic(path) and not _exists(root / path):
             where = f"data.groups: {stated.name}"
-            raise InputError(where, f"nothing at {root / path}", "a file or a folder of images", _how(data))
+            raise InputError(where, f"nothing at {root / path}", "a file or a folder of images", how_to_set(data))
     return _made(stated.name, [str(root / p) for p in stated.paths], data, stated.spacing, stated.unit)
 
 
@@ -95,12 +92,14 @@ def _patients(folder: str, data: DataConfig, root: Path) -> list[Group]:
     """A group for each folder in a folder, and for each file that lies directly in it."""
     top = root / folder
     if not _is_dir(top):
-        raise InputError("data.folders", f"no folder {top}", f"a folder of {format_titles()} images", _how(data))
+        raise InputError("data.folders", f"no folder {top}", f"a folder of {format_titles()} images", how_to_set(data))
     entries = sorted(p for p in top.iterdir() if not p.name.startswith("."))
     groups = [_made(f"{folder}/{p.name}", [glob.escape(str(p))], data) for p in entries if _holds_images(p)]
     if not groups:
         found = f"no image in {top}"
-        raise InputError("data.folders", found, f"a folder for each patient, of {format_titles()} images", _how(data))
+        raise InputError(
+            "data.folders", found, f"a folder for each patient, of {format_titles()} images", how_to_set(data)
+        )
     return groups
 
 

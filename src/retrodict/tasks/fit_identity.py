@@ -11,6 +11,7 @@ import torch
 
 from retrodict._check import InputError, read_json
 from retrodict.data import PatchSet
+from retrodict.data.spacings import SpacingSet
 from retrodict.models.model import model_files
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.training.checkpoints import differing, flat, identity_hash
@@ -27,7 +28,10 @@ something.  `steps` has rules of its own (`training.loop.check_resumable`).  Whe
 
 
 def identity_of(
-    config: FitConfig, process: Mapping[str, Any], data: Mapping[str, PatchSet | None], start_from: Path | None
+    config: FitConfig,
+    process: Mapping[str, Any],
+    data: Mapping[str, PatchSet | SpacingSet | None],
+    start_from: Path | None,
 ) -> dict[str, Any]:
     """The configuration with what it refers to in place of the references, flat: dotted name -> value or digest.
 
@@ -37,15 +41,22 @@ def identity_of(
     record = config.model_dump(mode="json")
     record["process"] = dict(process)
     record["start_from"] = None if start_from is None else _digest(model_files(start_from)[0].read_bytes())
-    images = {name: [] if patches is None else _images(patches) for name, patches in data.items()}
-    record["data"] = {k: record["data"][k] for k in ("patch", "coarser", "channels", "validation")} | {"images": images}
+    named = not config.data.indices
+    images = {name: [] if patches is None else _images(patches, named) for name, patches in data.items()}
+    stated = {k: record["data"][k] for k in ("patch", "coarser", "channels", "validation")}
+    # What came later stands here only where it is used, so that runs from before it go on.
+    stated |= {k: record["data"][k] for k in ("balance", "spacings") if record["data"][k] is not None}
+    if record["law"] is None:
+        del record["law"]
+    record["data"] = stated | {"images": images}
     return {name: value for name, value in flat(record).items() if name not in MAY_CHANGE}
 
 
-def _images(patches: PatchSet) -> list[str]:
-    """A digest for each image on the grid of the model, with its group."""
-    digests = []
-    for group, image in patches.images():
+def _images(patches: PatchSet | SpacingSet, named: bool) -> list[str]:
+    """A digest for each image on the grid of the model, with the name of its group, or a number for it."""
+    digests, numbers = [], dict[str, int]()
+    for name, image in patches.images():
+        group = name if named else numbers.setdefault(name, len(numbers))
         values = torch.view_as_real(image) if image.is_complex() else image
         digests.append(f"{group}:{tuple(image.shape)}:{_digest(values.contiguous().numpy().tobytes())}")
     return digests

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict.data import Image, resample
-from retrodict.models.model import Model
+from retrodict.models.model import Intensity, Model
+from retrodict.models.range import ISOTROPIC
 
 __all__ = ["finisher", "items", "off_grid", "on_grid"]
 
@@ -19,21 +20,39 @@ SPACING_TOLERANCE = 0.03
 
 
 def off_grid(image: Image, model: Model) -> bool:
-    """Whether the in-plane (or volume) spacing differs from that of the model by more than the tolerance."""
-    own = image.spacing[-len(model.spec.spacing) :]
-    return any(abs(a / b - 1) > SPACING_TOLERANCE for a, b in zip(own, model.spec.spacing, strict=True))
+    """Whether the in-plane (or volume) spacing is none that the model restores at: see `nearest_grid`."""
+    return nearest_grid(image.spacing[-len(model.spec.spacing) :], model) is not None
+
+
+def nearest_grid(own: tuple[float, ...], model: Model) -> tuple[float, ...] | None:
+    """The spacing of a model that is nearest to a spacing that it does not restore at; None where it does.
+
+    A model of one spacing takes what differs by no more than the tolerance; one of a range takes square pixels in it.
+    """
+    allowed = model.spec.spacings
+    if allowed is None:
+        near = all(abs(a / b - 1) <= SPACING_TOLERANCE for a, b in zip(own, model.spec.spacing, strict=True))
+        return None if near else model.spec.spacing
+    low, high = allowed[0] * (1 - ISOTROPIC), allowed[1] * (1 + ISOTROPIC)
+    if max(own) / min(own) - 1 <= ISOTROPIC and low <= min(own) and max(own) <= high:
+        return None
+    return (min(max(max(own), allowed[0]), allowed[1]),) * len(own)  # no finer than what was measured
 
 
 def on_grid(image: Image, model: Model, resampling: bool, name: str) -> Image:
     """The image at the spacing of the model; one that is not is resampled only where that was asked for."""
-    if not off_grid(image, model):
+    own = tuple(image.spacing[-len(model.spec.size) :])
+    wanted, allowed = nearest_grid(own, model), model.spec.spacings
+    if wanted is None:
         return image
-    own, wanted = image.spacing[-len(model.spec.size) :], model.spec.spacing
     if not resampling:
+        kind = f"{wanted} mm (within {SPACING_TOLERANCE:.0%}), at which the model was trained"
+        if allowed is not None:
+            kind = f"square pixels of {allowed[0]:g} to {allowed[1]:g} mm, at which the model was trained"
         raise InputError(
             f"{image.source[0] if image.source else name}: pixel spacing",
             f"{tuple(round(s, 4) for s in own)} mm",
-            f"{wanted} mm (within {SPACING_TOLERANCE:.0%}), at which the model was trained",
+            kind,
             "Give {resample} to restore at the spacing of the model.",
             resample=True,
         )
@@ -46,18 +65,29 @@ def items(image: Image, ndim: int) -> Tensor:
     return image.values.reshape(channels, -1, *image.values.shape[-ndim:]).transpose(0, 1)
 
 
-def finisher(image: Image, model: Model) -> Callable[[Tensor], Tensor]:
-    """Members in the unit and on the grid of the image, before mean and deviation are taken."""
-    ndim = len(model.spec.size)
-    size = tuple(image.values.shape[-ndim:])
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[ndim]
+@dataclass(frozen=True)
+class Finisher:
+    """Members in the unit and on the grid of an image, before mean and deviation are taken: see `Finish`."""
 
-    def finish(members: Tensor) -> Tensor:
-        values = model.intensity.decode(members)
-        if tuple(values.shape[-ndim:]) == size:
+    intensity: Intensity
+    size: tuple[int, ...]
+
+    def __call__(self, members: Tensor) -> Tensor:
+        """Members `(k, C, *N)` in model units and on the grid of the model."""
+        values = self.intensity.decode(members)
+        if tuple(values.shape[2:]) == self.size:
             return values
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(self.size)]
         if values.is_complex():
-            return torch.complex(*(F.interpolate(part, size=size, mode=mode) for part in (values.real, values.imag)))
-        return F.interpolate(values, size=size, mode=mode, align_corners=False)
+            parts = (values.real, values.imag)
+            return torch.complex(*(F.interpolate(part, size=self.size, mode=mode) for part in parts))
+        return F.interpolate(values, size=self.size, mode=mode, align_corners=False)
 
-    return finish
+    def variance(self, variance: Tensor) -> Tensor | None:
+        """Variances of pixels in the unit of the image; None on another grid, where they do not tell."""
+        return variance * self.intensity.scale**2 if tuple(variance.shape[2:]) == self.size else None
+
+
+def finisher(image: Image, model: Model) -> Finisher:
+    """What brings members back into the unit and onto the grid of an image."""
+    return Finisher(model.intensity, tuple(image.values.shape[-len(model.spec.size) :]))

@@ -36,6 +36,10 @@ class RestoreOptions:
     steps: Annotated[int | None, Option("Steps of the sampler per member (default of the rule).", least=1)] = None
     rule: Annotated[str, Option("Sampler; see 'retrodict bench gaussian-card'.")] = "matched"
     grid: Annotated[str | None, Option("Time grid of the sampler (default of the rule).")] = None
+    instant: Annotated[bool, Option("Mean, deviation and members from one call of the network.")] = False
+    stop_at: Annotated[
+        float | None, Option("Give the image at this time too, between 0 (restored) and 1 (as measured).")
+    ] = None
     seed: Annotated[int, Option("Seed of the whole run.")] = 0
     keep_samples: Annotated[bool, Option("Write every member too.")] = False
     point: Annotated[bool, Option("A point estimate, without an uncertainty map.")] = False

@@ -11,6 +11,7 @@ from retrodict._check import InputError, NotCalibratedError, choice
 from retrodict.data import Image
 from retrodict.models.instrument import model_with_instrument
 from retrodict.models.model import Model, open_model
+from retrodict.models.range import at_spacing, neighbor, outside
 from retrodict.nets import precision_for
 from retrodict.tasks.options import RestoreOptions
 
@@ -24,13 +25,21 @@ def model_card(name: str = "ct") -> dict[str, Any]:
     return {**head, "process": opened.spec.process, **opened.spec.card}
 
 
-def prepared(model: Model, options: RestoreOptions) -> tuple[Model, dict[str, Any]]:
+def prepared(
+    model: Model, options: RestoreOptions, spacing: tuple[float, ...] | None = None
+) -> tuple[Model, dict[str, Any]]:
     """The model with what the options say of it, and the record of it.
+
+    spacing: pixel spacing in mm of the image, of which a model of every instrument is brought to the grid; without it
+    nothing is known of the image, and curves are not put on such a model yet.
 
     Raises `NotCalibratedError` where an uncertainty is asked of an instrument that the calibration does not hold for.
     """
     device = device_named(options.device)
-    bound, record = _with_instrument(model, options.mtf, options.nps, not options.point)
+    if model.spec.law is not None and model.spec.spacings is not None:
+        bound, record = _of_every_instrument(model, options, spacing)
+    else:
+        bound, record = _with_instrument(model, options.mtf, options.nps, not options.point)
     denoiser = bound.denoiser
     if options.precision != "auto":  # else as the model was opened
         denoiser = replace(denoiser, precision=precision_for(options.precision, device))
@@ -43,6 +52,35 @@ def prepared(model: Model, options: RestoreOptions) -> tuple[Model, dict[str, An
         "precision": denoiser.precision,
         **record,
     }
+
+
+def _of_every_instrument(
+    model: Model, options: RestoreOptions, spacing: tuple[float, ...] | None
+) -> tuple[Model, dict[str, Any]]:
+    """The model at the spacing of an image and bound to the curves, which have to be of the kind of its training."""
+    missing = [name for name in ("mtf", "nps") if getattr(options, name) is None]
+    if missing:
+        raise InputError(
+            missing[0],
+            "nothing: this model serves every instrument, so it has to be told which one",
+            "the measured curve of the scanner and protocol",
+            "Measure phantom scans with 'retrodict measure mtf' and 'retrodict measure nps'.",
+        )
+    if spacing is None:
+        return model, {}
+    bound, _ = model_with_instrument(at_spacing(model, spacing), options.mtf, options.nps)
+    found = neighbor(bound)
+    assert found is not None
+    why = outside(bound)
+    if why and not options.point:
+        raise NotCalibratedError(
+            f"The measured instrument is not of the kind that the model was trained on: {why}. Check unit and spacing "
+            "of the curves, train a model over a law that holds it (retrodict fit), or ask for a point estimate "
+            "({point}).",
+            point=True,
+        )
+    nearest = {"distance": found.distance, "limit": found.limit, "noise": found.noise, "in_range": not why}
+    return bound, {"instrument": {**nearest, "files": [str(options.mtf), str(options.nps)]}}
 
 
 def _with_instrument(model: Model, mtf: Any, nps: Any, uncertainty: bool) -> tuple[Model, dict[str, Any]]:

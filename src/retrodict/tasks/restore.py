@@ -39,6 +39,7 @@ from retrodict.tasks.results import (
     write_parts,
 )
 from retrodict.tasks.resume import Parts, fingerprint
+from retrodict.tasks.stop import Stop
 from retrodict.tasks.verdict import Verdict
 
 __all__ = ["Job", "Restored", "Watch", "restore", "restore_image", "restore_into"]
@@ -58,8 +59,8 @@ class Restored:
     """The restoration of one image: `mean` and `sd` (None for a point estimate) in the unit of the input.
 
     `samples` are kept where asked for; `files` are what was written; `details` is the full record (rule, evaluations,
-    seeds, timing, card of the model).  `verdict` says whether this is a posterior.  `model` and `truth` are what the
-    report of `save` speaks of.
+    seeds, timing, card of the model).  `stop`: the image at the time `stop_at`.  `verdict` says whether this is a
+    posterior.  `model` and `truth` are what the report of `save` speaks of.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Restored:
     files: tuple[Path, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     truth: Image | None = None
+    stop: Stop | None = None
 
     @property
     def kind(self) -> str:
@@ -184,9 +186,9 @@ class Job:
         per_member = 1 if mapped else _calls(options)
         if options.grid is not None:
             choice("grid", options.grid, GRIDS)
-        ready, about = prepared(model, options)
-        check_image(image, ready, name)
-        work = on_grid(image, ready, options.resample, name)
+        check_image(image, model, name)
+        work = on_grid(image, model, options.resample, name)
+        ready, about = prepared(model, options, tuple(work.spacing[-len(model.spec.size) :]))
         for note in image.notes:
             log.warning("%s: %s", name, note)
         factor, found = noise_map_of(options, image, work, ready, name) if mapped else (None, None)
@@ -225,6 +227,7 @@ class Job:
         def whole(found: Tensor) -> Image:
             return image.with_values(found.cpu().transpose(0, 1).reshape(image.values.shape))
 
+        stop = None if not result.stops else Stop.of(result.stops, options.stop_at or 0.0, ready, whole)
         return Restored(
             name,
             image,
@@ -234,7 +237,8 @@ class Job:
             result.reason,
             ready,
             verdict,
-            details=_record(result, self, threads) | {"verdict": verdict.to_json()},
+            details=_record(result, self, threads) | {"verdict": verdict.to_json()} | _of_stop(stop),
+            stop=stop,
         )
 
 
@@ -284,6 +288,10 @@ def restore_into(
     return replace(restored, files=tuple(out / p.relative_to(staging) for p in written))
 
 
+def _of_stop(stop: Stop | None) -> dict[str, Any]:
+    return {} if stop is None else {"stop": stop.to_json()}
+
+
 def _is_there(out: Path, name: str, key: str) -> bool:
     """Whether results of this very computation are complete in the folder."""
     record = recorded(out, name)
@@ -309,6 +317,8 @@ def _sampling(options: RestoreOptions) -> SamplingOptions:
         uncertainty=not options.point,
         keep_samples=options.keep_samples,
         chunk=2,
+        stop=options.stop_at,
+        instant=options.instant,
     )
 
 
@@ -327,9 +337,12 @@ def _record(result: Restoration, job: Job, threads: int) -> dict[str, Any]:
             "spread": options.spread,
             "uncertainty": not options.point,
             "keep_samples": options.keep_samples,
+            "instant": options.instant,
+            "stop_at": options.stop_at,
             "chunk": sampling.chunk,
             "margin": sampling.margin,
             **result.details,
+            "mean_members": result.count,
             "tile": job.about["tile"],
         },
         "seeds": result.seeds,

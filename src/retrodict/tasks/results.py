@@ -59,7 +59,7 @@ def result_name(name: str) -> str:
 def belongs_to(name: str) -> Callable[[str], bool]:
     """Whether a file name is that of a result of `name`: pat_mean.dcm is one of pat, and pat_1_mean.dcm is none."""
     suffixes = "|".join(re.escape(s) for s in known_suffixes())
-    images = rf"(?:mean|sd|sample-\d{{3,}})(?:{suffixes})?"
+    images = rf"(?:mean|sd|stop|stop-sd|sample-\d{{3,}})(?:{suffixes})?"
     pattern = re.compile(rf"{re.escape(name)}_(?:{images}|restore\.json|report\.html)")
     return lambda file: pattern.fullmatch(file) is not None
 
@@ -124,6 +124,11 @@ def write_parts(restored: Restored, folder: Path, out: Path) -> list[Path]:
     parts: list[tuple[str, Image, str]] = [("mean", restored.mean, what)]
     if restored.sd is not None:
         parts.append(("sd", restored.sd, "posterior standard deviation"))
+    if restored.stop is not None:
+        at = f"at time {restored.stop.at:g} of 1 between restored and measured"
+        parts.append(("stop", restored.stop.image, f"image {at}"))
+        if restored.stop.sd is not None:
+            parts.append(("stop-sd", restored.stop.sd, f"standard deviation of the image {at}"))
     parts += [(f"sample-{i:03d}", s, f"posterior sample {i}") for i, s in enumerate(restored.samples)]
     written: list[Path] = []
     for role, image, text in parts:
@@ -155,6 +160,7 @@ def _report(restored: Restored, model: Model, truth: Image | None, files: list[P
         samples=[s.values for s in restored.samples] or None,
         channels=image.channels,
         sample_count=int(details["sampling"]["members"]),
+        mean_exact=restored.sd is not None and details["sampling"].get("mean_members") is None,
         unit=image.unit,
         spacing=spacing if all(s == s for s in spacing) else None,
         data_range=units.unit(image.unit).data_range,

@@ -25,7 +25,7 @@ from retrodict.models.tensors import load_weights
 from retrodict.training.checkpoints import Checkpoint, differing, newest, save_checkpoint
 from retrodict.training.losses import Batch, Losses, denoising_loss
 
-__all__ = ["FREE", "Progress", "TrainingOptions", "check_resumable", "train"]
+__all__ = ["FREE", "Objective", "Progress", "TrainingOptions", "check_resumable", "train"]
 
 
 Objective = Callable[[NetDenoiser, Any, Tensor, str, float], Losses]

@@ -25,6 +25,7 @@ __all__ = [
     "ProcessLaw",
     "band_errors",
     "band_overlap",
+    "bind",
     "denoising_loss",
     "draw_times",
     "example",
@@ -117,7 +118,7 @@ def denoising_loss(
     (`law(basis, seeds)`), whose denoiser is then trained.
     """
     x0, y, spacing = example(batch, denoiser)
-    denoiser = _bound(denoiser, law, spacing, seeds)
+    denoiser = bind(denoiser, law, spacing, seeds)
     t = draw_times(seeds)
     xt, cond = simulate(denoiser.process, x0, t, seeds, y)
     terms = denoiser.training_terms(xt, t, cond)
@@ -134,7 +135,7 @@ def denoising_loss(
     return Losses(error + spread_weight * nll, error, nll)
 
 
-def _bound(
+def bind(
     denoiser: NetDenoiser, law: ProcessLaw | None, spacing: tuple[float, ...] | None, seeds: Tensor
 ) -> NetDenoiser:
     """The denoiser on the grid of the batch and, with a law of processes, of one for each item."""

@@ -26,7 +26,7 @@ from retrodict.data.formats.dicom_frames import FRAMES, SHARED, has_groups, inte
 __all__ = ["Series", "code", "derived", "is_image", "study_of"]
 
 
-IMAGE_ROLES = ("mean", "sample", "median", "quantile", "input", "measured")
+IMAGE_ROLES = ("mean", "sample", "median", "quantile", "input", "measured", "stop")
 
 
 OFFSETS = {"mean": 1000, "sd": 2000, "difference": 3000, "sample": 4000}
@@ -83,7 +83,7 @@ class Series:
 
 def is_image(role: str) -> bool:
     """Say whether the role is an image like its source ("mean", "sample-000", ...) rather than a map ("sd", ...)."""
-    return role.startswith(IMAGE_ROLES)
+    return role.startswith(IMAGE_ROLES) and not role.endswith("-sd")
 
 
 def code(value: str, scheme: str, meaning: str) -> DicomSequence:

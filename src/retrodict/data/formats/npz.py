@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retrodict._check import InputError
+from retrodict._check import InputError, choice
 from retrodict.data.formats.compressed import head
 from retrodict.data.formats.format import MARK, Format, Labels, Raw, file_reader, mark
-from retrodict.data.image import Image
-from retrodict.data.limits import check_size
+from retrodict.data.image import Image, decoding
+from retrodict.data.limits import check_regular, check_size
 
-__all__ = ["FORMAT", "NPY", "NpzHeader", "check", "encode"]
+__all__ = ["FORMAT", "NPY", "NpzHeader", "check", "encode", "named_array"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,18 @@ def _load(path: Path) -> Raw:
             else:
                 others[name] = _member(archive, members[name], known[name], f"{path}[{name}]")
     return _raw(array, key, others, tuple(lost), path)
+
+
+def named_array(path: Path, key: str) -> np.ndarray:
+    """The numbers of one array of an npz file; `InputError` for a name that is not there, and as `read` raises it."""
+    check_regular(path)
+    with decoding(path, "npz"):
+        if not zipfile.is_zipfile(path):
+            raise InputError(path, "bytes that are not an npz archive", "a file written by numpy.savez")
+        with zipfile.ZipFile(path) as archive:
+            members = {n.removesuffix(".npy"): n for n in archive.namelist() if n.endswith(".npy")}
+            choice(str(path), key, members)
+            return _member(archive, members[key], _declared(archive, members[key]), f"{path}[{key}]")
 
 
 class _Declared(NamedTuple):

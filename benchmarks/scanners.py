@@ -1,0 +1,64 @@
+"""Instruments that no model was trained on: the curves of the benchmarks, as a phantom measurement would give them.
+
+The kernels are windows of filtered backprojection (Hann, cosine) over a detector aperture, other functions than those
+of `retrodict.processes.clocks.ClockLaw`; the noise is a ramp under the square of the kernel on a small white floor.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from retrodict.bases.curve import Curve
+from retrodict.processes.fourier import ct_filters
+
+__all__ = ["SCANNERS", "Scanner", "curves"]
+
+
+class Scanner(NamedTuple):
+    """Noise std per pixel (HU), cut-off of the window (/mm), lift of the MTF at 0.3 /mm, and aperture (mm)."""
+
+    noise: float
+    cut: float = 1.0
+    lift: float = 0.0
+    aperture: float = 0.6
+    kind: str = "fbp"
+
+
+SCANNERS: dict[str, Scanner] = {
+    "paper": Scanner(0.0, kind="paper"),
+    "soft-12": Scanner(12, 0.9),
+    "standard-30": Scanner(30, 1.2),
+    "sharp-60": Scanner(60, 1.8, 0.25),
+    "white-20": Scanner(20, kind="white"),
+}
+
+
+def curves(scanner: Scanner, spacing: float) -> tuple[Curve, Curve]:
+    """MTF and NPS (HU^2 mm^2) at a pixel spacing (mm), up to the corner of the plane; the noise is that of a pixel."""
+    f = torch.linspace(0, 0.75 / spacing, 301, dtype=torch.float64)
+    if scanner.kind == "paper":
+        low, middle, high = ct_filters(f)
+        mtf = low + 0.5 * middle + 0.1 * high
+        nps = (0.1 * low + middle + 0.5 * high) * 200.0**2
+    elif scanner.kind == "white":
+        mtf, nps = torch.ones_like(f), torch.full_like(f, scanner.noise**2 * spacing**2)
+    else:
+        window = torch.where(f < scanner.cut, torch.cos(0.5 * math.pi * f / scanner.cut) ** 2, 0.0)
+        mtf = window * torch.sinc(f * scanner.aperture) * (1 + scanner.lift * torch.exp(-(((f - 0.3) / 0.15) ** 2)))
+        mtf = mtf.abs().clamp_min(1e-3)
+        shape = f * window**2 * (1 + scanner.lift * torch.exp(-(((f - 0.3) / 0.15) ** 2))) ** 2
+        shape = shape + 0.02 * shape.max()
+        nps = shape * scanner.noise**2 / _pixel_variance(f, shape, spacing)
+    return Curve.isotropic(f, mtf.tolist(), "1"), Curve.isotropic(f, nps.tolist(), "HU^2 mm^2")
+
+
+def _pixel_variance(f: torch.Tensor, nps: torch.Tensor, spacing: float) -> float:
+    """Integral of an isotropic NPS over the square of frequencies that pixels can hold."""
+    axis = (torch.arange(256, dtype=torch.float64) - 128) / 256 / spacing
+    radius = torch.hypot(axis[:, None], axis[None]).flatten()
+    place = torch.bucketize(radius, f).clamp(1, len(f) - 1)
+    part = (radius - f[place - 1]) / (f[place] - f[place - 1])
+    return float((nps[place - 1] * (1 - part) + nps[place] * part).sum()) / (256 * spacing) ** 2
