@@ -27,7 +27,7 @@ from retrodict.processes.fourier import fourier, measured
 from retrodict.processes.recipes import external
 from retrodict.samplers.margin import frame_of
 from retrodict.samplers.misfit import BandMisfit
-from retrodict.samplers.uneven import one_call_with_map
+from retrodict.samplers.uneven import instant_with_map, mapped, surrounded_with_map
 from retrodict.tasks.measure_map import measure_noise_map
 from retrodict.tasks.noise_map import steepest
 
@@ -266,15 +266,13 @@ def test_what_cannot_take_a_map_says_so():
 
 def test_the_margin_is_drawn_from_its_law_given_the_image():
     """Two images with the same seed differ in the margin by the conditional mean, a dense matrix."""
-    from retrodict.samplers.uneven import _surrounded, mirrored_map
-
     size = (12, 10)
     denoiser = GaussianDenoiser(fourier(Fourier(size)), spectrum=SPECTRUM)
     frame = frame_of(size, denoiser.process.basis, 4, 2)
-    uneven = Uneven(denoiser.on(frame.size), mirrored_map(wave(size, 2.0), frame))
+    uneven = mapped(denoiser.on(frame.size), wave(size, 2.0), frame)
     seeds = torch.tensor([3])
     y = torch.randn(2, 1, *size, dtype=torch.float64)
-    fields = [_surrounded(uneven, one[None], frame, seeds) for one in y]
+    fields = [surrounded_with_map(uneven, one[None], frame, seeds) for one in y]
     C = Oracle(uneven.inner, uneven.factor).covariance
     inside = torch.zeros(frame.size, dtype=torch.bool)
     inside[frame.crop[1:]] = True
@@ -284,23 +282,27 @@ def test_the_margin_is_drawn_from_its_law_given_the_image():
     assert torch.equal(fields[0][frame.crop], y[:1])
 
 
-def test_one_call_with_a_constant_map_is_calibrated_up_to_the_border():
-    """z scores over 30 fields that go on beyond the image."""
-    wide, size = (64, 64), (32, 32)
+def test_one_call_is_calibrated_up_to_the_border():
+    """Mean square of error over deviation, of fields that go on beyond the image, and of members around the mean."""
+    wide, size, inner = (64, 64), (24, 24), (..., slice(20, 44), slice(20, 44))
     big = fourier(Fourier(wide), noise_weights=(0.3, 1.0, 0.5))
-    denoiser = GaussianDenoiser(big.on(size), spectrum=SPECTRUM)
-    factor = wave(size, 3.0)
-    over = wave(size, 3.0).expand(1, 1, *size)
-    scores = []
-    for seed in range(30):
+    frame = frame_of(size, big.basis.on(size), 12, 1)
+    denoiser = GaussianDenoiser(big.on(frame.size), spectrum=SPECTRUM)
+    factor, scores, spreads = wave(size, 2.0), [], []
+    for seed in range(40):
         x0 = field(wide, seed)[None].double()
         blurred = big.basis.inverse(big.measurement.h * big.basis.forward(x0))
         noise = big.pairing.simulate(x0, big.basis, torch.tensor([seed])) - blurred
-        y = (blurred[..., 16:48, 16:48]) + over * noise[..., 16:48, 16:48]
-        found = one_call_with_map(denoiser, y, factor, margin=12, seed=seed)
-        scores.append((found.mean - x0[..., 16:48, 16:48]) ** 2 / found.variance)
-    mean = torch.cat(scores).mean(0)[0]
-    assert abs(float(mean[4:-4, 4:-4].mean()) - 1) < 0.06
+        y = blurred[inner] + factor * noise[inner]
+        found = instant_with_map(denoiser, y, factor, frame, torch.tensor([seed, 1000 + seed]))
+        scores.append((found.mean - x0[inner]) ** 2 / found.variance)
+        spreads.append(((found.members - found.mean) ** 2).mean(0, keepdim=True) / found.variance)
+    score, spread = (torch.cat(x).mean(0)[0] for x in (scores, spreads))
+    inside = torch.zeros(size, dtype=torch.bool)
+    inside[4:-4, 4:-4] = True
+    for found in (score, spread):
+        assert abs(float(found[inside].mean()) - 1) < 0.06
+        assert abs(float(found[~inside].mean()) - 1) < 0.1
 
 
 # ---- restorations ---------------------------------------------------------------------------------------------------
@@ -338,13 +340,13 @@ def uneven_scan(factor, seed=1):
 
 def test_with_its_map_an_uneven_image_is_a_posterior_and_without_none(model):
     image, truth = uneven_scan(round_map())
-    found = restore(image, model=model, rule="instant", noise_map=round_map(), samples=3, keep_samples=True)
+    found = restore(image, model=model, instant=True, noise_map=round_map(), samples=3, keep_samples=True)
     assert found.verdict.kind == "posterior"
     assert len(found.samples) == 3
     score = ((found.mean.values - truth) / found.sd.values) ** 2
     assert 0.85 < float(score.mean()) < 1.2
     assert float(found.sd.values[0, 40:56, 32:48].mean()) > 1.2 * float(found.sd.values[0, :8, :8].mean())
-    for changes in ({}, {"rule": "instant", "noise_map": np.ones(SIZE)}):
+    for changes in ({}, {"instant": True, "noise_map": np.ones(SIZE)}):
         worse = restore(image, model=model, samples=2, **changes)
         assert worse.verdict.kind == "point"
         assert worse.sd is None
@@ -356,20 +358,20 @@ def test_an_absolute_map_in_a_file_is_the_relative_one(model, tmp_path):
     weight = model.denoiser.process.basis.multiplicity()
     noise = 100 * float((model.denoiser.process.measurement.s2 * weight).sum() / weight.sum()) ** 0.5
     np.savez(tmp_path / "map.npz", image=noise * round_map(), spacing=(1.0, 1.0), unit="HU")
-    settings = {"model": model, "rule": "instant"}
+    settings = {"model": model, "instant": True}
     found = restore(image, tmp_path / "out", noise_map=tmp_path / "map.npz", **settings)
     wanted = restore(image, noise_map=round_map(), **settings)
     assert torch.allclose(found.mean.values, wanted.mean.values, atol=0.05)
     assert torch.allclose(found.sd.values, wanted.sd.values, rtol=1e-3)
     record = json.loads((tmp_path / "out" / "image_restore.json").read_text())
-    assert record["sampling"]["rule"] == "instant"
+    assert record["sampling"]["rule"] == "one call"
     assert record["noise_map"]["highest"] == pytest.approx(round_map().max(), rel=1e-3)
 
 
 def test_one_map_serves_all_slices_and_each_may_have_its_own(model):
     image, _ = uneven_scan(round_map())
     stack = Image(image.values[:, None].repeat(1, 2, 1, 1), "HU", (math.nan, 1.0, 1.0), "npz", (), regular=False)
-    settings = {"model": model, "rule": "instant", "point": True}
+    settings = {"model": model, "instant": True, "point": True}
     one = restore(stack, noise_map=round_map(), **settings)
     each = restore(stack, noise_map=np.stack([round_map(), np.ones(SIZE)]), **settings)
     assert torch.equal(one.mean.values[:, 0], each.mean.values[:, 0])
@@ -379,7 +381,7 @@ def test_one_map_serves_all_slices_and_each_may_have_its_own(model):
 def test_another_spacing_takes_the_map_along(model):
     image, _ = uneven_scan(round_map())
     fine = replace(image, spacing=(0.8, 0.8))
-    settings = {"model": model, "rule": "instant", "resample": True, "noise_map": round_map()}
+    settings = {"model": model, "instant": True, "resample": True, "noise_map": round_map()}
     found = restore(fine, point=True, **settings)
     assert found.mean.values.shape == image.values.shape
 
@@ -387,21 +389,22 @@ def test_another_spacing_takes_the_map_along(model):
 @pytest.mark.parametrize(
     ("changes", "error", "said"),
     [
-        ({"rule": "matched"}, NotCalibratedError, "instant mode"),
+        ({"instant": False}, NotCalibratedError, "instant mode"),
         ({"steps": 3}, InputError, "one call"),
+        ({"rule": "euler_maruyama"}, InputError, "rule"),
         ({"noise_map": 0 * round_map()}, InputError, "above 0"),
         ({"noise_map": round_map()[1:]}, InputError, "95 x 80 pixels; expected 96 x 80"),
         ({"noise_map": np.where(round_map() > 1, 3.0, 1.0)}, InputError, "factor of 3 within 4 mm"),
         ({"noise_map_unit": "mm"}, InputError, "noise_map: unit"),
-        ({"noise_map": None, "rule": "matched", "noise_map_unit": "1"}, InputError, "without a noise map"),
+        ({"noise_map": None, "noise_map_unit": "1"}, InputError, "without a noise map"),
         ({"noise_map": "nowhere.npz"}, InputError, "nowhere.npz"),
         ({"model": "ct"}, InputError, "its own noise alone"),
-        ({"spread": "wiener"}, NotCalibratedError, "point estimate"),
+        ({"spread": "wiener"}, NotCalibratedError, "not calibrated"),
     ],
 )
 def test_what_is_no_posterior_is_refused_by_name(model, changes, error, said):
     image, _ = uneven_scan(round_map())
-    settings = {"model": model, "rule": "instant", "noise_map": round_map()} | changes
+    settings = {"model": model, "instant": True, "noise_map": round_map()} | changes
     with pytest.raises(error, match=said):
         restore(image, **settings)
 
@@ -410,7 +413,7 @@ def test_a_map_of_other_pixels_is_refused(model):
     image, _ = uneven_scan(round_map())
     other = Image.of(round_map(), unit="1", spacing=(0.5, 0.5))
     with pytest.raises(InputError, match=r"0\.5 x 0\.5 mm; expected 1 x 1 mm"):
-        restore(image, model=model, rule="instant", noise_map=other)
+        restore(image, model=model, instant=True, noise_map=other)
 
 
 def test_the_misfit_is_taken_at_the_local_level(model):

@@ -149,36 +149,48 @@ class UnevenLaw:
         total = self.m.h**2 * self.variance + level * self.m.s2
         return self.filtered(ratio(torch.ones_like(total), total), x)
 
-    def solved(self, rest: Tensor) -> Solution:
+    def solved(self, rest: Tensor, tolerance: float = TOLERANCE) -> Solution:
         """The answer x of covariance(x) = rest, one image `(1, C, *N)`."""
-        return conjugate_gradients(self.covariance, self.nearly_inverse, rest, TOLERANCE, ROUNDS)
+        return conjugate_gradients(self.covariance, self.nearly_inverse, rest, tolerance, ROUNDS)
 
     def solved_within(
-        self, rest: Tensor, placed: Callable[[Tensor], Tensor], cropped: Callable[[Tensor], Tensor]
+        self,
+        rest: Tensor,
+        placed: Callable[[Tensor], Tensor],
+        cropped: Callable[[Tensor], Tensor],
+        tolerance: float = TOLERANCE,
     ) -> Solution:
         """The same of a part of the image: x of cropped(covariance(placed(x))) = rest."""
         operator, guess = self.covariance, self.nearly_inverse
         return conjugate_gradients(
-            lambda x: cropped(operator(placed(x))), lambda x: cropped(guess(placed(x))), rest, TOLERANCE, ROUNDS
+            lambda x: cropped(operator(placed(x))), lambda x: cropped(guess(placed(x))), rest, tolerance, ROUNDS
         )
+
+    @staticmethod
+    def exact(y: Tensor) -> Tensor:
+        """The image in double precision."""
+        return y.to(torch.complex128 if y.is_complex() else torch.float64)
 
     def center(self, like: Tensor) -> Tensor:
         """The mean of y, `(1, C, *N)`."""
         mean = (self.m.h * self.mean).expand(like.shape[1], *self.basis.shape)[None]
         return self.basis.inverse(mean.to(self.basis.forward(like)))
 
-    def estimate(self, y: Tensor) -> Tensor:
-        """E[x_0 | y] `(1, C, *N)` of one measured image, exact for Gaussian data to the residual of the solution."""
-        found = self.solved(y - self.center(y))
-        if found.left > 1e-3:
+    def moved(self, rest: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+        """L H' (H L H' + M N M)^-1 rest: what the linear estimate changes by where y changes by `rest`."""
+        found = self.solved(rest, tolerance)
+        if found.left > 1e-2:
             raise InputError(
                 "noise map",
                 f"a map for which the linear estimate is not found in {ROUNDS} rounds (residual {found.left:.1g})",
                 "one that varies less",
             )
+        return self.basis.inverse(self.m.h * self.variance * self.basis.forward(found.x))
+
+    def estimate(self, y: Tensor) -> Tensor:
+        """E[x_0 | y] `(1, C, *N)` of one measured image, exact for Gaussian data to the residual of the solution."""
         mean = self.mean.expand(y.shape[1], *self.basis.shape)[None]
-        u = mean.to(self.basis.forward(y)) + self.m.h * self.variance * self.basis.forward(found.x)
-        return self.basis.inverse(u)
+        return self.basis.inverse(mean.to(self.basis.forward(y))) + self.moved(y - self.center(y))
 
     def draw(self, like: Tensor, seeds: Tensor, stream: str) -> Tensor:
         """A measured image of the law, `(1, C, *N)`, from the noise of `seeds` `(1,)`."""
@@ -248,7 +260,7 @@ class Uneven:
         """D and the law of its error given one measured image `(1, C, *N)` in model units."""
         if y.shape[0] != 1 or tuple(y.shape[2:]) != self.law.basis.size:
             raise InputError("measured", tuple(y.shape), f"(1, C, {', '.join(map(str, self.law.basis.size))})")
-        exact = y.to(torch.complex128 if y.is_complex() else torch.float64)
+        exact = self.law.exact(y)
         skip = self.law.estimate(exact)
         if isinstance(self.inner, NetDenoiser):
             return self._learned(self.inner, exact, skip, y)

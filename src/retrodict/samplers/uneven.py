@@ -6,77 +6,92 @@ a plan of numbers per coefficient adds even noise to them (`benchmarks/noise_map
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
+from retrodict._check import InputError
 from retrodict._random import key
-from retrodict.bases import Basis
-from retrodict.denoisers.denoiser import Observer
+from retrodict.denoisers.denoiser import Denoiser, Observer
 from retrodict.denoisers.uneven import Uneven
 from retrodict.processes.observation import noise_like
+from retrodict.samplers.instant import Instant
 from retrodict.samplers.margin import Frame, frame_of, mirrored, placed, say_left
 
-__all__ = ["AtOnce", "mirrored_map", "one_call_with_map"]
+__all__ = ["instant_with_map", "mapped", "one_call_with_map"]
+
+COARSE = 1e-3
+"""Residual for what differs between members beyond the border: a part in a thousand of a small part."""
 
 
-class AtOnce(NamedTuple):
-    """Of one measured image: E[x_0 | y] `(1, C, *N)`, the variance around it `(1, C|1, *N)` per real component, and
-    `draw`: seeds `(k,)` to k samples `(k, C, *N)`.  The last two are None where the error law is not known.
+def mapped(denoiser: Denoiser, factor: Tensor, frame: Frame) -> Uneven:
+    """A denoiser on the grid of `frame` with the noise map `(1, 1, *n)` of the image within: mirrored beyond it."""
+    if not isinstance(denoiser, Observer):
+        raise InputError("noise map", f"a {type(denoiser).__name__}", "a denoiser that answers for any observation")
+    return Uneven(denoiser, mirrored(factor.to(denoiser.process.basis.device, torch.float64), frame))
+
+
+def instant_with_map(
+    denoiser: Denoiser, y: Tensor, factor: Tensor, frame: Frame, seeds: Tensor | None = None
+) -> Instant:
+    """`samplers.instant` of a measured image y `(1, C, *N)` whose noise is `factor` `(1, 1, *N)` times that of the
+    process of `denoiser`, which is on the grid of `frame`.
+
+    Raises `InputError` for what cannot take a map (`Uneven`), and for a denoiser that does not know its error law where
+    `seeds` `(K,)` ask for it.
     """
-
-    mean: Tensor
-    variance: Tensor | None
-    draw: Callable[[Tensor], Tensor] | None
-
-
-def mirrored_map(factor: Tensor, frame: Frame) -> Tensor:
-    """A noise map `(1, 1, *N)` within a frame: the noise goes on as it is at the border."""
-    return mirrored(factor.double(), frame)
-
-
-def one_call_with_map(denoiser: Observer, y: Tensor, factor: Tensor, *, margin: int = 16, seed: int = 0) -> AtOnce:
-    """Posterior of one measured image y `(1, C, *N)` in model units whose noise is `factor` `(1, 1, *N)` times that of
-    the process of `denoiser`, by one call.
-
-    The margin is drawn from its law given y and the map, once for the image.  Errors: `Uneven`.
-    """
-    basis = denoiser.process.basis
-    y = y.to(basis.device)
-    frame = frame_of(tuple(y.shape[2:]), basis, margin, denoiser.multiple)
-    bound = denoiser.on(frame.size)
-    assert isinstance(bound, Observer)
-    uneven = Uneven(bound, mirrored_map(factor.to(basis.device), frame))
-    seeds = torch.tensor([key(seed, "one-call")], device="cpu")
+    uneven, crop = mapped(denoiser, factor, frame), frame.crop
+    around = surrounded_with_map(uneven, y, frame, None)
     with torch.no_grad():
-        mean, spread = uneven.observe(_surrounded(uneven, y, frame, seeds))
+        mean, spread = uneven.observe(around)
+    if seeds is None:
+        return Instant(mean[crop])
     if spread is None:
-        return AtOnce(mean[frame.crop], None, None)
+        raise InputError("instant", "a denoiser that does not know its error law", "one with a spread, or {point}")
+    variance = spread.variance()[crop].expand_as(mean[crop].real)
+    members, beyond = [], torch.zeros_like(variance)
+    for k in range(len(seeds)):
+        own = seeds[k : k + 1]
+        z = torch.stack([noise_like(mean, own, "instant-map", b) for b in range(spread.fields)])
+        member = mean[crop] + spread.draw(z)[crop]
+        if any(frame.before) or any(frame.after):
+            other = surrounded_with_map(uneven, y, frame, own, COARSE) - around
+            shift = uneven.law.moved(other.to(uneven.law.exact(y)), COARSE)[crop].to(mean)
+            beyond = beyond + shift.abs().square() / (len(seeds) * (2 if shift.is_complex() else 1))
+            member = member + shift
+        members.append(member)
+    return Instant(mean[crop], variance + beyond, torch.cat(members))
 
-    def draw(own: Tensor) -> Tensor:
-        like = mean.expand(len(own), *mean.shape[1:])
-        noise = [noise_like(like, own, "at-once", k) for k in range(spread.fields)]
-        with torch.no_grad():
-            return (mean + spread.draw(torch.stack(noise)))[frame.crop]
 
-    return AtOnce(mean[frame.crop], spread.variance()[frame.crop], draw)
+def one_call_with_map(
+    denoiser: Denoiser, y: Tensor, factor: Tensor, *, margin: int = 16, seed: int = 0
+) -> tuple[Tensor, Tensor | None]:
+    """`samplers.misfit.one_call` with a noise map `(1, 1, *N)`: E[x_0 | y] `(1, C, *N)` of one image and a sample."""
+    y = y.to(denoiser.process.basis.device)
+    frame = frame_of(tuple(y.shape[2:]), denoiser.process.basis, margin, denoiser.multiple)
+    seeds = torch.tensor([key(seed, "one-call")], device="cpu")
+    uneven = mapped(denoiser.on(frame.size), factor, frame)
+    with torch.no_grad():
+        mean, spread = uneven.observe(surrounded_with_map(uneven, y, frame, seeds))
+        if spread is None:
+            return mean[frame.crop], None
+        z = torch.stack([noise_like(mean, seeds, "one-call-map", b) for b in range(spread.fields)])
+        return mean[frame.crop], (mean + spread.draw(z))[frame.crop]
 
 
-def _surrounded(uneven: Uneven, y: Tensor, frame: Frame, seeds: Tensor) -> Tensor:
-    """The image within its frame, whose margin is drawn given the image: `samplers.margin` with a noise map."""
+def surrounded_with_map(
+    uneven: Uneven, y: Tensor, frame: Frame, seeds: Tensor | None, tolerance: float = 1e-6
+) -> Tensor:
+    """The image `(1, C, *n)` within its frame, whose margin is drawn given the image and the map; without `seeds` it is
+    the mean of it (`samplers.margin.surrounded` with a noise map).
+    """
     if not any(frame.before) and not any(frame.after):
         return y
-    law, basis = uneven.law, uneven.law.basis
-    exact = y.to(torch.complex128 if y.is_complex() else torch.float64)
-    field = law.draw(_empty(exact, basis), seeds, "margin")
-    found = law.solved_within(exact - field[frame.crop], lambda x: placed(x, frame), lambda x: x[frame.crop])
+    law = uneven.law
+    exact = law.exact(y)
+    empty = exact.new_zeros(1, y.shape[1], *law.basis.size)
+    field = law.center(empty) if seeds is None else law.draw(empty, seeds, "margin")
+    found = law.solved_within(exact - field[frame.crop], lambda x: placed(x, frame), lambda x: x[frame.crop], tolerance)
     say_left(found)
     field = (field + law.covariance(placed(found.x, frame))).to(y)
     field[frame.crop] = y
     return field
-
-
-def _empty(y: Tensor, basis: Basis) -> Tensor:
-    return y.new_zeros(1, y.shape[1], *basis.size)

@@ -10,15 +10,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from retrodict._check import InputError, NotCalibratedError
+from retrodict._check import InputError
 from retrodict._random import key
 from retrodict.data import Image
 from retrodict.models.held_out import HeldOut
 from retrodict.models.model import Model
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, kind_of, restore_batch
 from retrodict.samplers.misfit import BandMisfit, flat_pixels, one_call, reach
-from retrodict.samplers.uneven import AtOnce, one_call_with_map
-from retrodict.tasks.noise_map import at_once
+from retrodict.samplers.uneven import one_call_with_map
 from retrodict.tasks.plausible import implausible
 from retrodict.tasks.verdict import LEVEL, Check, Verdict, band_names, in_words, predictions
 
@@ -59,8 +58,6 @@ def judged(
     if work is not image:
         examination.resampled = f"the image was resampled from {_spacing(image)} to {_spacing(work)} mm"
     asked = not sampling.uncertainty
-    if factor is not None:
-        return _with_map(examination, sampling, finish, asked)
     if not examination.before() and not asked:
         kind_of(model.denoiser, sampling)  # what no image could be given is refused all the same
         verdict = examination.verdict("point", False)
@@ -68,7 +65,7 @@ def judged(
     members = sampling.samples
     saw = None if asked else lambda x: examination.saw(x, members)
     kept = None if parts is None else _Kept(parts, examination, asked)
-    result = restore_batch(model.denoiser, y, sampling, finish=finish, saw=saw, watch=watch, parts=kept)
+    result = restore_batch(model.denoiser, y, sampling, finish=finish, saw=saw, watch=watch, parts=kept, factor=factor)
     if result.kind == "posterior" and not examination.after():
         result = replace(result, sd=None, samples=None, kind="point", stops=())
     verdict = examination.verdict(result.kind, asked)
@@ -94,22 +91,6 @@ class _Kept:
     def save(self, item: int, part: dict[str, Tensor]) -> None:
         seen = self.examination.seen.get(item)
         self.parts.save(item, part if seen is None else {**part, "seen": torch.cat(seen)})
-
-
-def _with_map(
-    examination: Examination, sampling: SamplingOptions, finish: Callable[[Tensor], Tensor], asked: bool
-) -> tuple[Restoration, Verdict]:
-    """The instant mode: what the call before the sampling says is the result."""
-    if not asked and examination.model.denoiser.error_law != "own":
-        raise NotCalibratedError(
-            f"the error law of this model is that of the {examination.model.denoiser.error_law!r} kind, not its own: "
-            "one call is no posterior. Ask for a point estimate ({point}).",
-            point=True,
-        )
-    kind = "posterior" if examination.before() and not asked else "point"
-    verdict = examination.verdict(kind, asked)
-    answers, reason = examination.answers, verdict.text if verdict.reasons or asked else "one call, its error law"
-    return at_once(answers, examination.y, sampling, finish, verdict.kind, reason, examination.seconds), verdict
 
 
 def _by_one_call(examination: Examination, finish: Callable[[Tensor], Tensor], reason: str) -> Restoration:
@@ -147,7 +128,6 @@ class Examination:
     notes: list[str] = field(default_factory=list)
     means: list[Tensor] = field(default_factory=list)
     seen: dict[int, list[Tensor]] = field(default_factory=dict)
-    answers: list[AtOnce] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Find the pixels where noise can be seen."""
@@ -230,10 +210,7 @@ class Examination:
         denoiser, y = self.model.denoiser, self.y[item : item + 1]
         if self.factor is None:
             return one_call(denoiser, y, margin=self.margin, seed=seed)
-        answer = one_call_with_map(denoiser, y, self.factor[item : item + 1], margin=self.margin, seed=seed)
-        self.answers.append(answer)
-        seeds = torch.tensor([seed], device="cpu")
-        return answer.mean, None if answer.draw is None else answer.draw(seeds)
+        return one_call_with_map(denoiser, y, self.factor[item : item + 1], margin=self.margin, seed=seed)
 
     def _enough(self, item: int) -> bool:
         """Whether a noise `FACTOR` times stronger could be seen at all."""

@@ -1,4 +1,4 @@
-"""Restoring with a map of the noise: reading it, saying where it may be used, and the result of one call an image."""
+"""Restoring with a map of the noise: reading it, and saying where it may be used."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retrodict._check import InputError, NotCalibratedError
-from retrodict._random import member_seeds
+from retrodict.bases import Basis
 from retrodict.data import Image, read, resample
 from retrodict.denoisers.uneven import MOST, Uneven
 from retrodict.models.model import Model
-from retrodict.samplers.ensemble import Restoration, RunningMoments, SamplingOptions
-from retrodict.samplers.uneven import AtOnce
+from retrodict.models.range import outside
+from retrodict.processes.observation import Moments
 from retrodict.tasks.grid import items
 from retrodict.tasks.options import RestoreOptions
 
-__all__ = ["INSTANT", "at_once", "noise_map_of", "require_instant", "steepest"]
-
-INSTANT = "instant"
-"""The rule that a noise map can be restored with: one call at the measurement."""
+__all__ = ["noise_map_of", "require_instant", "steepest"]
 
 REACH, CHANGE = 4, 2.0
 """Pixels, and the factor by which a map may change within them: then variances of the Gaussian part are right to 2 %
@@ -35,28 +32,22 @@ REACH, CHANGE = 4, 2.0
 RELATIVE = ("1", "arbitrary")
 """Units of a map in multiples of the noise of the instrument."""
 
-DRAWS = 64
-"""Draws of which the deviation on another grid is taken."""
-
 
 # ---- the map --------------------------------------------------------------------------------------------------------
 
 
 def require_instant(options: RestoreOptions) -> None:
-    """Raise `NotCalibratedError` for a noise map with a rule of more calls."""
+    """Raise `NotCalibratedError` for a noise map with more than one call."""
     if options.noise_map is None:
         if options.noise_map_unit is not None:
             raise InputError("noise_map_unit", repr(options.noise_map_unit), "none without a noise map")
         return
-    if options.rule != INSTANT:
+    if not options.instant:
         raise NotCalibratedError(
             f"With a noise map rule {options.rule!r} is no posterior sampler: its states would need noise that is as "
-            "uneven as that of the image, and it adds even noise. The instant mode (one call) is one: {rule}.",
-            rule=INSTANT,
+            "uneven as that of the image, and it adds even noise. The instant mode (one call) is one: {instant}.",
+            instant=True,
         )
-    for name in ("steps", "grid"):
-        if getattr(options, name) is not None:
-            raise InputError(name, getattr(options, name), "none: the instant mode is one call")
 
 
 def noise_map_of(
@@ -66,7 +57,8 @@ def noise_map_of(
     record of it.
 
     Raises `InputError` for a file that cannot be read, another grid, values that are not above 0, a unit that is
-    neither relative nor that of the model, and a map that changes faster than its posterior is known.
+    neither relative nor that of the model, and a map that changes faster than its posterior is known;
+    `NotCalibratedError` for noise outside the range of the model.
     """
     found = _opened(options.noise_map, options, image)
     where = f"noise_map {found.source[0]}" if found.source else "noise_map"
@@ -83,6 +75,8 @@ def noise_map_of(
     factor = factor.expand(len(items(work, ndim)), *factor.shape[1:])
     _check_change(factor, model, where)
     _check_model(model, factor, work)
+    if not options.point:
+        _check_range(model, factor)
     digest = hashlib.sha256(factor.contiguous().numpy().tobytes()).hexdigest()
     return factor, {"file": str(options.noise_map) if isinstance(options.noise_map, str | os.PathLike) else "in memory",
                     "sha256": digest, "lowest": float(factor.min()), "highest": float(factor.max())}  # fmt: skip
@@ -180,49 +174,24 @@ def _check_model(model: Model, factor: Tensor, work: Image) -> None:
     Uneven(bound, factor[:1].to(basis.device))
 
 
-# ---- the result -----------------------------------------------------------------------------------------------------
+def _check_range(model: Model, factor: Tensor) -> None:
+    """Raise where the noise at one end of the map is none that a model of every instrument was trained on."""
+    pairing = model.denoiser.process.pairing
+    assert pairing.law is not None
+    for level in (float(factor.min()), float(factor.max())):
+        scaled = replace(model.denoiser.process, pairing=replace(pairing, law=_scaled(pairing.law, level)))
+        why = outside(model, scaled)
+        if why:
+            raise NotCalibratedError(
+                f"Where the noise map is {level:.3g}, the instrument is not of the kind that the model was trained on: "
+                f"{why}. Check unit and values of the map, or ask for a point estimate ({{point}}).",
+                point=True,
+            )
 
 
-def at_once(
-    answers: list[AtOnce],
-    like: Tensor,
-    sampling: SamplingOptions,
-    finish: Callable[[Tensor], Tensor],
-    kind: str,
-    reason: str,
-    seconds: float,
-) -> Restoration:
-    """What one call an image gives: means, and for a "posterior" deviations and, where they are kept, samples.
+def _scaled(law: Callable[[Basis], Moments], level: float) -> Callable[[Basis], Moments]:
+    def scaled(basis: Basis) -> Moments:
+        m = law(basis)
+        return m._replace(s2=level**2 * m.s2)
 
-    The deviation is that of the error law; on another grid than the one restored on, that of `DRAWS` draws.
-    """
-    rows = [_finished(a, item, sampling, finish, kind) for item, a in enumerate(answers)]
-    seeds = [member_seeds(sampling.seed, item, sampling.samples).tolist() for item in range(len(answers))]
-    mean = torch.cat([r[0] for r in rows]).to(like)
-    sd = torch.cat([r[1] for r in rows if r[1] is not None]).to(like.real) if kind == "posterior" else None
-    samples = None
-    if kind == "posterior" and sampling.keep_samples:
-        samples = torch.stack([r[2] for r in rows if r[2] is not None], 1).to(like)
-    details: dict[str, object] = {"rule": INSTANT, "steps": 1, "nfe": 1, "members": sampling.samples, "grid": [1.0]}
-    return Restoration(mean, sd, kind, reason, samples, 1, seeds, seconds, details)
-
-
-def _finished(
-    answer: AtOnce, item: int, sampling: SamplingOptions, finish: Callable[[Tensor], Tensor], kind: str
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    mean = finish(answer.mean)
-    if kind != "posterior":
-        return mean, None, None
-    assert answer.variance is not None
-    assert answer.draw is not None
-    samples = (
-        finish(answer.draw(member_seeds(sampling.seed, item, sampling.samples))) if sampling.keep_samples else None
-    )
-    if mean.shape == answer.mean.shape:  # the same grid, so that finishing is a change of unit
-        zero = torch.zeros_like(answer.mean)
-        scale = (finish(zero + 1) - finish(zero)).abs()
-        return mean, scale * answer.variance.sqrt().to(mean.real), samples
-    moments = RunningMoments()
-    for seed in member_seeds(sampling.seed, item, DRAWS):
-        moments.add(finish(answer.draw(seed[None])))
-    return mean, moments.variance.sqrt(), samples
+    return scaled

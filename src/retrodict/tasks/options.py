@@ -60,7 +60,7 @@ class RestoreOptions:
     mtf: Annotated[Any, Option("Measured MTF (retrodict measure mtf) instead of that of the training.")] = None
     nps: Annotated[Any, Option("Measured NPS (retrodict measure nps) instead of that of the training.")] = None
     noise_map: Annotated[
-        Any, Option("Map of the noise over the image (retrodict measure noise-map), for rule instant: one call.")
+        Any, Option("Map of the noise over the image (retrodict measure noise-map), with instant.")
     ] = None
     noise_map_unit: Annotated[
         str | None, Option("Unit of a noise map whose file has none: 1 (times the instrument's) or that of the values.")

@@ -142,7 +142,7 @@ def restore(
     curves of the instrument (`retrodict measure`; a path, record or `Curve`) to use instead of those of the training;
     where they are far from those, the spread of the model is not calibrated for them and only a point estimate is
     given.  noise_map: how strong the noise is at every pixel, relative to that of the instrument or (in the unit of the
-    values) as a standard deviation, for rule="instant"; docs/howto-noise-map.md.
+    values) as a standard deviation, for instant=True; docs/howto-noise-map.md.
     Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
     NAME_report.html; nothing is overwritten without `force`, and results of another input never.  Slices that a
     killed run of the same call had finished are not computed again.
@@ -182,8 +182,7 @@ class Job:
     def of(cls, image: Image, model: Model, options: RestoreOptions, name: str) -> Job:
         """Put options on the model and the image on its grid; raises what `restore` raises before the work."""
         require_instant(options)
-        mapped = options.noise_map is not None
-        per_member = 1 if mapped else _calls(options)
+        rule = RULES[choice("rule", options.rule, RULES)]
         if options.grid is not None:
             choice("grid", options.grid, GRIDS)
         check_image(image, model, name)
@@ -191,14 +190,15 @@ class Job:
         ready, about = prepared(model, options, tuple(work.spacing[-len(model.spec.size) :]))
         for note in image.notes:
             log.warning("%s: %s", name, note)
-        factor, found = noise_map_of(options, image, work, ready, name) if mapped else (None, None)
-        about |= {} if found is None else {"noise_map": found}
+        factor = None
+        if options.noise_map is not None:
+            factor, about["noise_map"] = noise_map_of(options, image, work, ready, name)
         ndim = len(ready.spec.size)
         sampling = _sampling(options)
         size = tuple(n + 2 * sampling.margin for n in work.values.shape[-ndim:])
         if math.prod(size) > ALONE:
             sampling = replace(sampling, chunk=1)  # the result is the same
-        calls = len(items(work, ndim)) * (1 if mapped else options.samples) * per_member
+        calls = len(items(work, ndim)) * options.samples * (options.steps or rule.steps) * rule.calls_per_step
         denoiser, cost = fitted(ready.denoiser, size, calls, image.source[0] if image.source else name)
         ready = replace(ready, denoiser=denoiser)
         if cost is not None:
@@ -299,12 +299,6 @@ def _is_there(out: Path, name: str, key: str) -> bool:
 
 
 # ---- the record ------------------------------------------------------------------------------------------------------
-
-
-def _calls(options: RestoreOptions) -> int:
-    """Network calls a member."""
-    rule = RULES[choice("rule", options.rule, RULES)]
-    return (options.steps or rule.steps) * rule.calls_per_step
 
 
 def _sampling(options: RestoreOptions) -> SamplingOptions:
