@@ -196,7 +196,7 @@ def many_calls() -> list[dict[str, float]]:
         factor = wave(basis.size, ratio, 6)
         assert process.measurement is not None
         oracle = Oracle.of(basis, SPECTRUM.on(basis), process.measurement, factor)
-        for calls in (1, 2, 8):
+        for calls in (1, 4, 8):
             denoiser = AlongTheWay(process, factor)
             times = make_grid(process, calls, "energy", spectrum=SPECTRUM.on(basis))
             plan = make_plan("matched", process, times, SPECTRUM.on(basis))
