@@ -37,7 +37,7 @@ class BlendedSpread:
 
     @cached_property
     def _bands(self) -> Tensor:
-        return torch.ones(1, *self.basis.shape).to(self.v) if self.filters is None else self.filters
+        return self.v.new_ones(1, *self.basis.shape) if self.filters is None else self.filters
 
     def draw(self, z: Tensor) -> Tensor:
         """White noise `(bands, B, C, *N)` to B errors `(B, C, *N)` of the one image."""

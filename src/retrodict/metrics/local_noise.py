@@ -163,11 +163,11 @@ def _merged(slices: list[_Tiles]) -> _Tiles:
     """Slices that share a map: means of the logs, weighted by their precision."""
     precision = torch.stack([torch.where(s.clean, 1 / s.variance, 0.0) for s in slices])
     total = precision.sum(0)
-    log = sum(p * s.log for p, s in zip(precision, slices, strict=True)) / total.clamp_min(1e-300)
+    log = (precision * torch.stack([s.log for s in slices])).sum(0) / total.clamp_min(1e-300)
     could = torch.stack([torch.isfinite(s.variance) for s in slices]).any(0)
     other = torch.full_like(total, 1e30).masked_fill(~could, math.inf)
     variance = torch.where(total > 0, 1 / total.clamp_min(1e-300), other)
-    return _Tiles(torch.as_tensor(log), variance, total > 0)
+    return _Tiles(log, variance, total > 0)
 
 
 # ---- kriging --------------------------------------------------------------------------------------------------------
