@@ -66,6 +66,7 @@ _PUBLIC = {
     # evidence
     "GaussianDenoiser": "denoisers.denoiser",
     "GaussianLaw": "denoisers.mixture",
+    "Uneven": "denoisers.uneven",
     "MixtureDenoiser": "denoisers.mixture",
     "MixtureLaw": "denoisers.mixture",
     "gaussian_card": "samplers.card",
@@ -92,6 +93,8 @@ _PUBLIC = {
     "measure_nps": "tasks.measure",
     "measure_mtf": "tasks.measure",
     "Measured": "tasks.measure",
+    "measure_noise_map": "tasks.measure_map",
+    "MeasuredMap": "tasks.measure_map",
     "model_with_instrument": "models.instrument",
     "evaluate": "tasks.evaluate",
     "EvaluationConfig": "tasks.evaluate_methods",
@@ -142,6 +145,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.mixture import MixtureDenoiser as MixtureDenoiser
     from retrodict.denoisers.mixture import MixtureLaw as MixtureLaw
     from retrodict.denoisers.network import NetDenoiser as NetDenoiser
+    from retrodict.denoisers.uneven import Uneven as Uneven
     from retrodict.denoisers.wrappers import Fused as Fused
     from retrodict.denoisers.wrappers import Guided as Guided
     from retrodict.denoisers.wrappers import Respread as Respread
@@ -194,6 +198,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.measure import Measured as Measured
     from retrodict.tasks.measure import measure_mtf as measure_mtf
     from retrodict.tasks.measure import measure_nps as measure_nps
+    from retrodict.tasks.measure_map import MeasuredMap as MeasuredMap
+    from retrodict.tasks.measure_map import measure_noise_map as measure_noise_map
     from retrodict.tasks.options import RestoreOptions as RestoreOptions
     from retrodict.tasks.restore import Restored as Restored
     from retrodict.tasks.restore import restore as restore

@@ -34,7 +34,7 @@ app = typer.Typer(
 bench_app = typer.Typer(no_args_is_help=True, help="Evidence: exact cards of every process and sampler.")
 
 
-measure_app = typer.Typer(no_args_is_help=True, help="Measure the instrument: NPS and MTF from phantom scans.")
+measure_app = typer.Typer(no_args_is_help=True, help="Measure the instrument: NPS, MTF and noise maps.")
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Images to train on: the table of a folder.")
@@ -49,6 +49,7 @@ data_app.command("index", epilog=EPILOG)(data.index)
 bench_app.command("gaussian-card", epilog=EPILOG)(bench.gaussian_card)
 measure_app.command("nps", epilog=EPILOG)(measure.nps)
 measure_app.command("mtf", epilog=EPILOG)(measure.mtf)
+measure_app.command("noise-map", epilog=EPILOG)(measure.noise_map)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`retrodict measure nps` and `measure mtf`."""
+"""`retrodict measure nps`, `measure mtf` and `measure noise-map`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retrodict._check import InputError
 from retrodict.cli.command import command
 from retrodict.cli.terminal import Force, Spacing, Unit, files, integers, numbers, out, plain
 
-__all__ = ["mtf", "nps"]
+__all__ = ["mtf", "noise_map", "nps"]
 
 
 Json = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.json", help="Curve; a picture goes beside it.")]
@@ -89,6 +89,42 @@ def mtf(
         return measure_mtf(source, region=_box(region), window=window, **own, **shared)  # type: ignore[arg-type]
 
     return _run(measured, _say_mtf, output, force, slices, spacing, {"unit": unit, "at": at, "seed": seed})
+
+
+@command
+def noise_map(
+    source: Annotated[
+        Path, typer.Argument(metavar="SCAN", help="A scan whose noise is not equally strong everywhere.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.npz", help="Map; record and picture go beside it.")
+    ],
+    nps: Annotated[
+        Path | None, typer.Option(help="NPS of the instrument (retrodict measure nps) that the map is relative to.")
+    ] = None,
+    above: Annotated[float | None, typer.Option(help="Cycles/mm from which on there is noise alone.")] = None,
+    tile: Annotated[int, typer.Option(help="Side in pixels of the squares whose power is taken.")] = 16,
+    together: Annotated[bool, typer.Option("--together", help="One map of all slices.")] = False,
+    slices: Slices = None,
+    spacing: Spacing = None,
+    unit: Unit = None,
+    force: Force = False,
+) -> dict[str, Any]:
+    """How strong the noise is at every place of a scan, for restore --noise-map."""
+    from retrodict.tasks.measure_map import check_map_target, measure_noise_map
+
+    check_map_target(output, force=force)
+    given: dict[str, Any] = {"nps": nps, "above": above, "tile": tile, "together": together, "unit": unit}
+    found = measure_noise_map(source, slices=_range(slices), spacing=numbers("--spacing", spacing), **given)
+    written = found.save(output, force=force)
+    summary = found.record["summary"]
+    out.print(
+        f"noise between [bold]{summary['lowest']:.3g} and {summary['highest']:.3g}[/] times "
+        f"{plain('that of the NPS' if nps else 'its root mean square')}, known to {summary['relative_error']:.1%}"
+    )
+    out.print(f"from {summary['tiles']} tiles above {found.record['method']['above']:.3g} cycles/mm")
+    files(written)
+    return {"record": found.record, "files": [str(p) for p in written]}
 
 
 def _run(

@@ -296,16 +296,26 @@ class NetDenoiser(Observer):
         basis, (w, d, v, y, m) = self.process.basis, linear
         real = w.real.dtype
         skip = basis.inverse(d)
-        inputs = [self._unit_image(skip), self._noise(w - m.h.to(real) * d, m.s2 - m.h**2 * v, m)]
+        inputs = [self.unit_image(skip), self._noise(w - m.h.to(real) * d, m.s2 - m.h**2 * v, m)]
         if y is not None:
             inputs.append(self._second(y, d, v))
         level = LEVELS[self.level].of(v, self._power, basis, self.unit)  # type: ignore[arg-type]
-        out = self._run(torch.cat([_real(x) for x in inputs], dim=1), level, skip.real)
-        mean, rest = out.split([_real(skip).shape[1], out.shape[1] - _real(skip).shape[1]], dim=1)
-        ratios = rest.reshape(len(rest), self.bands, skip.shape[1], *basis.size) if self.bands else None
-        return Terms(_like(mean, skip), ratios, root_mean(v, basis), linear, skip)
+        mean, ratios = self.ask(inputs, level)
+        return Terms(mean, ratios, root_mean(v, basis), linear, skip)
 
-    def _unit_image(self, x: Tensor) -> Tensor:
+    def ask(self, inputs: list[Tensor], level: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """One call of the network on images `(B, C, *N)`: N_0 `(B, C, *N)` and the log-ratios `(B, bands, C, *N)`.
+
+        level `(B, F)`, or `(B, K, F)` with weights `(B, K, *N)` where it varies over the image.
+        """
+        first = inputs[0]
+        out = self._run(torch.cat([_real(x) for x in inputs], dim=1), level, first.real, weights)
+        channels = _real(first).shape[1]
+        mean, rest = out.split([channels, out.shape[1] - channels], dim=1)
+        ratios = rest.reshape(len(rest), self.bands, first.shape[1], *first.shape[2:]) if self.bands else None
+        return _like(mean, first), ratios
+
+    def unit_image(self, x: Tensor) -> Tensor:
         """An image in units of the data: mean 0, std 1."""
         assert self.spectrum is not None
         assert self.unit is not None
@@ -326,15 +336,16 @@ class NetDenoiser(Observer):
         """What the measurement adds: its standardized noise estimate, or itself where its law is not known."""
         basis, law = self.process.basis, self.process.measurement
         if law is None:
-            return self._unit_image(basis.inverse(y))
+            return self.unit_image(basis.inverse(y))
         return standardized(y - law.h.to(d.real.dtype) * d, law.s2 - law.h**2 * v, basis)
 
-    def _run(self, inputs: Tensor, level: Tensor, like: Tensor) -> Tensor:
+    def _run(self, inputs: Tensor, level: Tensor, like: Tensor, weights: Tensor | None = None) -> Tensor:
         dtype = next((p.dtype for p in self.net.parameters()), inputs.dtype)
         bf16 = self.precision == "bf16"
-        level = level.to(inputs).expand(len(inputs), -1).to(dtype)
+        level = level.to(inputs).expand(len(inputs), *level.shape[1:]).to(dtype)
+        more = () if weights is None else (weights.to(inputs).expand(len(inputs), *weights.shape[1:]).to(dtype),)
         with torch.autocast(inputs.device.type, torch.bfloat16) if bf16 else nullcontext():
-            out = self.net(inputs.to(dtype), level).to(like)
+            out = self.net(inputs.to(dtype), level, *more).to(like)
         channels = channels_out(self.process, inputs.shape[1] // channels_in(self.process), self.bands)
         if out.shape != (len(inputs), channels, *inputs.shape[2:]):
             wanted = (len(inputs), channels, *inputs.shape[2:])

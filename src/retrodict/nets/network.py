@@ -12,6 +12,9 @@ __all__ = ["Network", "network"]
 class Network(nn.Module):
     """A module (x `(B, Ci, *N)`, level `(B, F)`) -> `(B, Co, *N)` that knows how far it looks.
 
+    One that is `mapped` also takes several levels of each item, `(B, K, F)`, and their weights `(B, K, *N)` at every
+    pixel, which are not negative and sum to 1: the level then varies over the image.
+
     `stride`: every image axis has to be a multiple of it.  `receptive_field`: the farthest pixel that still changes an
     output pixel, None where it is the whole image; only with it can the network be run on tiles.  `circular`: whether
     what lies outside an image is the image again.  It knows nothing of diffusion.
@@ -20,6 +23,7 @@ class Network(nn.Module):
     stride: int = 1
     receptive_field: int | None = None
     circular: bool = False
+    mapped: bool = False
 
 
 class _Adapted(Network):

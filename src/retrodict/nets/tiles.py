@@ -75,10 +75,18 @@ class Tiled(Network):
             raise InputError("tile", "a network without 'receptive_field'", "one that knows its receptive field")
         self.net, self.tile = net, tile
         self.stride, self.receptive_field, self.circular = net.stride, net.receptive_field, net.circular
+        self.mapped = net.mapped
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """As `net`, tile by tile."""
+    def forward(self, x: Tensor, level: Tensor, weights: Tensor | None = None) -> Tensor:
+        """As `net`, tile by tile; the weights of a map of levels are cut as the image is."""
         if all(n <= self.tile for n in x.shape[2:]):
-            return self.net(x, level)
+            return self.net(x, level) if weights is None else self.net(x, level, weights)
         settings = {"tile": self.tile, "halo": self.receptive_field, "stride": self.stride, "circular": self.circular}
-        return tiled_apply(lambda piece: self.net(piece, level), x, **settings)  # type: ignore[arg-type]
+        if weights is None:
+            return tiled_apply(lambda piece: self.net(piece, level), x, **settings)  # type: ignore[arg-type]
+        channels = x.shape[1]
+
+        def mapped(piece: Tensor) -> Tensor:
+            return self.net(piece[:, :channels], level, piece[:, channels:])
+
+        return tiled_apply(mapped, torch.cat([x, weights.to(x)], 1), **settings)  # type: ignore[arg-type]

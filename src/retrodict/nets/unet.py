@@ -27,6 +27,7 @@ UP: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type[nn.Conv
     2: nn.ConvTranspose2d,
     3: nn.ConvTranspose3d,
 }
+POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 WINDOW = {1: 64, 2: 8, 3: 4}  # the side of an attention window at the coarsest level: 64 positions in each
 
 
@@ -329,6 +330,7 @@ class UNet(Network):
         self.ndim, self.in_channels, self.out_channels = ndim, in_channels, out_channels
         self.level_features, self.blocks, self.levels = level_features, blocks, len(multipliers)
         self.circular = circular = padding == "circular"
+        self.mapped = True
         self.patch, pixels = patch, patch**ndim
 
         channels = [width * m for m in multipliers]
@@ -377,21 +379,34 @@ class UNet(Network):
             far = max(far, p - lo + 1, hi + 1 - p)
         return far * self.patch + self.patch - 1  # from one end of a block to the other end of another
 
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        """Map images `x` (B, in_channels, *N) and their `level` (B, level_features) to (B, out_channels, *N)."""
+    def forward(self, x: Tensor, level: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Map images `x` (B, in_channels, *N) and their `level` (B, level_features) to (B, out_channels, *N).
+
+        With `weights` (B, K, *N), which sum to 1 over K, there are K levels (B, K, level_features) of each image, and
+        scale and shift of every block are fields: those of the levels, in the shares of the weights at its resolution.
+        """
         if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
             want = f"(B, {self.in_channels}, " + ", ".join("XYZ"[: self.ndim]) + ")"
             raise InputError("UNet: the shape of x", tuple(x.shape), want)
-        if level.shape != (x.shape[0], self.level_features):
-            raise InputError("UNet: the shape of level", tuple(level.shape), (x.shape[0], self.level_features))
+        count = () if weights is None else (weights.shape[1],)
+        if level.shape != (x.shape[0], *count, self.level_features):
+            raise InputError("UNet: the shape of level", tuple(level.shape), (x.shape[0], *count, self.level_features))
+        if weights is not None and weights.shape[2:] != x.shape[2:]:
+            raise InputError("UNet: the shape of weights", tuple(weights.shape), (x.shape[0], *count, *x.shape[2:]))
         with torch.autocast(x.device.type, enabled=False):
-            film = self.embed(level).reshape(x.shape[0], -1, *[1] * self.ndim)
-        films = iter(film.split([2 * c for c in self.film], 1))
+            embedded = self.embed(level.flatten(0, -2)).unflatten(0, level.shape[:-1])
+        films = iter(embedded.split([2 * c for c in self.film], -1))
+        shares = None if weights is None else self._shares(weights.to(embedded))
         residual = iter(self.residual)
 
-        def run(h: Tensor) -> Tensor:
+        def run(h: Tensor, depth: int) -> Tensor:
             for _ in range(self.blocks):
-                scale, shift = next(films).chunk(2, 1)
+                film = next(films)
+                if shares is None:
+                    film = film.reshape(*film.shape, *[1] * self.ndim)
+                else:
+                    film = torch.einsum("bkc,bk...->bc...", film, shares[depth])
+                scale, shift = film.chunk(2, 1)
                 h = next(residual)(h, 1 + scale, shift)
             return h
 
@@ -401,17 +416,26 @@ class UNet(Network):
             h = h.movedim(1, -1).contiguous().movedim(-1, 1)  # channels_last, said so that vmap understands
         h = self.stem(h)
         skips = []
-        for down in self.down:
-            skips.append(run(h))
+        for depth, down in enumerate(self.down):
+            skips.append(run(h, depth))
             h = steady(down, skips[-1])
-        h = run(h)
+        h = run(h, -1)
         if self.attend is not None:
             h = self.attend(h)
-        h = run(h)
-        for up in reversed(self.up):
-            h = run(steady(up, h) + skips.pop())
+        h = run(h, -1)
+        for depth, up in reversed(list(enumerate(self.up))):
+            h = run(steady(up, h) + skips.pop(), depth)
         h = self.head(h)
         h = unblocked(h, self.patch) if self.patch > 1 else h
         for axis, n in enumerate(x.shape[2:], 2):
             h = h.narrow(axis, 0, n)
         return h.to(x.dtype).contiguous()
+
+    def _shares(self, weights: Tensor) -> list[Tensor]:
+        """The weights of the levels at every resolution, finest first: means over what a pixel there stands for."""
+        pool = POOL[self.ndim]
+        found = filled(weights, self.stride, circular=self.circular)
+        out = [pool(found, self.patch) if self.patch > 1 else found]
+        for _ in self.down:
+            out.append(pool(out[-1], 2))
+        return out

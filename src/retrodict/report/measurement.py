@@ -14,7 +14,7 @@ from retrodict.report.page import square
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PALETTE", "chance", "finish", "measured_figure", "style"]
+__all__ = ["PALETTE", "chance", "finish", "measured_figure", "noise_map_figure", "style"]
 
 
 class Measured(Protocol):
@@ -116,6 +116,26 @@ def _nps(measured: Measured) -> bytes:
     style(far, f"autocorrelation: {verdict} ({chance(white['p_value'])})", "mm", "")
     far.axhline(0, color=MUTED, linewidth=0.8)
     far.legend(frameon=False, fontsize=8.5)
+    return finish(figure)
+
+
+def noise_map_figure(measured: Measured) -> bytes:
+    """PNG of a measured noise map: the slice, the map and its relative error, on what could be looked at."""
+    shown = measured.figure
+    figure = Figure(figsize=(12.2, 4.0), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    image, known = np.asarray(shown["image"]), np.asarray(shown["known"])
+    aspect = shown["pixel"][0] / shown["pixel"][1]
+    _picture(left, image, f"slice, in {shown['unit']}", _window(image[known]), aspect=aspect)
+    tables = ((middle, shown["map"], "noise map (times the noise it is relative to)"),
+              (right, 100 * np.asarray(shown["error"]), "its standard error, %"))  # fmt: skip
+    for axes, table, title in tables:
+        drawn = axes.imshow(np.where(known, np.asarray(table), np.nan), cmap="viridis", aspect=aspect)
+        axes.set_title(title, loc="left", fontsize=10, color=INK, pad=8)
+        axes.set_axis_off()
+        bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
+        bar.ax.tick_params(labelsize=8, colors=MUTED)
+        bar.outline.set_visible(False)  # type: ignore[operator]
     return finish(figure)
 
 

@@ -16,13 +16,14 @@ from retrodict._random import member_seeds
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.process import Process
 from retrodict.samplers.gathered import Finish, Gathered
-from retrodict.samplers.instant import beyond, instant
+from retrodict.samplers.instant import Instant, beyond, instant
 from retrodict.samplers.judge import Gate, judge
 from retrodict.samplers.loop import Samples, sample, start_state
 from retrodict.samplers.margin import Frame, frame_of, surrounded
 from retrodict.samplers.moments import RunningMoments
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
+from retrodict.samplers.uneven import instant_with_map
 
 __all__ = [
     "Finished",
@@ -190,6 +191,7 @@ def restore_batch(
     saw: Callable[[Tensor], None] | None = None,
     watch: Callable[[int, int], None] | None = None,
     parts: Finished | None = None,
+    factor: Tensor | None = None,
 ) -> Restoration:
     """Restore measured images `(B, C, *N)` in model units; item i uses the seed stream `items[i]` (default i).
 
@@ -202,12 +204,16 @@ def restore_batch(
     A point estimate that asks for no samples of a chain that starts at the measurement costs one call.  With
     `instant` so does a posterior: mean, deviation and every member come from one call (`retrodict.samplers.instant`).
 
+    `factor` `(B, 1, *N)`: a noise map, how many times the noise of the process that of each pixel is; one call only.
+
     Raises `NotCalibratedError` where an uncertainty is asked of a plan that is not a posterior sampler.
     """
     started = time.perf_counter()
     _check_batch(denoiser, measured, items)
     kind, reason = kind_of(denoiser, options)
     run = _Run.of(denoiser, options, tuple(measured.shape[2:]), kind)
+    if factor is not None and not run.once:
+        raise InputError("factor", f"a noise map with {run.nfe} calls a member", "one call: SamplingOptions.instant")
     if kind == "posterior" and run.members < 2:
         raise InputError("samples", run.members, "at least 2 for a standard deviation (or {point})", point=True)
     y = measured.to(denoiser.process.basis.device)
@@ -218,7 +224,8 @@ def restore_batch(
         part = None if parts is None else parts.load(item)
         if part is None:
             told = partial(_tell, watch, b * run.calls, calls)
-            part = run.item(y[b : b + 1], stream, finish, saw, told, measured)
+            own = None if factor is None else factor[b : b + 1]
+            part = run.item(y[b : b + 1], stream, finish, saw, told, measured, own)
             if parts is not None:
                 parts.save(item, part)
         else:
@@ -310,6 +317,7 @@ class _Run:
         saw: Callable[[Tensor], None] | None,
         told: Callable[[int], None],
         like: Tensor,
+        factor: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Mean, deviation (of a posterior), members (where they are kept) and stop of a measured image `(1, C, *N)`."""
         kept = Gathered(
@@ -322,8 +330,7 @@ class _Run:
             starts=self.denoiser.process.pairing.starts,
         )
         if self.once:
-            seeds, keep = stream if self.kind == "posterior" else None, self.options.keep_samples
-            kept.once(instant(self.denoiser, y, self.frame, seeds, self.edge, whole=keep))
+            kept.once(self._at_once(y, stream if self.kind == "posterior" else None, factor))
             told(1)
             return kept.part(like)
         fixed = self.deterministic and self.kind == "point"  # every run is to give the same image
@@ -335,6 +342,11 @@ class _Run:
             kept.add(drawn, self.denoiser.process, self.options.stop)
             told((first + len(seeds)) * self.nfe)
         return kept.part(like)
+
+    def _at_once(self, y: Tensor, seeds: Tensor | None, factor: Tensor | None) -> Instant:
+        if factor is None:
+            return instant(self.denoiser, y, self.frame, seeds, self.edge, whole=self.options.keep_samples)
+        return instant_with_map(self.denoiser, y, factor, self.frame, seeds)
 
     @property
     def _keep(self) -> tuple[float, ...]:

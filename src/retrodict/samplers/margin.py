@@ -13,7 +13,6 @@ M = h^2 L + s^2 of the measurement.  Members then differ at the border by what i
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,10 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retrodict.bases import Basis, Cosine, Fourier, Stack
+from retrodict.bases.solve import Solution, conjugate_gradients
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.observation import noise_like, ratio
 
-__all__ = ["Frame", "frame_of", "mirrored", "surrounded"]
+__all__ = ["Frame", "frame_of", "mirrored", "placed", "say_left", "surrounded"]
 
 TOLERANCE, ROUNDS = 1e-3, 300
 """Residual of the conjugate gradients over what they start from, and the most rounds; about ten are usual.  At the
@@ -104,7 +104,7 @@ def _carried(basis: Basis, M: Tensor, frame: Frame, rest: Tensor) -> Tensor:
     """
 
     def within(table: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda x: basis.inverse(table * basis.forward(_placed(x, frame)))
+        return lambda x: basis.inverse(table * basis.forward(placed(x, frame)))
 
     spread = within(M)
     if isinstance(basis, Fourier):
@@ -112,23 +112,9 @@ def _carried(basis: Basis, M: Tensor, frame: Frame, rest: Tensor) -> Tensor:
     else:
         inverse = within(ratio(torch.ones_like(M), M))
         guess = lambda x: inverse(x)[frame.crop]  # noqa: E731
-    answer, residual = torch.zeros_like(rest), rest
-    step = z = guess(residual)
-    size = first = _dot(residual, z)
-    for _ in range(ROUNDS):
-        if size <= TOLERANCE**2 * first or first == 0:
-            break
-        image = spread(step)[frame.crop]
-        length = size / _dot(step, image)
-        answer, residual = answer + length * step, residual - length * image
-        z = guess(residual)
-        after = _dot(residual, z)
-        step, size = z + (after / size) * step, after
-    else:
-        left = math.sqrt(size / first)
-        if left > 1e-2:
-            log.warning("the margin of the image is its law only to %.1g: deviations at the border are uncertain", left)
-    return spread(answer)
+    found = conjugate_gradients(lambda x: spread(x)[frame.crop], guess, rest, TOLERANCE, ROUNDS)
+    say_left(found)
+    return spread(found.x)
 
 
 def _mirrored_inverse(basis: Fourier, M: Tensor, size: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
@@ -154,11 +140,16 @@ def _mirrored_inverse(basis: Fourier, M: Tensor, size: tuple[int, ...]) -> Calla
     return apply
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
-    return float((a.conj() * b).real.sum())
+def say_left(found: Solution) -> None:
+    """Warn where the conjugate gradients of a margin ended far from its law."""
+    if found.left > 1e-2:
+        log.warning(
+            "the margin of the image is its law only to %.1g: deviations at the border are uncertain", found.left
+        )
 
 
-def _placed(x: Tensor, frame: Frame) -> Tensor:
+def placed(x: Tensor, frame: Frame) -> Tensor:
+    """Images `(..., *n)` within `frame`, which is filled with zeros."""
     out = x.new_zeros(*x.shape[: -len(frame.size)], *frame.size)
     out[frame.crop] = x
     return out

@@ -191,13 +191,15 @@ class BandMisfit:
     """The misfit of images to measured images y `(B, C, *N)` in model units, and its sampling error.
 
     `unseen` `(B, *N)`: pixels to leave out, with all that lie within `reach` of them and of the border.  `margin`:
-    pixels of reflected border, as the sampler has it.
+    pixels of reflected border, as the sampler has it.  `factor` `(B, 1, *N)`: a noise map, by which y - h x is divided,
+    so that every place is compared with the noise that it should have.
     """
 
     denoiser: Denoiser
     y: Tensor
     unseen: Tensor
     margin: int = 16
+    factor: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Refuse a denoiser of which nothing is known."""
@@ -265,7 +267,10 @@ class BandMisfit:
         y = mirrored(self.y[item : item + 1].to(basis.device, precise), self.frame)
         padded, crop = mirrored(x.to(y), self.frame), self.frame.crop
         assert self.process.measurement is not None
-        u = own.forward(y - basis.inverse(self.process.measurement.h * basis.forward(padded)))
+        rest = y - basis.inverse(self.process.measurement.h * basis.forward(padded))
+        if self.factor is not None:
+            rest = rest / mirrored(self.factor[item : item + 1].to(rest.real), self.frame)
+        u = own.forward(rest)
         energy = [own.energy(own.inverse(f * u)[crop]).mean(1) for f in law.filters]
         seen = self.seen[item].to(u.device)
         count = max(1, self.counts[item])

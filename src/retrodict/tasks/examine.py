@@ -17,6 +17,7 @@ from retrodict.models.held_out import HeldOut
 from retrodict.models.model import Model
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, kind_of, restore_batch
 from retrodict.samplers.misfit import BandMisfit, flat_pixels, one_call, reach
+from retrodict.samplers.uneven import one_call_with_map
 from retrodict.tasks.plausible import implausible
 from retrodict.tasks.verdict import LEVEL, Check, Verdict, band_names, in_words, predictions
 
@@ -40,8 +41,11 @@ def judged(
     finish: Callable[[Tensor], Tensor],
     watch: Callable[[int, int], None] | None = None,
     parts: Finished | None = None,
+    factor: Tensor | None = None,
 ) -> tuple[Restoration, Verdict]:
     """Restore measured images y `(B, C, *N)` of `image`, on the grid of `work`, and say what the result is.
+
+    With a noise map `factor` `(B, 1, *N)` each of them by one call.
 
     Where a check fails before the sampling, E[x_0 | y] is given and nothing is sampled; where one fails after it, the
     mean of the members.  Neither has a deviation or samples.
@@ -49,7 +53,7 @@ def judged(
     strange = implausible(image, model, name)
     padding = None if work.padding is None else work.padding.reshape(-1, *y.shape[2:])
     padding = padding if padding is None or len(padding) == len(y) else padding[:1].expand(len(y), *y.shape[2:])
-    examination = Examination(model, y, padding, sampling.margin, sampling.seed, warnings=strange)
+    examination = Examination(model, y, padding, sampling.margin, sampling.seed, factor, warnings=strange)
     examination.refuse_tiny(str(image.source[0]) if image.source else name)
     if work is not image:
         examination.resampled = f"the image was resampled from {_spacing(image)} to {_spacing(work)} mm"
@@ -61,7 +65,7 @@ def judged(
     members = sampling.samples
     saw = None if asked else lambda x: examination.saw(x, members)
     kept = None if parts is None else _Kept(parts, examination, asked)
-    result = restore_batch(model.denoiser, y, sampling, finish=finish, saw=saw, watch=watch, parts=kept)
+    result = restore_batch(model.denoiser, y, sampling, finish=finish, saw=saw, watch=watch, parts=kept, factor=factor)
     if result.kind == "posterior" and not examination.after():
         result = replace(result, sd=None, samples=None, kind="point", stops=())
     verdict = examination.verdict(result.kind, asked)
@@ -107,6 +111,7 @@ class Examination:
     """The checks of measured images y `(B, C, *N)` in model units against the instrument of a model, as they come in.
 
     `padding` `(B, *N)`: pixels that the file itself calls outside; `margin`, `seed`: as the sampler has them.
+    `factor` `(B, 1, *N)`: a noise map, at the local level of which the noise is then judged.
     """
 
     model: Model
@@ -114,6 +119,7 @@ class Examination:
     padding: Tensor | None = None
     margin: int = 16
     seed: int = 0
+    factor: Tensor | None = None
     resampled: str = ""
     seconds: float = 0.0
     checks: list[Check] = field(default_factory=list)
@@ -132,7 +138,7 @@ class Examination:
             return
         flat = flat_pixels(self.y.cpu())
         outside = torch.zeros_like(flat) if self.padding is None else self.padding.cpu()
-        self.misfit = BandMisfit(denoiser, self.y, flat | outside, self.margin)
+        self.misfit = BandMisfit(denoiser, self.y, flat | outside, self.margin, self.factor)
         self._say_flat(flat & ~outside)
         self._held = self._record()
 
@@ -203,7 +209,7 @@ class Examination:
         started = time.perf_counter()
         for item in range(len(self.y)):
             own = key(self.seed, "examination", item)  # slices are not to share their draws
-            mean, sample = one_call(self.model.denoiser, self.y[item : item + 1], margin=self.margin, seed=own)
+            mean, sample = self._one_call(item, own)
             self.means.append(mean)
             if not self._enough(item):
                 continue
@@ -212,6 +218,13 @@ class Examination:
         self._conclude()
         self.seconds = time.perf_counter() - started
         return not self.reasons
+
+    def _one_call(self, item: int, seed: int) -> tuple[Tensor, Tensor | None]:
+        """E[x_0 | y] of an item and one sample, by one call of the network."""
+        denoiser, y = self.model.denoiser, self.y[item : item + 1]
+        if self.factor is None:
+            return one_call(denoiser, y, margin=self.margin, seed=seed)
+        return one_call_with_map(denoiser, y, self.factor[item : item + 1], margin=self.margin, seed=seed)
 
     def _enough(self, item: int) -> bool:
         """Whether a noise `FACTOR` times stronger could be seen at all."""

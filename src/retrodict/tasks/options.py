@@ -24,7 +24,8 @@ class Option(NamedTuple):
 class RestoreOptions:
     """How an image is restored; every field is a keyword of `restore` and a flag of the command line.
 
-    `mtf` and `nps` are paths, records or curves; `steps` and `grid` None are those of the rule, `spread` None is the
+    `mtf` and `nps` are paths, records or curves; `noise_map` is a path, an `Image`, or an array on the pixels of the
+    image; `steps` and `grid` None are those of the rule, `spread` None is the
     error law of the model.  `tile` None runs the network on tiles where it would take more than 1 GiB otherwise.
     `expect` None (or "any") reads DICOM files of every modality.  `threads` holds for the call alone.
 
@@ -58,6 +59,12 @@ class RestoreOptions:
     ] = None
     mtf: Annotated[Any, Option("Measured MTF (retrodict measure mtf) instead of that of the training.")] = None
     nps: Annotated[Any, Option("Measured NPS (retrodict measure nps) instead of that of the training.")] = None
+    noise_map: Annotated[
+        Any, Option("Map of the noise over the image (retrodict measure noise-map), with instant.")
+    ] = None
+    noise_map_unit: Annotated[
+        str | None, Option("Unit of a noise map whose file has none: 1 (times the instrument's) or that of the values.")
+    ] = None
     device: Annotated[str, Option("auto, cpu or cuda; auto is cuda where there is one.")] = "auto"
     precision: Annotated[str, Option("auto, float32 or bf16; auto is the faster one of this machine.")] = "auto"
     threads: Annotated[

@@ -27,6 +27,7 @@ from retrodict.tasks.forecast import Forecast, fitted
 from retrodict.tasks.grid import finisher, items, on_grid
 from retrodict.tasks.inputs import open_image
 from retrodict.tasks.machine import torch_threads
+from retrodict.tasks.noise_map import noise_map_of, require_instant
 from retrodict.tasks.options import RestoreOptions
 from retrodict.tasks.prepare import check_image, prepared
 from retrodict.tasks.results import (
@@ -140,7 +141,8 @@ def restore(
     written.  resample: bring an image of another pixel spacing to that of the model and back.  mtf, nps: measured
     curves of the instrument (`retrodict measure`; a path, record or `Curve`) to use instead of those of the training;
     where they are far from those, the spread of the model is not calibrated for them and only a point estimate is
-    given.
+    given.  noise_map: how strong the noise is at every pixel, relative to that of the instrument or (in the unit of the
+    values) as a standard deviation, for instant=True; docs/howto-noise-map.md.
     Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
     NAME_report.html; nothing is overwritten without `force`, and results of another input never.  Slices that a
     killed run of the same call had finished are not computed again.
@@ -174,10 +176,12 @@ class Job:
     work: Image
     sampling: SamplingOptions
     cost: Forecast | None
+    factor: Tensor | None = None
 
     @classmethod
     def of(cls, image: Image, model: Model, options: RestoreOptions, name: str) -> Job:
         """Put options on the model and the image on its grid; raises what `restore` raises before the work."""
+        require_instant(options)
         rule = RULES[choice("rule", options.rule, RULES)]
         if options.grid is not None:
             choice("grid", options.grid, GRIDS)
@@ -186,6 +190,9 @@ class Job:
         ready, about = prepared(model, options, tuple(work.spacing[-len(model.spec.size) :]))
         for note in image.notes:
             log.warning("%s: %s", name, note)
+        factor = None
+        if options.noise_map is not None:
+            factor, about["noise_map"] = noise_map_of(options, image, work, ready, name)
         ndim = len(ready.spec.size)
         sampling = _sampling(options)
         size = tuple(n + 2 * sampling.margin for n in work.values.shape[-ndim:])
@@ -199,7 +206,7 @@ class Job:
             about |= {"forecast": {"bytes": cost.bytes, "seconds": round(cost.seconds, 1)}}
         net = getattr(ready.denoiser, "net", None)
         about |= {"tile": net.tile if isinstance(net, Tiled) else None}
-        return cls(name, image, ready, options, about, work, sampling, cost)
+        return cls(name, image, ready, options, about, work, sampling, cost, factor)
 
     @property
     def slices(self) -> int:
@@ -213,7 +220,9 @@ class Job:
         y = ready.intensity.encode(items(self.work, len(ready.spec.size))).to(self.about["device"])
         with torch_threads(options.threads) as threads:
             back = finisher(image, ready)
-            result, verdict = judged(image, self.work, y, ready, self.sampling, name, back, watch=told, parts=parts)
+            result, verdict = judged(
+                image, self.work, y, ready, self.sampling, name, back, watch=told, parts=parts, factor=self.factor
+            )
 
         def whole(found: Tensor) -> Image:
             return image.with_values(found.cpu().transpose(0, 1).reshape(image.values.shape))

@@ -21,7 +21,7 @@ from retrodict.tasks.options import RestoreOptions
 
 __all__ = ["Parts", "fingerprint"]
 
-WITHOUT_EFFECT = ("threads", "spacing", "unit", "expect", "allow_gaps", "mtf", "nps")
+WITHOUT_EFFECT = ("threads", "spacing", "unit", "expect", "allow_gaps", "mtf", "nps", "noise_map", "noise_map_unit")
 """Options that change nothing (threads), or nothing that the image and the bound model do not say already."""
 
 
@@ -34,6 +34,8 @@ def fingerprint(model: Model, options: RestoreOptions, image: Image, about: dict
         "machine": [about.get("device"), about.get("precision"), about.get("tile")],
         "versions": {k: v for k, v in stamp()["versions"].items() if k != "python"},
     }
+    if "noise_map" in about:
+        said["noise_map"] = about["noise_map"]
     total = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name, value in sorted(model.denoiser.net.state_dict().items()):
         total.update(name.encode())
