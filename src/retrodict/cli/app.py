@@ -34,7 +34,9 @@ app = typer.Typer(
 bench_app = typer.Typer(no_args_is_help=True, help="Evidence: exact cards of every process and sampler.")
 
 
-measure_app = typer.Typer(no_args_is_help=True, help="Measure the instrument: NPS and MTF from phantom scans.")
+measure_app = typer.Typer(
+    no_args_is_help=True, help="Measure the instrument: NPS and MTF from phantom scans, or estimated."
+)
 
 
 for command in (restore.restore, fit.fit, evaluate.evaluate, fit.schema, restore.info, restore.demo):
@@ -44,6 +46,7 @@ app.add_typer(measure_app, name="measure")
 bench_app.command("gaussian-card", epilog=EPILOG)(bench.gaussian_card)
 measure_app.command("nps", epilog=EPILOG)(measure.nps)
 measure_app.command("mtf", epilog=EPILOG)(measure.mtf)
+measure_app.command("instrument", epilog=EPILOG)(measure.instrument)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ from retrodict.nets.tiles import Tiled
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions
 from retrodict.samplers.plan import GRIDS
 from retrodict.samplers.rules import RULES
+from retrodict.tasks.estimate import EstimatedInstrument, instrument_of
 from retrodict.tasks.examine import judged
 from retrodict.tasks.forecast import Forecast, fitted
 from retrodict.tasks.grid import finisher, items, on_grid
@@ -138,7 +139,7 @@ def restore(
     written.  resample: bring an image of another pixel spacing to that of the model and back.  mtf, nps: measured
     curves of the instrument (`retrodict measure`; a path, record or `Curve`) to use instead of those of the training;
     where they are far from those, the spread of the model is not calibrated for them and only a point estimate is
-    given.
+    given.  estimate_instrument: find those that are not given in the image itself; the verdict says so.
     Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
     NAME_report.html; nothing is overwritten without `force`, and results of another input never.  Slices that a
     killed run of the same call had finished are not computed again.
@@ -172,6 +173,7 @@ class Job:
     work: Image
     sampling: SamplingOptions
     cost: Forecast | None
+    estimate: EstimatedInstrument | None = None
 
     @classmethod
     def of(cls, image: Image, model: Model, options: RestoreOptions, name: str) -> Job:
@@ -179,9 +181,10 @@ class Job:
         rule = RULES[choice("rule", options.rule, RULES)]
         if options.grid is not None:
             choice("grid", options.grid, GRIDS)
-        ready, about = prepared(model, options)
-        check_image(image, ready, name)
-        work = on_grid(image, ready, options.resample, name)
+        check_image(image, model, name)
+        work = on_grid(image, model, options.resample, name)
+        found = instrument_of(work, model, options, name)
+        ready, about = prepared(model, options) if found is None else found.bound(model, options)
         for note in image.notes:
             log.warning("%s: %s", name, note)
         ndim = len(ready.spec.size)
@@ -197,7 +200,7 @@ class Job:
             about |= {"forecast": {"bytes": cost.bytes, "seconds": round(cost.seconds, 1)}}
         net = getattr(ready.denoiser, "net", None)
         about |= {"tile": net.tile if isinstance(net, Tiled) else None}
-        return cls(name, image, ready, options, about, work, sampling, cost)
+        return cls(name, image, ready, options, about, work, sampling, cost, found)
 
     @property
     def slices(self) -> int:
@@ -211,7 +214,10 @@ class Job:
         y = ready.intensity.encode(items(self.work, len(ready.spec.size))).to(self.about["device"])
         with torch_threads(options.threads) as threads:
             back = finisher(image, ready)
-            result, verdict = judged(image, self.work, y, ready, self.sampling, name, back, watch=told, parts=parts)
+            said = () if self.estimate is None else self.estimate.said
+            result, verdict = judged(
+                image, self.work, y, ready, self.sampling, name, back, watch=told, parts=parts, warnings=said
+            )
 
         def whole(found: Tensor) -> Image:
             return image.with_values(found.cpu().transpose(0, 1).reshape(image.values.shape))
