@@ -16,13 +16,14 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-import any_scanner
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import any_scanner
 from retrodict._check import InputError
 from retrodict.bases import Fourier
 from retrodict.data import Image
@@ -32,7 +33,7 @@ from retrodict.metrics.patch_power import patch_power
 from retrodict.models.model import Model
 from retrodict.processes.fourier import fourier
 from retrodict.tasks.estimate import EstimatedInstrument, _density, estimated
-from retrodict.tasks.estimate_prior import PRIOR
+from retrodict.tasks.estimate_prior import EDGE_CORRELATION, PRIOR
 
 RESULT = Path(__file__).parent / "results" / "estimate-instrument.json"
 BANDS = (0.0, 0.15, 0.3, 0.5, 2.0)  # cycles/mm; the last ends at the Nyquist frequency
@@ -59,15 +60,15 @@ def falling(half: float, power: float, lift: float = 0.0) -> Callable[[Tensor], 
 
 def paper() -> Instrument:
     """The instrument of Fourier diffusion (Tivnan et al.), as tables over |f|."""
-    bound = fourier(Fourier((256, 256), (0.5, 0.5))).measurement
+    process = fourier(Fourier((256, 256), (0.5, 0.5)))
+    bound, radii = process.measurement, process.basis.radius()
     assert bound is not None
-    radius = Fourier((256, 256), (0.5, 0.5)).radius().flatten()
-    order = radius.argsort()
-    nodes = radius[order]
+    order = radii.flatten().argsort()
+    nodes = radii.flatten()[order]
 
     def table(values: Tensor) -> Callable[[Tensor], Tensor]:
-        sorted_values = values.expand(256, 256).flatten()[order]
-        return lambda f: sorted_values[torch.searchsorted(nodes, f.contiguous()).clamp(max=len(nodes) - 1)]
+        along = values.expand(radii.shape).flatten()[order]
+        return lambda f: along[torch.searchsorted(nodes, f.contiguous()).clamp(max=len(nodes) - 1)]
 
     mtf, shape = table(bound.h), table(bound.s2)
     return Instrument(170.0, mtf, lambda f, _: shape(f))
@@ -141,7 +142,7 @@ def figures(found: EstimatedInstrument, truth: Instrument, spacing: float) -> di
     nps = truth.shape(f, truth.mtf(f)) / level * truth.sd**2 * spacing**2
     value, low, high = (torch.tensor(record[n], dtype=torch.float64) for n in ("value", "lower", "upper"))
     shape, inside = [], []
-    for a, b in zip(BANDS, BANDS[1:], strict=False):
+    for a, b in pairwise(BANDS):
         band = (f >= a) & (f < min(b, 0.5 / spacing))
         weight = f[band]
         shape.append(
@@ -184,11 +185,13 @@ def summary(rows: list[dict]) -> dict[str, object]:
     }
 
 
-def simulated(model: Model, split: str, step: int, most_noise: float) -> dict[str, object]:
+def simulated(model: Model, split: str, step: int, most_noise: float, only: str) -> dict[str, object]:
     """The table of the simulated instruments."""
     out: dict[str, object] = {}
     patients = one_each(split, most_noise, step)
     for name, instrument in instruments().items():
+        if not name.startswith(only):
+            continue
         rows = []
         for number, item in enumerate(patients):
             y = measured(middle(item.values), item.spacing, instrument, number)
@@ -222,16 +225,29 @@ def own(model: Model, split: str, step: int) -> list[dict[str, object]]:
 
 
 def gaussian(model: Model, count: int) -> dict[str, object]:
-    """Gaussian data of the spectrum of the model, 256 x 256 at 0.8 mm, standard instrument of 30 HU."""
-    instrument, spacing = instruments()["standard, 30 HU"], 0.8
+    """Gaussian data of the law itself, 256 x 256 at 0.8 mm, soft instrument of 30 HU: a quarter holds no structure.
+
+    The edges of each image are those of a patient drawn from the prior.
+    """
+    soft, spacing = instruments()["soft, 12 HU"], 0.8
+    instrument = Instrument(30.0, soft.mtf, soft.shape)
     f = radius((256, 256), spacing).clamp_min(0.004)
-    root = (_density(model)(f.flatten()).reshape(f.shape) / spacing**2).sqrt()
+    power = _density(model)(f.flatten()).reshape(f.shape)
+    there = torch.sigmoid((torch.arange(256, dtype=torch.float64) - 64) / 4)
     rows = []
     for seed in range(count):
-        z = torch.randn(f.shape, generator=torch.Generator().manual_seed(1000 + seed), dtype=torch.float64)
-        x = torch.fft.ifft2(torch.fft.fft2(z) * root).real
-        y = measured(x, spacing, instrument, seed, clip=False)
-        rows.append(figures(estimated(as_image(y, spacing), model), instrument, spacing) | {"patient": seed})
+        draw = torch.Generator().manual_seed(1000 + seed)
+        a, b = torch.randn(2, generator=draw, dtype=torch.float64).tolist()
+        b = EDGE_CORRELATION * a + math.sqrt(1 - EDGE_CORRELATION**2) * b
+        first, second = (m + s * u for (m, s), u in zip((PRIOR["edge1"], PRIOR["edge2"]), (a, b), strict=True))
+        x = f / 0.25
+        patient = power * x**first * torch.exp(second * x * x / 4)
+        z = torch.randn(f.shape, generator=draw, dtype=torch.float64)
+        hu = torch.fft.ifft2(torch.fft.fft2(z) * patient.sqrt() / spacing).real * there
+        y = measured(hu, spacing, instrument, seed, clip=False)
+        row = figures(estimated(as_image(y, spacing), model), instrument, spacing) | {"patient": seed}
+        print(json.dumps(row), file=sys.stderr, flush=True)
+        rows.append(row)
     found = summary(rows)
     print("Gaussian data", json.dumps(found), flush=True)
     return found
@@ -319,6 +335,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=any_scanner.DATA)
     parser.add_argument("--split", default="validation")
+    parser.add_argument("--only", default="", help="instruments whose name begins so")
     parser.add_argument("--step", type=int, default=1, help="every n-th patient")
     parser.add_argument("--most-noise", type=float, default=9.0, help="HU of the slices themselves")
     for name in ("patients", "gaussian", "hard", "own"):
@@ -338,7 +355,9 @@ def main() -> None:
     elif options.own:
         kept["own"] = own(model, options.split, options.step)
     else:
-        kept[options.split] = simulated(model, options.split, options.step, options.most_noise)
+        kept[options.split] = kept.get(options.split, {}) | simulated(
+            model, options.split, options.step, options.most_noise, options.only
+        )
     RESULT.write_text(json.dumps(kept, indent=1))
 
 

@@ -9,6 +9,7 @@ which the MTF falls to a half, whose law is skew, is gone through on a grid; all
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,13 +30,22 @@ HALVES = tuple(0.13 * 1.5**k for k in range(7))
 BLOCK = 4
 """Patches along a side of the squares whose scores count as independent."""
 
+LEAST_QUIET = 5
+"""Patches of noise alone from which the family of the noise can be tested."""
+
+SHAPE = 0.12
+"""Scatter of the log of an NPS, at one frequency, around its family."""
+
 QUIET = 1e-4
 """Contrast up to which a patch shows nothing but noise."""
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """Power of the quiet patches over what the fit says, `(K,)`, its standard error, and the p value of all of them."""
+    """Power of the quiet patches over what the fit says, `(K,)`, its standard error, and the p value of all of them.
+
+    NaN where fewer than `LEAST_QUIET` patches are quiet.
+    """
 
     frequency: Tensor
     ratio: Tensor
@@ -63,7 +73,9 @@ class BlindFit:
 
     def nps(self, f: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
         """NPS (unit^2 mm^2) at f and the limits of its band."""
-        return self._band(self.law.noise, f, level)
+        best, low, high = self._band(self.law.noise, f, level)
+        wide = math.exp(math.sqrt(2.0) * SHAPE * float(torch.erfinv(torch.tensor(level, device="cpu").double())))
+        return best, low / wide, high * wide
 
     def mtf(self, f: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
         """MTF at f and the limits of its band."""
@@ -93,7 +105,9 @@ class BlindFit:
         below = (self.law.blur(free, f) < 0.5).nonzero()
         return f[int(below[0])] if len(below) else f[-1]
 
-    def _band(self, curve, f: Tensor, level: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _band(
+        self, curve: Callable[[Tensor, Tensor], Tensor], f: Tensor, level: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         many = torch.stack([curve(d, f) for d in self.draws])
         q = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device="cpu")
         low, high = torch.quantile(many, q, dim=0)
@@ -107,8 +121,11 @@ class BlindFit:
         return float(best), min(low, float(best)), max(high, float(best))
 
 
-def fit_patches(data: PatchPower, law: PatchLaw, *, draws: int = 300, seed: int = 0) -> BlindFit:
+def fit_patches(data: PatchPower, law: PatchLaw, *, scatter: float = 0.0, draws: int = 300, seed: int = 0) -> BlindFit:
     """The most probable MTF and NPS of the patches of an image, with draws of others by their probability.
+
+    scatter: what patients add to the error, a standard deviation in the unit of the image (their own structure that
+    passes for noise, or the other way round); beside it the level scatters by 3 % and the shape by `SHAPE` a frequency.
 
     At most 250 patches are looked at, drawn without regard to what they show; `seed`: of that choice and of the draws.
     """
@@ -121,8 +138,11 @@ def fit_patches(data: PatchPower, law: PatchLaw, *, draws: int = 300, seed: int 
     covariance = _inverse(information * scores.T @ scores + law.weight)
     centers = None
     if law.mtf is None:
-        best, centers = _along_half(data, law, best, information)
+        best, centers = _along_half(data, law, best, information, covariance)
     many = _drawn(best if centers is None else centers, covariance, draws, seed)
+    level = best[0].exp()
+    extra = math.hypot(0.03, scatter / float(level))
+    many[:, 0] += extra * torch.from_numpy(np.random.default_rng(key(seed, "scatter")).standard_normal(len(many)))
     share = _shares(data, law, best)
     return BlindFit(
         best, many, information, float(share[1].sum()), float(share[0].sum()),
@@ -143,7 +163,7 @@ def _thinned(data: PatchPower, seed: int) -> PatchPower:
 
 
 def _most_probable(data: PatchPower, law: PatchLaw) -> Tensor:
-    """The nearest maximum to the best of a few starts: quiet and loud noise, soft and sharp textures and resolutions."""
+    """The maximum nearest to the best of a few starts: quiet and loud noise, soft and sharp textures and blurs."""
     tops = data.power[:, data.frequency > 0.5 * data.frequency[-1]].mean(1)
     starts = []
     for window, gain in ((-1.5, 10.0), (1.0, 3.0)):
@@ -187,15 +207,22 @@ def _climb(
 
 
 def _along_half(
-    data: PatchPower, law: PatchLaw, best: Tensor, information: float
+    data: PatchPower, law: PatchLaw, best: Tensor, information: float, covariance: Tensor
 ) -> tuple[Tensor, list[tuple[float, Tensor]]]:
-    """The maximum over a grid of the MTF's half, and (log probability, parameters) of every node of it, rising."""
+    """The maximum over a grid of the MTF's half, and (log probability, parameters) of every node of it, rising.
+
+    The valley is narrow, as a softer patient and a softer MTF look alike: a climb begins where the Gaussian law has
+    the other parameters, given the half.
+    """
     number = NAMES.index("half")
+    along = covariance[:, number] / covariance[number, number]
     at: dict[float, Tensor] = {float(best[number].exp()): best}
     for half in sorted(HALVES, key=lambda h: abs(math.log(h) - float(best[number]))):
-        start = at[min(at, key=lambda h: abs(math.log(h / half)))].clone()
-        start[number] = math.log(half)
-        at[half] = _climb(data, law, start, information, 7, held=number)
+        near = at[min(at, key=lambda h: abs(math.log(h / half)))]
+        starts = [near + along * (math.log(half) - near[number]), near.clone()]
+        starts[1][number] = math.log(half)
+        losses = [float(_loss(data, law, x, information)) for x in starts]
+        at[half] = _climb(data, law, starts[int(np.nanargmin(losses))], information, 12, held=number)
     found = [(-float(_loss(data, law, at[h], information)), at[h]) for h in sorted(at)]
     found = [(score, x) for score, x in found if math.isfinite(score)]
     return max(found, key=lambda pair: pair[0])[1], found
@@ -240,7 +267,7 @@ def _scores(data: PatchPower, law: PatchLaw, free: Tensor) -> Tensor:
 
 
 def _drawn(centers: Tensor | list, covariance: Tensor, count: int, seed: int) -> Tensor:
-    """Gaussian draws around one center, or around those of the grid by their probability, with the half between them."""
+    """Gaussian draws around one center, or around those of the grid by probability, with the half between them."""
     draw = np.random.default_rng(key(seed, "estimate"))
     if isinstance(centers, Tensor):
         root = torch.linalg.cholesky(covariance + 1e-12 * torch.eye(len(covariance), dtype=torch.float64, device="cpu"))
@@ -261,7 +288,7 @@ def _drawn(centers: Tensor | list, covariance: Tensor, count: int, seed: int) ->
 
 
 def _density(places: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A fine grid and its probabilities; between nodes the signed root of the deviance is linear, as a Gaussian's is."""
+    """A fine grid and its probabilities; between nodes the signed root of the deviance is linear, as of a Gaussian."""
     top = int(scores.argmax())
     root = np.sqrt(2 * (scores[top] - scores)) * np.where(np.arange(len(places)) < top, -1.0, 1.0)
     fine = np.linspace(places[0], places[-1], 600)
@@ -281,7 +308,7 @@ def _shares(data: PatchPower, law: PatchLaw, free: Tensor) -> tuple[Tensor, Tens
 
 def _misfit(data: PatchPower, law: PatchLaw, free: Tensor, quiet: Tensor) -> Misfit:
     """chi^2 of the rings of the quiet patches, with the scatter between separate squares as their errors."""
-    weights, means, _ = law.components(free, data.frequency)
+    means = law.components(free, data.frequency)[1]
     each = law.each(free, data).softmax(1)
     ratio = data.power * (each @ (1 / means))
     block = torch.div(data.place, BLOCK * data.size // 2, rounding_mode="floor")
@@ -291,6 +318,9 @@ def _misfit(data: PatchPower, law: PatchLaw, free: Tensor, quiet: Tensor) -> Mis
     total = zeros.clone().index_add_(0, number, ratio * quiet[:, None])
     size = torch.zeros(count, dtype=torch.float64, device="cpu").index_add_(0, number, quiet)
     whole = float(size.sum())
+    if whole < LEAST_QUIET:
+        nan = torch.full_like(data.frequency, math.nan)
+        return Misfit(data.frequency, nan, nan, math.nan, whole)
     mean = total.sum(0) / max(whole, 1e-9)
     scatter = (total - size[:, None] * mean).square().sum(0).sqrt() / max(whole, 1e-9)
     law_error = (2 / (data.freedom * max(whole, 1e-9))).sqrt()

@@ -52,8 +52,8 @@ RANGES = {
     "floor": (1e-3, 0.2, True),
     "power": (1.2, 3.0, False),
 }
-"""Lowest and highest value, and whether between them it is the logarithm that counts: as in `ClockLaw`, with windows
-a little lower.  A parameter on the real line goes through the distribution function of a logistic law."""
+"""Lowest and highest value, and whether between them it is the logarithm that counts: as in the law of clocks that
+denoisers are trained on, with windows a little lower.  A parameter on the real line goes through the distribution function of a logistic law."""
 
 CONTRAST = torch.tensor([0.0, *(10 ** (-5 + 6.5 * k / 28) for k in range(29))], **_F64)
 """Contrasts in the power of sharp images, a factor of 1.7 from one to the next."""
@@ -133,7 +133,7 @@ class PatchLaw:
     # ---- density -------------------------------------------------------------------------------------------------
 
     def components(self, free: Tensor, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log weights `(J,)`, means mu `(J, K)` at rings f `(K,)`, and contrasts `(J,)` of the mixture."""
+        """Log weights `(J,)`, means mu `(J, K)` at rings f `(K,)`, and contrasts `(J,)` of the mixture."""
         x, log_shares = f / 0.25, SHARES.log()
         rise = free[11].exp() * NODES
         level = (rise - (log_shares + rise).logsumexp(0)).exp()

@@ -19,7 +19,7 @@ HANN = 18 / 35
 
 
 OVERLAP = 1 / (1 + 2 / 36)
-"""Independent share, along an axis, of periodograms of Hann windows that overlap by a half (squared correlation 1/36)."""
+"""Independent share, along an axis, of Hann windows that overlap by a half, whose squared correlation is 1/36."""
 
 
 LOWEST_RING = 2
@@ -36,9 +36,8 @@ class PatchPower:
 
     `power` `(P, K)`; `frequency` `(K,)` in cycles/mm; `freedom` `(K,)`: independent real degrees behind a ring of one
     patch; `bins` `(K,)`: coefficients of the plane that it holds; `place` `(P, 3)`: slice, first row and column;
-    `mean` `(P,)`: mean of the patch; `axial` and `diagonal` `(P, 2)`: power density along rows and along columns, and
-    along the two diagonals, over the middle half of the band.  `flat`: share of the patches that were left out because
-    they are clipped, filled or constant.
+    `mean` `(P,)`: mean of the patch; `sectors` `(P, 4)`: power along columns, rows and the two diagonals (any unit).
+    `flat`: share of the patches that were left out because they are clipped, filled or constant.
     """
 
     power: Tensor
@@ -78,7 +77,7 @@ def patch_power(stack: Tensor, spacing: Spacing, size: int = 32, flat: Tensor | 
     mean = (tiles * window).sum((-2, -1)) / window.sum()
     energy = torch.fft.fft2((tiles - mean[:, None, None]) * window).abs().square()
     energy = energy * (dy * dx / float(window.square().sum()))
-    ring, width = _ring_numbers(size, dy, dx)
+    ring = _ring_numbers(size, dy, dx)
     inside = ring >= LOWEST_RING
     bins = torch.bincount(ring[inside])[LOWEST_RING:].double()
     total = torch.zeros(len(tiles), len(bins), dtype=torch.float64, device="cpu")
@@ -114,11 +113,11 @@ def _radius(size: int, dy: float, dx: float) -> Tensor:
     return torch.hypot(fy[:, None], fx[None, :])
 
 
-def _ring_numbers(size: int, dy: float, dx: float) -> tuple[Tensor, float]:
+def _ring_numbers(size: int, dy: float, dx: float) -> Tensor:
     """Ring of every coefficient, of the width of the coarser axis; the last rings are the corners of the plane."""
     width = 1 / (size * min(dy, dx))
     ring = (_radius(size, dy, dx) / width).round().long()
-    return ring.clamp(max=int(round(0.7 * size))), width  # the outermost corner bins count with their neighbours
+    return ring.clamp(max=round(0.7 * size))  # the outermost corner bins count with their neighbours
 
 
 def _sectors(energy: Tensor, size: int, dy: float, dx: float) -> Tensor:

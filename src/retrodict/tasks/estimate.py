@@ -39,6 +39,9 @@ SIZE = 32
 SLICES = 12
 """Slices of a series that are looked at, evenly spaced."""
 
+OWN = 0.009
+"""Error of the noise that the structure of patients adds, in units of the model: 1.8 HU among training patients."""
+
 LEAST_PATCHES = 20
 WIDEST = 2.0
 """Ratio of the limits of the MTF's 50 % frequency from which the resolution is unknown."""
@@ -124,7 +127,7 @@ class EstimatedInstrument:
 def check_estimate(
     path: str | Path, *, mtf: Any = None, nps: Any = None, plot: bool = True, force: bool = False
 ) -> list[Path]:
-    """The files of an estimate beside an `mtf` or `nps` that is known (not None); raises where one cannot be written."""
+    """The files of an estimate beside an `mtf` or `nps` that is known (not None); raises where it cannot write one."""
     names = [name for name, known in (("mtf", mtf), ("nps", nps)) if known is None]
     return check_targets(path, [f"-{n}.json" for n in names] + ([".png"] if plot else []), force=force)
 
@@ -184,7 +187,7 @@ def estimated(
         raise InputError(where, error.found, error.expected, hint) from error
     data = _body(data, image.unit, where)
     _refuse_noiseless(stack, data, where)
-    fit = fit_patches(data, law, seed=seed)
+    fit = fit_patches(data, law, scatter=OWN * model.intensity.scale, seed=seed)
     _refuse_unlike(fit, where)
     return _told(fit, data, image, stack, kernel)
 
@@ -281,7 +284,7 @@ def _density(model: Model) -> Callable[[Tensor], Tensor]:
 # ---- what is said ------------------------------------------------------------------------------------------------
 
 
-def _refuse_unlike(fit: BlindFit, data: PatchPower, law: PatchLaw, where: str) -> None:
+def _refuse_unlike(fit: BlindFit, where: str) -> None:
     """Raise where what the quiet places show is no noise of the family."""
 
 
@@ -295,12 +298,14 @@ def _told(
     nps = None if law.nps is not None else curve_record("nps", f, fit.nps(f), f"{image.unit}^2 mm^2", summary, image)
     shown = {"image": stack[len(stack) // 2], "mtf": mtf, "nps": nps, "unit": image.unit, "misfit": fit.misfit,
              "places": [p for p in fit.quiet_places if p[0] == len(stack) // 2], "size": SIZE}  # fmt: skip
-    unknown = "" if mtf is None else _unknown(fit, data)
-    return EstimatedInstrument(mtf, nps, summary, unknown, tuple(_warnings(fit, data)), shown)
+    unknown = "" if mtf is None else _unknown(fit, data, kernel)
+    return EstimatedInstrument(mtf, nps, summary, unknown, tuple(_warnings(fit, kernel)), shown)
 
 
-def _unknown(fit: BlindFit, data: PatchPower) -> str:
-    value, low, high = fit.mtf50()
+def _unknown(fit: BlindFit, data: PatchPower, kernel: tuple[str, str] | None) -> str:
+    _, low, high = fit.mtf50()
+    if kernel is not None and kernel[1] == "standard":
+        return ""  # the blur of such kernels is that of the images of a training
     if fit.edges < LEAST_EDGES:
         return f"resolution unknown: {fit.edges:.0f} patches of the image show edges"
     if high > WIDEST * low and low < 0.5 / max(data.spacing):
@@ -308,8 +313,10 @@ def _unknown(fit: BlindFit, data: PatchPower) -> str:
     return ""
 
 
-def _warnings(fit: BlindFit, data: PatchPower) -> Sequence[str]:
+def _warnings(fit: BlindFit, kernel: tuple[str, str] | None) -> Sequence[str]:
     out = []
+    if kernel is not None and fit.law.mtf is None:
+        out.append(f"the kernel {kernel[0]} in the header was taken as a hint of the resolution")
     if fit.uneven > UNEVEN:
         out.append(f"the noise is not the same everywhere: its variance scatters by {fit.uneven:.0%}")
     if fit.anisotropy > STRETCHED and fit.quiet >= LEAST_PATCHES:

@@ -1,4 +1,4 @@
-"""What is known of an instrument before its image is looked at: the scatter between patients, and the header's kernel."""
+"""What is known of an instrument before its image is looked at: scatter between patients, and the kernel's name."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from retrodict._output import stamp
 from retrodict.data import Image, acquisition, fingerprints
-from retrodict.metrics.blind import BlindFit
+from retrodict.metrics.blind import BlindFit, Misfit
 from retrodict.metrics.patch_power import PatchPower
 
 __all__ = ["METHOD", "curve_record", "summary_of"]
@@ -20,8 +21,6 @@ METHOD = "estimated from the image itself, not measured"
 
 def summary_of(fit: BlindFit, data: PatchPower, image: Image, kernel: tuple[str, str] | None) -> dict[str, Any]:
     """The numbers of an estimate: noise, resolution, where from, and how well the families describe the noise."""
-    misfit = fit.misfit
-    worst = int((misfit.ratio.log().abs() / 1).argmax())
     return {
         "noise_sd": _three(fit.noise_sd()),
         "unit": image.unit,
@@ -36,11 +35,7 @@ def summary_of(fit: BlindFit, data: PatchPower, image: Image, kernel: tuple[str,
         "anisotropy": fit.anisotropy,
         "information": fit.information,
         "kernel": None if kernel is None else {"name": kernel[0], "family": kernel[1]},
-        "misfit": {
-            "p_value": misfit.p_value,
-            "worst_ratio": float(misfit.ratio[worst]),
-            "at": float(misfit.frequency[worst]),
-        },
+        "misfit": _misfit(fit.misfit),
     }
 
 
@@ -68,6 +63,15 @@ def curve_record(
             **stamp(),
         },
     }
+
+
+def _misfit(misfit: Misfit) -> dict[str, float | None]:
+    """The noise of the quiet patches against its family; None where there are too few of them."""
+    if math.isnan(misfit.p_value):
+        return {"p_value": None, "worst_ratio": None, "at": None}
+    worst = int(misfit.ratio.log().abs().argmax())
+    ratio, at = float(misfit.ratio[worst]), float(misfit.frequency[worst])
+    return {"p_value": misfit.p_value, "worst_ratio": ratio, "at": at}
 
 
 def _three(values: tuple[float, float, float]) -> dict[str, float]:
