@@ -277,7 +277,8 @@ def hard(model: Model) -> dict[str, str]:
         step = spacing / 2 if name == "upsampled twice" else spacing
         try:
             found = estimated(as_image(values, step), model)
-            said[name] = "; ".join([found.text, found.unknown, *found.warnings])
+            said[name] = "; ".join(filter(None, [found.text, found.unknown, *found.warnings]))
+            print(json.dumps(found.summary), file=sys.stderr, flush=True)
         except InputError as error:
             said[name] = f"refused: {error.found}"
         print(f"{name}: {said[name]}", flush=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from retrodict._random import key
-from retrodict.metrics.blind_law import EDGE, NAMES, RANGES, PatchLaw
+from retrodict.metrics.blind_law import EDGE, NAMES, RANGES, PatchLaw, on_line
 from retrodict.metrics.patch_power import PatchPower
 
 __all__ = ["BlindFit", "Misfit", "fit_patches"]
@@ -58,7 +58,8 @@ class Misfit:
 class BlindFit:
     """The most probable parameters `best` and draws of others `(D, n)`, of a law, and what was found on the way.
 
-    `information`: factor of the likelihood; `edges`, `quiet`: patches that show edges, and noise alone.
+    `information`: factor of the likelihood; `edges`, `quiet`: patches that show edges, and noise alone.  `anisotropy`:
+    largest over smallest noise among four directions; `uneven`: scatter of the log of its variance over the image.
     """
 
     best: Tensor
@@ -69,6 +70,7 @@ class BlindFit:
     quiet_places: tuple[tuple[int, int, int], ...]
     misfit: Misfit
     anisotropy: float
+    uneven: float
     law: PatchLaw = field(repr=False)
 
     def nps(self, f: Tensor, level: float = 0.95) -> tuple[Tensor, Tensor, Tensor]:
@@ -89,11 +91,6 @@ class BlindFit:
         """Frequency at which the MTF falls to a half and its limits."""
         return self._span(self._half(self.best), torch.stack([self._half(d) for d in self.draws]), level)
 
-    @property
-    def uneven(self) -> float:
-        """Scatter of the log of the noise variance over the image."""
-        return self.value("uneven")
-
     def value(self, name: str) -> float:
         """A parameter of `NAMES` in its own unit."""
         if name in RANGES:
@@ -108,7 +105,7 @@ class BlindFit:
     def _band(
         self, curve: Callable[[Tensor, Tensor], Tensor], f: Tensor, level: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        many = torch.stack([curve(d, f) for d in self.draws])
+        many = torch.stack([torch.nan_to_num(curve(d, f)) for d in self.draws])
         q = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64, device="cpu")
         low, high = torch.quantile(many, q, dim=0)
         best = curve(self.best, f)
@@ -147,7 +144,7 @@ def fit_patches(data: PatchPower, law: PatchLaw, *, scatter: float = 0.0, draws:
     return BlindFit(
         best, many, information, float(share[1].sum()), float(share[0].sum()),
         tuple(tuple(p) for p in data.place[share[0] > 0.5].tolist()),
-        _misfit(data, law, best, share[0]), _anisotropy(data, share[0]), law,
+        _misfit(data, law, best, share[0]), _anisotropy(data, share[0]), _uneven(data, law, best), law,
     )  # fmt: skip
 
 
@@ -171,7 +168,7 @@ def _most_probable(data: PatchPower, law: PatchLaw) -> Tensor:
             for half in (0.35, 0.7):
                 start = law.start.clone()
                 start[0] = 0.5 * math.log(max(float(tops.quantile(share)) * gain, 1e-12) / math.prod(law.spacing))
-                start[2], start[5] = window, math.log(half)
+                start[2], start[5] = window, on_line("half", half)
                 starts.append(start)
     scores = [float(_loss(data, law, x, 1.0)) for x in starts]
     return _climb(data, law, starts[int(np.nanargmin(scores))], 1.0, 60)
@@ -216,14 +213,14 @@ def _along_half(
     """
     number = NAMES.index("half")
     along = covariance[:, number] / covariance[number, number]
-    at: dict[float, Tensor] = {float(best[number].exp()): best}
-    for half in sorted(HALVES, key=lambda h: abs(math.log(h) - float(best[number]))):
-        near = at[min(at, key=lambda h: abs(math.log(h / half)))]
-        starts = [near + along * (math.log(half) - near[number]), near.clone()]
-        starts[1][number] = math.log(half)
+    at: dict[float, Tensor] = {float(best[number]): best}
+    for place in sorted((on_line("half", h) for h in HALVES), key=lambda z: abs(z - float(best[number]))):
+        near = at[min(at, key=lambda z: abs(z - place))]
+        starts = [near + along * (place - near[number]), near.clone()]
+        starts[1][number] = place
         losses = [float(_loss(data, law, x, information)) for x in starts]
-        at[half] = _climb(data, law, starts[int(np.nanargmin(losses))], information, 12, held=number)
-    found = [(-float(_loss(data, law, at[h], information)), at[h]) for h in sorted(at)]
+        at[place] = _climb(data, law, starts[int(np.nanargmin(losses))], information, 12, held=number)
+    found = [(-float(_loss(data, law, at[z], information)), at[z]) for z in sorted(at)]
     found = [(score, x) for score, x in found if math.isfinite(score)]
     return max(found, key=lambda pair: pair[0])[1], found
 
@@ -334,3 +331,15 @@ def _anisotropy(data: PatchPower, quiet: Tensor) -> float:
     """Largest over smallest power of the quiet patches among four directions."""
     power = (data.sectors * quiet[:, None]).sum(0)
     return float(power.max() / power.min().clamp_min(1e-300))
+
+
+def _uneven(data: PatchPower, law: PatchLaw, free: Tensor) -> float:
+    """Scatter of the log of the noise between patches beyond that of the periodogram, from rings that edges miss.
+
+    Those of the upper half of the frequencies; by the median deviation, as a few patches hold sharp edges.
+    """
+    upper = data.frequency > 0.5 * data.frequency[-1]
+    share = data.freedom[upper] / data.freedom[upper].sum()
+    log = (data.power[:, upper] / law.noise(free, data.frequency)[upper] @ share).clamp_min(1e-300).log()
+    found = 1.4826 * float((log - log.median()).abs().median())
+    return math.sqrt(max(0.0, found**2 - 2 / float(data.freedom[upper].sum())))

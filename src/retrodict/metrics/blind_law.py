@@ -22,7 +22,7 @@ from torch import Tensor
 
 from retrodict.metrics.patch_power import PatchPower
 
-__all__ = ["CONTRAST", "EDGE", "NAMES", "PatchLaw"]
+__all__ = ["CONTRAST", "EDGE", "NAMES", "RANGES", "PatchLaw", "on_line"]
 
 _F64: dict = {"dtype": torch.float64, "device": "cpu"}
 
@@ -32,7 +32,7 @@ NAMES = (
     "window",  # frequency at which the window of the NPS falls to 1/e
     "steep",  # exponent of that window
     "floor",  # white part of the NPS, in means of the rest
-    "half",  # log of the frequency at which the MTF falls to a half
+    "half",  # frequency at which the MTF falls to a half, within RANGES
     "power",  # its exponent, within RANGES
     "lift",  # log of the lift of a sharp kernel
     "edge1",  # c of patches of high contrast
@@ -50,10 +50,11 @@ RANGES = {
     "window": (0.2, 1.3, True),
     "steep": (1.5, 4.0, False),
     "floor": (1e-3, 0.2, True),
+    "half": (0.1, 2.0, True),
     "power": (1.2, 3.0, False),
 }
-"""Lowest and highest value, and whether between them it is the logarithm that counts: as in the law of clocks that
-denoisers are trained on, with windows a little lower.  A parameter on the real line goes through the distribution function of a logistic law."""
+"""Lowest and highest value, and whether between them it is the logarithm that counts: those of the law of clocks that
+denoisers are trained on, with windows a little lower.  From the real line a logistic function leads into them."""
 
 CONTRAST = torch.tensor([0.0, *(10 ** (-5 + 6.5 * k / 28) for k in range(29))], **_F64)
 """Contrasts in the power of sharp images, a factor of 1.7 from one to the next."""
@@ -70,6 +71,13 @@ PLANE = 48
 
 SMALL = 0.003
 """An MTF does not fall below this."""
+
+
+def on_line(name: str, value: float) -> float:
+    """Where on the real line a parameter of `RANGES` has a value."""
+    low, high, log = RANGES[name]
+    u = math.log(value / low) / math.log(high / low) if log else (value - low) / (high - low)
+    return math.log(u / (1 - u))
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,7 @@ class PatchLaw:
         """MTF(f) = exp(-ln 2 (f / half)^power) (1 + lift exp(-((f - 0.32) / 0.16)^2)), on a small floor."""
         if self.mtf is not None:
             return self.mtf(f)
-        half, power, lift = free[5].exp(), self.shape_value(free, "power"), free[7].exp()
+        half, power, lift = self.shape_value(free, "half"), self.shape_value(free, "power"), free[7].exp()
         fall = torch.exp(-math.log(2.0) * (f / half) ** power)
         return (SMALL + (1 - SMALL) * fall) * (1 + lift * torch.exp(-(((f - 0.32) / 0.16) ** 2)))
 

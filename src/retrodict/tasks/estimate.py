@@ -42,13 +42,19 @@ SLICES = 12
 OWN = 0.009
 """Error of the noise that the structure of patients adds, in units of the model: 1.8 HU among training patients."""
 
+LEAST = 0.0025
+"""Noise, in units of the model, below which it cannot be told from structure: 0.5 HU."""
+
 LEAST_PATCHES = 20
+LOOSEST = 2.5
+"""Ratio of the limits of the noise from which it is unknown."""
+
 WIDEST = 2.0
 """Ratio of the limits of the MTF's 50 % frequency from which the resolution is unknown."""
 
 LEAST_EDGES = 5
-UNEVEN, STRETCHED = 0.5, 1.5
-"""Scatter of the log of the noise variance, and ratio of the noise between directions, that are said."""
+UNEVEN, STRETCHED, TAILED = 0.5, 1.5, 1.0
+"""Scatter of the log noise variance, ratio of the noise between directions, and excess kurtosis, that are said."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ def estimated(
     data = _body(data, image.unit, where)
     _refuse_noiseless(stack, data, where)
     fit = fit_patches(data, law, scatter=OWN * model.intensity.scale, seed=seed)
-    _refuse_unlike(fit, where)
+    _refuse_unlike(fit, model, where)
     return _told(fit, data, image, stack, kernel)
 
 
@@ -199,7 +205,7 @@ def _stack(image: Image, model: Model, where: str) -> tuple[Tensor, tuple[float,
     """Slices (Z, H, W), evenly spaced, and their pixel spacing."""
     if len(model.spec.size) != 2 or image.values.shape[0] != 1 or image.values.is_complex():
         raise InputError(where, "an image or a model of another kind", "slices of one real channel and a 2-D model",
-                         "Give {mtf} and {nps}.", mtf=..., nps=...)  # fmt: skip
+                         "Give {mtf} and {nps}.", mtf="mtf.json", nps="nps.json")  # fmt: skip
     spacing = image.spacing[-2:]
     if not all(math.isfinite(s) and s > 0 for s in spacing):
         raise InputError(where, "no pixel spacing", "an image with spacing", "Give {spacing} in mm.", spacing=...)
@@ -215,8 +221,9 @@ def _body(data: PatchPower, unit: str, where: str) -> PatchPower:
     air = unit_named(unit).air
     kept = torch.ones(len(data.mean), dtype=torch.bool, device="cpu") if air is None else data.mean > air - 50
     if int(kept.sum()) < LEAST_PATCHES:
-        raise InputError(where, f"{int(kept.sum())} patches of {SIZE} pixels that carry noise (no air, no clipping)",
-                         f"at least {LEAST_PATCHES}", "Give {mtf} and {nps}.", mtf=..., nps=...)  # fmt: skip
+        found = f"{int(kept.sum())} patches of {SIZE} pixels that carry noise (no air, no clipping)"
+        hint = "Give {mtf} and {nps}."
+        raise InputError(where, found, f"at least {LEAST_PATCHES}", hint, mtf="mtf.json", nps="nps.json")
     names = ("power", "place", "mean", "sectors")
     return replace(data, **{n: getattr(data, n)[kept] for n in names})
 
@@ -284,8 +291,16 @@ def _density(model: Model) -> Callable[[Tensor], Tensor]:
 # ---- what is said ------------------------------------------------------------------------------------------------
 
 
-def _refuse_unlike(fit: BlindFit, where: str) -> None:
-    """Raise where what the quiet places show is no noise of the family."""
+def _refuse_unlike(fit: BlindFit, model: Model, where: str) -> None:
+    """Raise where the noise is too weak to tell from structure."""
+    value, low, high = fit.noise_sd()
+    if fit.law.nps is None and not (value > LEAST * model.intensity.scale and math.isfinite(high)):
+        raise InputError(where, f"no noise to be seen (about {value:.2g} {model.intensity.unit})",
+                         "an image with noise", "There is nothing to restore, or it was smoothed away.")  # fmt: skip
+    if fit.law.nps is None and high > LOOSEST * low:
+        found = f"a noise somewhere between {low:.2g} and {high:.2g} {model.intensity.unit}"
+        raise InputError(where, found, "an image whose noise can be told from its structure",
+                         "Was it interpolated or processed? Give {nps}.", nps="nps.json")  # fmt: skip
 
 
 def _told(
@@ -298,8 +313,22 @@ def _told(
     nps = None if law.nps is not None else curve_record("nps", f, fit.nps(f), f"{image.unit}^2 mm^2", summary, image)
     shown = {"image": stack[len(stack) // 2], "mtf": mtf, "nps": nps, "unit": image.unit, "misfit": fit.misfit,
              "places": [p for p in fit.quiet_places if p[0] == len(stack) // 2], "size": SIZE}  # fmt: skip
+    tails = _tails(stack, data)
+    summary["tails"] = tails
     unknown = "" if mtf is None else _unknown(fit, data, kernel)
-    return EstimatedInstrument(mtf, nps, summary, unknown, tuple(_warnings(fit, kernel)), shown)
+    return EstimatedInstrument(mtf, nps, summary, unknown, tuple(_warnings(fit, data, kernel, tails)), shown)
+
+
+def _tails(stack: Tensor, data: PatchPower) -> float:
+    """Excess kurtosis of second differences in the quieter fifth of the patches, each over its own deviation."""
+    level = data.power[:, data.frequency > 0.4 * data.frequency[-1]].mean(1)
+    chosen = data.place[level <= level.quantile(0.2)]
+    found = []
+    for z, row, column in chosen.tolist():
+        x = stack[z, row : row + data.size, column : column + data.size]
+        second = 4 * x[1:-1, 1:-1] - x[:-2, 1:-1] - x[2:, 1:-1] - x[1:-1, :-2] - x[1:-1, 2:]
+        found.append(second.pow(4).mean() / second.square().mean().square().clamp_min(1e-300) - 3)
+    return float(torch.stack(found).median())
 
 
 def _unknown(fit: BlindFit, data: PatchPower, kernel: tuple[str, str] | None) -> str:
@@ -313,10 +342,17 @@ def _unknown(fit: BlindFit, data: PatchPower, kernel: tuple[str, str] | None) ->
     return ""
 
 
-def _warnings(fit: BlindFit, kernel: tuple[str, str] | None) -> Sequence[str]:
+def _warnings(fit: BlindFit, data: PatchPower, kernel: tuple[str, str] | None, tails: float) -> Sequence[str]:
     out = []
     if kernel is not None and fit.law.mtf is None:
         out.append(f"the kernel {kernel[0]} in the header was taken as a hint of the resolution")
+    if tails > TAILED:
+        out.append(f"the noise is not Gaussian (excess kurtosis {tails:.2g}): the image was smoothed or processed")
+    end = 1.3 * fit.value("window")
+    if fit.law.nps is None and end < 0.25 / max(data.spacing):
+        out.append(
+            f"the noise ends at {end:.2g} cycles/mm, below half of the Nyquist frequency: interpolated or smoothed"
+        )
     if fit.uneven > UNEVEN:
         out.append(f"the noise is not the same everywhere: its variance scatters by {fit.uneven:.0%}")
     if fit.anisotropy > STRETCHED and fit.quiet >= LEAST_PATCHES:

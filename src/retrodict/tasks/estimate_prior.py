@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retrodict.data import acquisition
-from retrodict.metrics.blind_law import NAMES
+from retrodict.metrics.blind_law import NAMES, on_line
 
 __all__ = ["kernel_family", "prior_of"]
 
@@ -22,7 +22,7 @@ PRIOR: dict[str, tuple[float, float]] = {
     "window": (0.0, 1.5),
     "steep": (0.0, 1.5),
     "floor": (-0.5, 1.5),
-    "half": (math.log(0.5), 0.7),
+    "half": (0.15, 0.95),
     "power": (0.0, 1.0),
     "lift": (-3.0, 0.7),
     "edge1": (0.12, 0.41),
@@ -67,7 +67,7 @@ def prior_of(kernel: tuple[str, str] | None) -> tuple[Tensor, Tensor]:
     """
     prior = dict(PRIOR)
     if kernel is not None:
-        prior["half"] = (math.log(1.2), 0.4)
+        prior["half"] = (on_line("half", 1.2), 0.95)
     if kernel is not None and kernel[1] == "sharp":
         prior["lift"] = (math.log(0.3), 0.7)
     center = torch.tensor([prior[n][0] for n in NAMES], dtype=torch.float64, device="cpu")
