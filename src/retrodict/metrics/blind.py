@@ -33,6 +33,9 @@ BLOCK = 4
 LEAST_QUIET = 5
 """Patches of noise alone from which the family of the noise can be tested."""
 
+BLUR = 0.17
+"""Scatter between training patients of the log of the MTF's half, beyond that of the law of the patches."""
+
 SHAPE = 0.12
 """Scatter of the log of an NPS, at one frequency, around its family."""
 
@@ -122,7 +125,8 @@ def fit_patches(data: PatchPower, law: PatchLaw, *, scatter: float = 0.0, draws:
     """The most probable MTF and NPS of the patches of an image, with draws of others by their probability.
 
     scatter: what patients add to the error, a standard deviation in the unit of the image (their own structure that
-    passes for noise, or the other way round); beside it the level scatters by 3 % and the shape by `SHAPE` a frequency.
+    passes for noise, or the other way round).  Beside it the level scatters by 3 %, the shape by `SHAPE` at a frequency
+    and the blur by `BLUR`.
 
     At most 250 patches are looked at, drawn without regard to what they show; `seed`: of that choice and of the draws.
     """
@@ -138,8 +142,11 @@ def fit_patches(data: PatchPower, law: PatchLaw, *, scatter: float = 0.0, draws:
         best, centers = _along_half(data, law, best, information, covariance)
     many = _drawn(best if centers is None else centers, covariance, draws, seed)
     level = best[0].exp()
-    extra = math.hypot(0.03, scatter / float(level))
-    many[:, 0] += extra * torch.from_numpy(np.random.default_rng(key(seed, "scatter")).standard_normal(len(many)))
+    normal = torch.from_numpy(np.random.default_rng(key(seed, "scatter")).standard_normal((2, len(many))))
+    many[:, 0] += math.hypot(0.03, scatter / float(level)) * normal[0]
+    number, (low, high, _) = NAMES.index("half"), RANGES["half"]
+    place = torch.sigmoid(many[:, number]) + BLUR / math.log(high / low) * normal[1]
+    many[:, number] = torch.logit(place.clamp(0.003, 0.997))
     share = _shares(data, law, best)
     return BlindFit(
         best, many, information, float(share[1].sum()), float(share[0].sum()),

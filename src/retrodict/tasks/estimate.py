@@ -49,7 +49,7 @@ LEAST_PATCHES = 20
 LOOSEST = 2.5
 """Ratio of the limits of the noise from which it is unknown."""
 
-WIDEST = 2.0
+WIDEST = 2.5
 """Ratio of the limits of the MTF's 50 % frequency from which the resolution is unknown."""
 
 LEAST_EDGES = 5
