@@ -24,7 +24,7 @@ from retrodict.metrics.patch_power import PatchPower
 
 __all__ = ["CONTRAST", "EDGE", "NAMES", "RANGES", "PatchLaw", "on_line"]
 
-_F64: dict = {"dtype": torch.float64, "device": "cpu"}
+_settings: dict = {"dtype": torch.float64, "device": "cpu"}
 
 NAMES = (
     "noise",  # log of the standard deviation per pixel
@@ -56,14 +56,14 @@ RANGES = {
 """Lowest and highest value, and whether between them it is the logarithm that counts: those of the law of clocks that
 denoisers are trained on, with windows a little lower.  From the real line a logistic function leads into them."""
 
-CONTRAST = torch.tensor([0.0, *(10 ** (-5 + 6.5 * k / 28) for k in range(29))], **_F64)
+CONTRAST = torch.tensor([0.0, *(10 ** (-5 + 6.5 * k / 28) for k in range(29))], **_settings)
 """Contrasts in the power of sharp images, a factor of 1.7 from one to the next."""
 
 EDGE = 0.2
 """Contrast `a`, in the power of sharp images, from which a patch is taken for one with edges."""
 
-NODES = torch.tensor([-math.sqrt(3.0), 0.0, math.sqrt(3.0)], **_F64)
-SHARES = torch.tensor([1 / 6, 2 / 3, 1 / 6], **_F64)
+NODES = torch.tensor([-math.sqrt(3.0), 0.0, math.sqrt(3.0)], **_settings)
+SHARES = torch.tensor([1 / 6, 2 / 3, 1 / 6], **_settings)
 """Nodes and weights of a normal law with variance 1, exact up to its fifth moment."""
 
 PLANE = 48
@@ -98,12 +98,12 @@ class PatchLaw:
     @property
     def start(self) -> Tensor:
         """Center of the prior of all parameters."""
-        return torch.cat([self.center, torch.zeros(len(CONTRAST), **_F64)])
+        return torch.cat([self.center, torch.zeros(len(CONTRAST), **_settings)])
 
     @property
     def weight(self) -> Tensor:
         """Precision of the prior of all parameters."""
-        full = 0.3 * torch.eye(len(NAMES) + len(CONTRAST), **_F64)
+        full = 0.3 * torch.eye(len(NAMES) + len(CONTRAST), **_settings)
         full[: len(NAMES), : len(NAMES)] = self.precision
         return full
 
@@ -127,7 +127,7 @@ class PatchLaw:
         """NPS (unit^2 mm^2): ((f / 0.3)^ramp + 0.1) exp(-(f / window)^steep) on a white floor, of a given variance."""
         if self.nps is not None:
             return self.nps(f)
-        fy, fx = (torch.fft.fftfreq(PLANE, d, **_F64) for d in self.spacing)
+        fy, fx = (torch.fft.fftfreq(PLANE, d, **_settings) for d in self.spacing)
         plane = self._shape(free, torch.hypot(fy[:, None], fx[None, :])).mean()
         floor = self.shape_value(free, "floor")
         shape = (self._shape(free, f) / plane + floor) / (1 + floor)
