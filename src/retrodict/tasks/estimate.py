@@ -45,6 +45,9 @@ OWN = 0.009
 LEAST = 0.0025
 """Noise, in units of the model, below which it cannot be told from structure: 0.5 HU."""
 
+FAINT = 0.05
+"""Noise, in units of the model, that structure of real patients was taken for: 10 HU."""
+
 LEAST_PATCHES = 20
 LOOSEST = 2.5
 """Ratio of the limits of the noise from which it is unknown."""
@@ -195,7 +198,7 @@ def estimated(
     _refuse_noiseless(stack, data, where)
     fit = fit_patches(data, law, scatter=OWN * model.intensity.scale, seed=seed)
     _refuse_unlike(fit, model, where)
-    return _told(fit, data, image, stack, kernel)
+    return _told(fit, data, image, stack, kernel, model.intensity.scale)
 
 
 # ---- what is looked at -------------------------------------------------------------------------------------------
@@ -304,7 +307,12 @@ def _refuse_unlike(fit: BlindFit, model: Model, where: str) -> None:
 
 
 def _told(
-    fit: BlindFit, data: PatchPower, image: Image, stack: Tensor, kernel: tuple[str, str] | None
+    fit: BlindFit,
+    data: PatchPower,
+    image: Image,
+    stack: Tensor,
+    kernel: tuple[str, str] | None,
+    scale: float,
 ) -> EstimatedInstrument:
     law = fit.law
     f = torch.linspace(0, 0.75 / min(data.spacing), 121, dtype=torch.float64, device="cpu")
@@ -316,7 +324,19 @@ def _told(
     tails = _tails(stack, data)
     summary["tails"] = tails
     unknown = "" if mtf is None else _unknown(fit, data, kernel)
+    if nps is not None:
+        unknown = _faint(fit, law, image.unit, scale) or unknown
     return EstimatedInstrument(mtf, nps, summary, unknown, tuple(_warnings(fit, data, kernel, tails)), shown)
+
+
+def _faint(fit: BlindFit, law: PatchLaw, unit: str, scale: float) -> str:
+    """Why a weak noise is not known; empty where it is strong enough."""
+    value, least = fit.noise_sd()[0], FAINT * scale
+    if law.nps is not None or value >= least:
+        return ""
+    return (
+        f"noise unknown: structure of patients passes for noise of up to {least:.3g} {unit}, and {value:.3g} was found"
+    )
 
 
 def _tails(stack: Tensor, data: PatchPower) -> float:
