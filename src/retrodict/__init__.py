@@ -92,6 +92,8 @@ _PUBLIC = {
     # the instrument, and judging images
     "measure_nps": "tasks.measure",
     "measure_mtf": "tasks.measure",
+    "estimate_instrument": "tasks.estimate",
+    "EstimatedInstrument": "tasks.estimate",
     "Measured": "tasks.measure",
     "measure_noise_map": "tasks.measure_map",
     "MeasuredMap": "tasks.measure_map",
@@ -185,6 +187,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
     from retrodict.tasks.batch import restore_all as restore_all
+    from retrodict.tasks.estimate import EstimatedInstrument as EstimatedInstrument
+    from retrodict.tasks.estimate import estimate_instrument as estimate_instrument
     from retrodict.tasks.evaluate import Evaluation as Evaluation
     from retrodict.tasks.evaluate import evaluate as evaluate
     from retrodict.tasks.evaluate_methods import EvaluationConfig as EvaluationConfig

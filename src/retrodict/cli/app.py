@@ -34,7 +34,9 @@ app = typer.Typer(
 bench_app = typer.Typer(no_args_is_help=True, help="Evidence: exact cards of every process and sampler.")
 
 
-measure_app = typer.Typer(no_args_is_help=True, help="Measure the instrument: NPS, MTF and noise maps.")
+measure_app = typer.Typer(
+    no_args_is_help=True, help="Measure the instrument: NPS, MTF and noise maps, or an estimate without a phantom."
+)
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Images to train on: the table of a folder.")
@@ -50,6 +52,7 @@ bench_app.command("gaussian-card", epilog=EPILOG)(bench.gaussian_card)
 measure_app.command("nps", epilog=EPILOG)(measure.nps)
 measure_app.command("mtf", epilog=EPILOG)(measure.mtf)
 measure_app.command("noise-map", epilog=EPILOG)(measure.noise_map)
+measure_app.command("instrument", epilog=EPILOG)(measure.instrument)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`retrodict measure nps`, `measure mtf` and `measure noise-map`."""
+"""`retrodict measure nps`, `measure mtf`, `measure noise-map` and `measure instrument`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retrodict._check import InputError
 from retrodict.cli.command import command
 from retrodict.cli.terminal import Force, Spacing, Unit, files, integers, numbers, out, plain
 
-__all__ = ["mtf", "noise_map", "nps"]
+__all__ = ["instrument", "mtf", "noise_map", "nps"]
 
 
 Json = Annotated[Path, typer.Option("--output", "-o", metavar="FILE.json", help="Curve; a picture goes beside it.")]
@@ -125,6 +125,38 @@ def noise_map(
     out.print(f"from {summary['tiles']} tiles above {found.record['method']['above']:.3g} cycles/mm")
     files(written)
     return {"record": found.record, "files": [str(p) for p in written]}
+
+
+@command
+def instrument(
+    source: Annotated[
+        Path, typer.Argument(metavar="IMAGE", help="The image or series of a patient: no phantom needed.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE.json", help="FILE-mtf.json, FILE-nps.json, and a picture.")
+    ],
+    mtf: Annotated[Path | None, typer.Option(help="An MTF that is known: only the NPS is estimated.")] = None,
+    nps: Annotated[Path | None, typer.Option(help="An NPS that is known: only the MTF is estimated.")] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model whose images the blur is relative to.")] = "ct",
+    spacing: Spacing = None,
+    unit: Unit = None,
+    seed: Seed = 0,
+    force: Force = False,
+) -> dict[str, Any]:
+    """Estimate NPS and MTF from the image itself, with 95 % bands; refused where it cannot know."""
+    from retrodict.tasks.estimate import check_estimate, estimate_instrument
+
+    check_estimate(output, mtf=mtf, nps=nps, force=force)
+    reading = {"spacing": numbers("--spacing", spacing), "unit": unit}
+    found = estimate_instrument(source, model=model, mtf=mtf, nps=nps, seed=seed, **reading)
+    written = found.save(output, force=force)
+    out.print(plain(found.text), soft_wrap=True)
+    for line in (*([found.unknown] if found.unknown else []), *found.warnings):
+        out.print(f"  [yellow]{plain(line)}[/]", soft_wrap=True)
+    files(written)
+    return {"record": {"estimated": found.text, "unknown": found.unknown, "warnings": list(found.warnings),
+                       "summary": found.summary, "mtf": found.mtf, "nps": found.nps},
+            "files": [str(p) for p in written]}  # fmt: skip
 
 
 def _run(

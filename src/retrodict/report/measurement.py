@@ -14,7 +14,7 @@ from retrodict.report.page import square
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["PALETTE", "chance", "finish", "measured_figure", "noise_map_figure", "style"]
+__all__ = ["PALETTE", "chance", "estimated_figure", "finish", "measured_figure", "noise_map_figure", "style"]
 
 
 class Measured(Protocol):
@@ -164,6 +164,32 @@ def _mtf(measured: Measured) -> bytes:
     style(right, "MTF with 95 % band", "cycles/mm", "")
     right.set_xlim(0, frequency[-1])
     right.set_ylim(0, max(1.05, float(np.max(record["upper"])) * 1.02))
+    return finish(figure)
+
+
+def estimated_figure(shown: dict[str, Any]) -> bytes:
+    """PNG of an instrument that was estimated from an image: where noise was seen, and the curves with their bands."""
+    curves = [name for name in ("nps", "mtf") if shown[name] is not None]
+    figure = Figure(figsize=(4.0 + 4.4 * len(curves), 3.7), layout="constrained")
+    left, *rest = figure.subplots(1, 1 + len(curves), width_ratios=(1, *[1.3] * len(curves)))
+    image = np.asarray(shown["image"])
+    _picture(left, image, f"{len(shown['places'])} patches of noise", _window(image))
+    for _, row, column in shown["places"]:
+        box = Rectangle((column, row), shown["size"], shown["size"], fill=False, edgecolor="#ffb000", linewidth=0.8)
+        left.add_patch(box)
+    for axes, name in zip(rest, curves, strict=True):
+        record = shown[name]
+        frequency = np.asarray(record["frequency"])
+        _banded(axes, frequency, record)
+        value = record["summary"]["noise_sd" if name == "nps" else "mtf50"]
+        unit = shown["unit"] if name == "nps" else "/mm"
+        note = f"{'noise' if name == 'nps' else '50 %'} {value['value']:.3g} {unit}"
+        note += f"\n95 %: {value['lower']:.3g} to {value['upper']:.3g}"
+        axes.text(0.98, 0.97, note, transform=axes.transAxes, ha="right", va="top", fontsize=8.5, color=INK)
+        y = f"{square(shown['unit'])} mm²" if name == "nps" else ""
+        style(axes, f"{name.upper()}, estimated from the image itself", "cycles/mm", y)
+        axes.set_xlim(0, frequency[-1])
+        axes.set_ylim(bottom=0)
     return finish(figure)
 
 

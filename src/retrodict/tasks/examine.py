@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,15 +42,16 @@ def judged(
     watch: Callable[[int, int], None] | None = None,
     parts: Finished | None = None,
     factor: Tensor | None = None,
+    warnings: Sequence[str] = (),
 ) -> tuple[Restoration, Verdict]:
     """Restore measured images y `(B, C, *N)` of `image`, on the grid of `work`, and say what the result is.
 
     With a noise map `factor` `(B, 1, *N)` each of them by one call.
 
     Where a check fails before the sampling, E[x_0 | y] is given and nothing is sampled; where one fails after it, the
-    mean of the members.  Neither has a deviation or samples.
+    mean of the members.  Neither has a deviation or samples.  `warnings`: what is known to be said before.
     """
-    strange = implausible(image, model, name)
+    strange = [*warnings, *implausible(image, model, name)]
     padding = None if work.padding is None else work.padding.reshape(-1, *y.shape[2:])
     padding = padding if padding is None or len(padding) == len(y) else padding[:1].expand(len(y), *y.shape[2:])
     examination = Examination(model, y, padding, sampling.margin, sampling.seed, factor, warnings=strange)

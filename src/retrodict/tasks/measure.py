@@ -21,7 +21,7 @@ from retrodict.metrics.noise import NoiseSpectrum, autocorrelation, noise_fields
 from retrodict.metrics.overlap import independent_regions
 from retrodict.metrics.regions import Region, check_uniform, cut, find_uniform
 from retrodict.metrics.resolution import Resolution, circular_edge_mtf, edge_mtf, point_mtf
-from retrodict.tasks.scan import Box, Scan, load, same_grid, sources_of
+from retrodict.tasks.scan import Box, Scan, check_targets, load, same_grid, sources_of
 
 __all__ = ["Measured", "check_target", "measure_mtf", "measure_nps", "verdict"]
 
@@ -55,16 +55,7 @@ class Measured:
 
 def check_target(path: str | Path, *, plot: bool = True, force: bool = False) -> list[Path]:
     """The files that `Measured.save` will write; raises where it could not, so that one can look before measuring."""
-    target = Path(path)
-    if target.suffix != ".json":
-        raise InputError(target, f"the suffix {target.suffix!r}", ".json")
-    if not target.parent.is_dir():
-        raise InputError(target, "no such folder", "a file name in an existing folder")
-    files = [target, target.with_suffix(".png")] if plot else [target]
-    for file in files:
-        if file.exists() and not force:
-            raise InputError(file, "a file of an earlier run", "a new name", "Use {force} to replace it.", force=True)
-    return files
+    return check_targets(path, [".json", ".png"] if plot else [".json"], force=force)
 
 
 def verdict(white: dict[str, Any]) -> str:

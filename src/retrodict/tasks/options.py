@@ -27,6 +27,7 @@ class RestoreOptions:
     `mtf` and `nps` are paths, records or curves; `noise_map` is a path, an `Image`, or an array on the pixels of the
     image; `steps` and `grid` None are those of the rule, `spread` None is the
     error law of the model.  `tile` None runs the network on tiles where it would take more than 1 GiB otherwise.
+    `estimate_instrument`: curves that are not given are found in each input (`estimate_instrument`), and said to be so.
     `expect` None (or "any") reads DICOM files of every modality.  `threads` holds for the call alone.
 
     Raises `InputError` for numbers below their bound.
@@ -65,6 +66,9 @@ class RestoreOptions:
     noise_map_unit: Annotated[
         str | None, Option("Unit of a noise map whose file has none: 1 (times the instrument's) or that of the values.")
     ] = None
+    estimate_instrument: Annotated[
+        bool, Option("Estimate the MTF and NPS that are not given from every input itself; no phantom needed.")
+    ] = False
     device: Annotated[str, Option("auto, cpu or cuda; auto is cuda where there is one.")] = "auto"
     precision: Annotated[str, Option("auto, float32 or bf16; auto is the faster one of this machine.")] = "auto"
     threads: Annotated[
@@ -77,6 +81,10 @@ class RestoreOptions:
             value = getattr(self, name)
             if option.least is not None and value is not None and value < option.least:
                 raise InputError(name, value, f"at least {option.least}")
+        if self.estimate_instrument and self.mtf is not None and self.nps is not None:
+            raise InputError(
+                "estimate_instrument", "an MTF and an NPS beside it", "at most one of them: nothing is left to estimate"
+            )
 
     @classmethod
     def of(cls, changes: Mapping[str, Any], extra: Sequence[str] = ()) -> RestoreOptions:

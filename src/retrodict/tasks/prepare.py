@@ -59,12 +59,14 @@ def _of_every_instrument(
 ) -> tuple[Model, dict[str, Any]]:
     """The model at the spacing of an image and bound to the curves, which have to be of the kind of its training."""
     missing = [name for name in ("mtf", "nps") if getattr(options, name) is None]
-    if missing:
+    if missing and not options.estimate_instrument:
         raise InputError(
             missing[0],
             "nothing: this model serves every instrument, so it has to be told which one",
             "the measured curve of the scanner and protocol",
-            "Measure phantom scans with 'retrodict measure mtf' and 'retrodict measure nps'.",
+            "Measure phantom scans with 'retrodict measure mtf' and 'retrodict measure nps', or give "
+            "{estimate_instrument} to find it in the image itself.",
+            estimate_instrument=True,
         )
     if spacing is None:
         return model, {}

@@ -22,6 +22,7 @@ from retrodict.nets.tiles import Tiled
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions
 from retrodict.samplers.plan import GRIDS
 from retrodict.samplers.rules import RULES
+from retrodict.tasks.estimate import EstimatedInstrument, instrument_of
 from retrodict.tasks.examine import judged
 from retrodict.tasks.forecast import Forecast, fitted
 from retrodict.tasks.grid import finisher, items, on_grid
@@ -143,6 +144,7 @@ def restore(
     where they are far from those, the spread of the model is not calibrated for them and only a point estimate is
     given.  noise_map: how strong the noise is at every pixel, relative to that of the instrument or (in the unit of the
     values) as a standard deviation, for instant=True; docs/howto-noise-map.md.
+    estimate_instrument: find the curves that are not given in the image itself; the verdict says so.
     Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
     NAME_report.html; nothing is overwritten without `force`, and results of another input never.  Slices that a
     killed run of the same call had finished are not computed again.
@@ -177,6 +179,7 @@ class Job:
     sampling: SamplingOptions
     cost: Forecast | None
     factor: Tensor | None = None
+    estimate: EstimatedInstrument | None = None
 
     @classmethod
     def of(cls, image: Image, model: Model, options: RestoreOptions, name: str) -> Job:
@@ -187,7 +190,8 @@ class Job:
             choice("grid", options.grid, GRIDS)
         check_image(image, model, name)
         work = on_grid(image, model, options.resample, name)
-        ready, about = prepared(model, options, tuple(work.spacing[-len(model.spec.size) :]))
+        found, spacing = instrument_of(work, model, options, name), tuple(work.spacing[-len(model.spec.size) :])
+        ready, about = prepared(model, options, spacing) if found is None else found.bound(model, options, spacing)
         for note in image.notes:
             log.warning("%s: %s", name, note)
         factor = None
@@ -206,7 +210,7 @@ class Job:
             about |= {"forecast": {"bytes": cost.bytes, "seconds": round(cost.seconds, 1)}}
         net = getattr(ready.denoiser, "net", None)
         about |= {"tile": net.tile if isinstance(net, Tiled) else None}
-        return cls(name, image, ready, options, about, work, sampling, cost, factor)
+        return cls(name, image, ready, options, about, work, sampling, cost, factor, found)
 
     @property
     def slices(self) -> int:
@@ -220,9 +224,9 @@ class Job:
         y = ready.intensity.encode(items(self.work, len(ready.spec.size))).to(self.about["device"])
         with torch_threads(options.threads) as threads:
             back = finisher(image, ready)
-            result, verdict = judged(
-                image, self.work, y, ready, self.sampling, name, back, watch=told, parts=parts, factor=self.factor
-            )
+            said = () if self.estimate is None else self.estimate.said
+            given = {"watch": told, "parts": parts, "factor": self.factor, "warnings": said}
+            result, verdict = judged(image, self.work, y, ready, self.sampling, name, back, **given)
 
         def whole(found: Tensor) -> Image:
             return image.with_values(found.cpu().transpose(0, 1).reshape(image.values.shape))

@@ -80,6 +80,20 @@ class Scan:
         return str(Region(region.slice + self.first, region.row, region.column, region.size))
 
 
+def check_targets(path: str | Path, endings: Sequence[str], *, force: bool = False) -> list[Path]:
+    """NAME with each of the endings for the path NAME.json; raises where one could not be written there."""
+    target = Path(path)
+    if target.suffix != ".json":
+        raise InputError(target, f"the suffix {target.suffix!r}", ".json")
+    if not target.parent.is_dir():
+        raise InputError(target, "no such folder", "a file name in an existing folder")
+    files = [target.with_name(target.stem + ending) for ending in endings]
+    for file in files:
+        if file.exists() and not force:
+            raise InputError(file, "a file of an earlier run", "a new name", "Use {force} to replace it.", force=True)
+    return files
+
+
 def sources_of(sources: Sequence[str | Path] | str | Path) -> list[str | Path]:
     """One source or several as a list."""
     found = [sources] if isinstance(sources, str | Path) else list(sources)
