@@ -91,6 +91,11 @@ _PUBLIC = {
     "EvaluationConfig": "tasks.evaluate_methods",
     "load_evaluation": "tasks.evaluate_methods",
     "Evaluation": "tasks.evaluate",
+    "evaluate_repeats": "tasks.repeats",
+    "Repeats": "tasks.repeats",
+    "calibrate": "tasks.calibrate",
+    "Calibrated": "tasks.calibrate",
+    "Calibration": "tasks.calibration",
     # errors
     "InputError": "_check",
     "NotCalibratedError": "_check",
@@ -171,6 +176,9 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
     from retrodict.tasks.batch import restore_all as restore_all
+    from retrodict.tasks.calibrate import Calibrated as Calibrated
+    from retrodict.tasks.calibrate import calibrate as calibrate
+    from retrodict.tasks.calibration import Calibration as Calibration
     from retrodict.tasks.evaluate import Evaluation as Evaluation
     from retrodict.tasks.evaluate import evaluate as evaluate
     from retrodict.tasks.evaluate_methods import EvaluationConfig as EvaluationConfig
@@ -183,6 +191,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.measure import measure_mtf as measure_mtf
     from retrodict.tasks.measure import measure_nps as measure_nps
     from retrodict.tasks.options import RestoreOptions as RestoreOptions
+    from retrodict.tasks.repeats import Repeats as Repeats
+    from retrodict.tasks.repeats import evaluate_repeats as evaluate_repeats
     from retrodict.tasks.restore import Restored as Restored
     from retrodict.tasks.restore import restore as restore
     from retrodict.tasks.restore import restore_image as restore_image

@@ -33,6 +33,7 @@ __all__ = [
     "miscoverage",
     "patients_needed",
     "risk_factor",
+    "risk_patients_needed",
     "split_factor",
     "standardized",
     "upper_bound",
@@ -237,13 +238,26 @@ def risk_factor(
         chosen = factors[k]
     if chosen is not None:
         return chosen
-    need = next(
-        n for n in range(1, 10**7) if p(torch.zeros(n, dtype=torch.float64, device="cpu"), alpha, delta) <= delta
-    )
+    need = risk_patients_needed(alpha, delta, bound)
     if len(x) < need:
         raise InputError("patients", len(x), f"at least {need} for alpha = {alpha:g} and delta = {delta:g} ({bound})")
     found = f"a mean miscoverage of {float(x[:, -1].mean()):.3g} at the factor {factors[-1]:g}"
     raise InputError("losses", found, f"less than {alpha:g}, by so much that {len(x)} patients show it")
+
+
+def risk_patients_needed(alpha: float, delta: float, bound: str = "hoeffding-bentkus") -> int:
+    """Patients without whom `risk_factor` has no factor even if none of them loses anything."""
+    p = BOUNDS[choice("bound", bound, BOUNDS)]
+    _check_probability("alpha", alpha)
+    _check_probability("delta", delta)
+    zeros = torch.zeros(100_000, dtype=torch.float64, device="cpu")
+    low, high = 0, 1  # the p-value of n zeros falls with n
+    while high < len(zeros) and p(zeros[:high], alpha, delta) > delta:
+        low, high = high, min(2 * high, len(zeros))
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if p(zeros[:middle], alpha, delta) > delta else (low, middle)
+    return high
 
 
 # ---- small things ----------------------------------------------------------------------------------------------------

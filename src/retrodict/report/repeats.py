@@ -50,7 +50,7 @@ def render(record: Record, pictures: Mapping[str, np.ndarray]) -> str:
         "groups": [
             {"name": "By frequency", "rows": [_cells(_band(b), b) for b in record["bands"]]},
             {"name": "By class of the mean", "rows": [_cells(_class(c), c) for c in record["classes"]]},
-            {"name": "Means of discs", "rows": [_cells(f"{d['mm']:g} mm", d) for d in record["discs"]]},
+            {"name": "Means of discs", "rows": [_cells(f"discs of {d['mm']:g} mm", d) for d in record["discs"]]},
         ],
         "plots": _plots(record),
         "panels": _panels(record, pictures),

@@ -24,9 +24,10 @@ class Option(NamedTuple):
 class RestoreOptions:
     """How an image is restored; every field is a keyword of `restore` and a flag of the command line.
 
-    `mtf` and `nps` are paths, records or curves; `steps` and `grid` None are those of the rule, `spread` None is the
-    error law of the model.  `tile` None runs the network on tiles where it would take more than 1 GiB otherwise.
-    `expect` None (or "any") reads DICOM files of every modality.  `threads` holds for the call alone.
+    `mtf` and `nps` are paths, records or curves, `calibration` is a path or a record; `steps` and `grid` None are those
+    of the rule, `spread` None is the error law of the model.  `tile` None runs the network on tiles where it would take
+    more than 1 GiB otherwise.  `expect` None (or "any") reads DICOM files of every modality.  `threads` holds for the
+    call alone.
 
     Raises `InputError` for numbers below their bound.
     """
@@ -54,6 +55,9 @@ class RestoreOptions:
     ] = None
     mtf: Annotated[Any, Option("Measured MTF (retrodict measure mtf) instead of that of the training.")] = None
     nps: Annotated[Any, Option("Measured NPS (retrodict measure nps) instead of that of the training.")] = None
+    calibration: Annotated[Any, Option("Factors of 'retrodict calibrate': write intervals with their guarantee.")] = (
+        None
+    )
     device: Annotated[str, Option("auto, cpu or cuda; auto is cuda where there is one.")] = "auto"
     precision: Annotated[str, Option("auto, float32 or bf16; auto is the faster one of this machine.")] = "auto"
     threads: Annotated[

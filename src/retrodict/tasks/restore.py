@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from retrodict.nets.tiles import Tiled
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions
 from retrodict.samplers.plan import GRIDS
 from retrodict.samplers.rules import RULES
+from retrodict.tasks.calibration import Calibration
 from retrodict.tasks.examine import judged
 from retrodict.tasks.forecast import Forecast, fitted
 from retrodict.tasks.grid import finisher, items, on_grid
@@ -58,7 +60,7 @@ class Restored:
 
     `samples` are kept where asked for; `files` are what was written; `details` is the full record (rule, evaluations,
     seeds, timing, card of the model).  `verdict` says whether this is a posterior.  `model` and `truth` are what the
-    report of `save` speaks of.
+    report of `save` speaks of.  `calibration` makes `interval` of mean and deviation.
     """
 
     name: str
@@ -72,6 +74,14 @@ class Restored:
     files: tuple[Path, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     truth: Image | None = None
+    calibration: Calibration | None = None
+
+    @cached_property
+    def interval(self) -> tuple[Image, Image] | None:
+        """Lower and upper image with the guarantee of the `calibration`; None without one, or without a deviation."""
+        if self.calibration is None or self.sd is None:
+            return None
+        return self.calibration.interval(self.mean, self.sd)
 
     @property
     def kind(self) -> str:
@@ -81,9 +91,9 @@ class Restored:
     def save(self, out: str | Path, *, force: bool = False) -> list[Path]:
         """Write images, record and report into the folder `out`, and return their paths: all appear, or none.
 
-        Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
-        NAME_report.html.  Raises `InputError` for results of an earlier run without `force` (and with it for those of
-        another input), and `OutputError` where the file system refuses.
+        Files are NAME_mean, NAME_sd, NAME_sample-000 ... (with a calibration NAME_lower and NAME_upper) in the format
+        of the input, NAME_restore.json and NAME_report.html.  Raises `InputError` for results of an earlier run without
+        `force` (and with it for those of another input), and `OutputError` where the file system refuses.
         """
         folder = Path(out)
         check_folder(folder, self.name, self.input.source, force)
@@ -138,7 +148,8 @@ def restore(
     written.  resample: bring an image of another pixel spacing to that of the model and back.  mtf, nps: measured
     curves of the instrument (`retrodict measure`; a path, record or `Curve`) to use instead of those of the training;
     where they are far from those, the spread of the model is not calibrated for them and only a point estimate is
-    given.
+    given.  calibration: factors of `calibrate` (a path or record) for this model, instrument, options, unit and
+    spacing; where the result is a posterior, the interval with their guarantee is written as NAME_lower and NAME_upper.
     Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
     NAME_report.html; nothing is overwritten without `force`, and results of another input never.  Slices that a
     killed run of the same call had finished are not computed again.
@@ -172,6 +183,7 @@ class Job:
     work: Image
     sampling: SamplingOptions
     cost: Forecast | None
+    calibration: Calibration | None = None
 
     @classmethod
     def of(cls, image: Image, model: Model, options: RestoreOptions, name: str) -> Job:
@@ -181,6 +193,10 @@ class Job:
             choice("grid", options.grid, GRIDS)
         ready, about = prepared(model, options)
         check_image(image, ready, name)
+        calibration = None if options.calibration is None else Calibration.open(options.calibration)
+        if calibration is not None:
+            calibration.require(ready, options, image, name)
+            about |= {"calibration": calibration.to_json()}
         work = on_grid(image, ready, options.resample, name)
         for note in image.notes:
             log.warning("%s: %s", name, note)
@@ -197,7 +213,7 @@ class Job:
             about |= {"forecast": {"bytes": cost.bytes, "seconds": round(cost.seconds, 1)}}
         net = getattr(ready.denoiser, "net", None)
         about |= {"tile": net.tile if isinstance(net, Tiled) else None}
-        return cls(name, image, ready, options, about, work, sampling, cost)
+        return cls(name, image, ready, options, about, work, sampling, cost, calibration)
 
     @property
     def slices(self) -> int:
@@ -226,6 +242,7 @@ class Job:
             ready,
             verdict,
             details=_record(result, self, threads) | {"verdict": verdict.to_json()},
+            calibration=self.calibration,
         )
 
 
@@ -264,7 +281,12 @@ def restore_into(
         return None
     check_folder(out, name, image.source, force)
     keep = job.slices > 1
-    require_space(out, image, 2 + (job.options.samples if job.options.keep_samples else 0), keep)
+    require_space(
+        out,
+        image,
+        (2 if job.calibration is None else 4) + (job.options.samples if job.options.keep_samples else 0),
+        keep,
+    )
     with staged(out, name, force=force, key=key, owned=belongs_to(name)) as staging:
         parts = Parts(kept_parts(staging)) if keep else None
         if parts is not None and parts.done():

@@ -21,8 +21,9 @@ from retrodict.tasks.options import RestoreOptions
 
 __all__ = ["Parts", "fingerprint"]
 
-WITHOUT_EFFECT = ("threads", "spacing", "unit", "expect", "allow_gaps", "mtf", "nps")
-"""Options that change nothing (threads), or nothing that the image and the bound model do not say already."""
+WITHOUT_EFFECT = ("threads", "spacing", "unit", "expect", "allow_gaps", "mtf", "nps", "calibration")
+"""Options that change nothing (threads), or nothing that the image, the bound model and the digest of a
+calibration do not say already."""
 
 
 def fingerprint(model: Model, options: RestoreOptions, image: Image, about: dict[str, Any]) -> str:
@@ -34,6 +35,8 @@ def fingerprint(model: Model, options: RestoreOptions, image: Image, about: dict
         "machine": [about.get("device"), about.get("precision"), about.get("tile")],
         "versions": {k: v for k, v in stamp()["versions"].items() if k != "python"},
     }
+    if "calibration" in about:
+        said["calibration"] = about["calibration"]["digest"]
     total = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name, value in sorted(model.denoiser.net.state_dict().items()):
         total.update(name.encode())
