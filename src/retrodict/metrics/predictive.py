@@ -44,6 +44,8 @@ def tiled_ratio(observed: Tensor, predicted: Tensor, least: float = 0.0, center:
     Sampling Techniques, 1977, chapter 6), and not less than `least`, the error that is known from the law of the noise.
     The p-value is of "the ratio is `center`". Tiles without a prediction are left out.
     """
+    if not observed.numel() and not predicted.numel():
+        return TiledRatio(math.nan, math.nan, math.nan, 0)
     o, p = same_shape("observed", observed, "predicted", predicted)
     o, p = o[p != 0], p[p != 0]
     n, total = len(p), float(p.sum())

@@ -192,6 +192,11 @@ class Laws:
         """Images `(n, H, W)` of coefficients `(n, *K)`."""
         return self.basis.inverse(coefficients[:, None])[self.frame.crop][:, 0]
 
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Number of tiles down and across."""
+        return -(-self.size[0] // TILE), -(-self.size[1] // TILE)
+
     def pixels_of_noise(self, fields: Tensor, variance: Tensor) -> Tensor:
         """The covariance of noise of a `variance` `(*K)` times fields `(..., H, W)`, which are 0 beyond the border."""
         framed = fields.new_zeros(*fields.shape[:-2], *self.basis.size)

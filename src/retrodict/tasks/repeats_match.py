@@ -109,27 +109,37 @@ def _header(image: Image) -> Any:
 # ---- what their difference holds ------------------------------------------------------------------------------------
 
 
+class Spot(NamedTuple):
+    """Slice, row and column of the middle of a tile, the power of the difference there over that of its noise in the
+    band where it is least like it, and the probability of such a tile anywhere in true repeats.
+    """
+
+    slice: int
+    row: int
+    column: int
+    times_noise: float
+    p_value: float
+
+
 @dataclass(frozen=True)
 class Difference:
     """Power of the difference over that of the noise of both, band by band, and the place of the worst tile.
 
-    `content`: power of the blurred data over that of the noise, from the prior's spectrum; `worst`: slice, row and
-    column of the middle of the tile with the largest difference, and how many times its noise it has.
+    `content`: power of the blurred data over that of the noise, from the prior's spectrum.
     """
 
     ratios: tuple[TiledRatio, ...]
     content: tuple[float, ...]
-    worst: tuple[int, int, int, float]
+    worst: Spot
 
     def to_json(self) -> dict[str, Any]:
         """Plain record."""
-        z, row, column, times = self.worst
         return {
             "ratio": [r.value for r in self.ratios],
             "error": [r.error for r in self.ratios],
             "p_value": [r.p_value for r in self.ratios],
             "content": list(self.content),
-            "worst_tile": {"slice": z, "row": row, "column": column, "times_noise": times},
+            "worst_tile": self.worst._asdict(),
         }
 
 
@@ -161,20 +171,30 @@ def differences(laws: Laws, pair: Pair) -> Difference:
     errors = [math.sqrt(laws.log_variance(f**2 * noise, pixels)) for f in laws.filters]
     ratios = [tiled_ratio(o, p * count, e) for o, p, e in zip(rows, powers, errors, strict=True)]
     content = [laws.power(f**2 * one.h**2 * pair.variance) / laws.power(f**2 * one.s2) for f in laws.filters]
-    return Difference(tuple(ratios), tuple(content), _worst(rows, powers, count, laws, len(pair.y1)))
+    return Difference(tuple(ratios), tuple(content), _worst(rows, powers, count, laws, noise))
 
 
-def _worst(
-    rows: list[Tensor], powers: list[float], count: Tensor, laws: Laws, slices: int
-) -> tuple[int, int, int, float]:
-    """The tile, at least half of it seen, with the largest difference over its noise in any band."""
+def _worst(rows: list[Tensor], powers: list[float], count: Tensor, laws: Laws, noise: Tensor) -> Spot:
+    """The tile, at least half of it seen, where the difference is least like its noise.
+
+    The power of a tile in a band follows a chi-square law, whose cube root is nearly normal (Wilson and Hilferty 1931).
+    """
     full = count >= TILE**2 / 2
-    level = torch.stack([o / (p * count.clamp_min(1)) for o, p in zip(rows, powers, strict=True)]).amax(0)
-    level = torch.where(full, level, 0.0)
-    tiles, wide = len(count) // slices, -(-laws.size[1] // TILE)
-    at = int(level.argmax())
-    row, column = divmod(at % tiles, wide)
-    return at // tiles, row * TILE + TILE // 2, column * TILE + TILE // 2, float(level[at])
+    levels, scores = [], []
+    for o, p, f in zip(rows, powers, laws.filters, strict=True):
+        level = o / (p * count.clamp_min(1))
+        width = laws.log_variance(f**2 * noise, TILE**2) / 9  # 2 / (9 degrees of freedom)
+        levels.append(level)
+        scores.append((level ** (1 / 3) - (1 - width)) / math.sqrt(width))
+    score = torch.where(full, torch.stack(scores), -math.inf)
+    best = score.amax(0)
+    at = int(best.argmax())
+    band = int(score[:, at].argmax())
+    tiles, wide = laws.tiles
+    row, column = divmod(at % (tiles * wide), wide)
+    p = 0.5 * math.erfc(float(best[at]) / math.sqrt(2)) * max(1, int(full.sum())) * len(rows)
+    middle = TILE // 2
+    return Spot(at // (tiles * wide), row * TILE + middle, column * TILE + middle, float(levels[band][at]), min(1.0, p))
 
 
 def refuse_other_places(laws: Laws, pair: Pair, name: str, spacing: Sequence[float]) -> dict[str, Any]:

@@ -28,6 +28,10 @@ TOLERATED = 0.05
 """Relative difference of power below which nothing is said, however sure it is."""
 
 
+ODD = 1e-4
+"""Probability of a tile in true repeats below which it says that the object moved or changed."""
+
+
 SHARED = 0.05
 """Correlation of the noise of two scans from which on they are not independent."""
 
@@ -223,15 +227,14 @@ def _apart(difference: Difference, shared: tuple[float, float], stated: bool) ->
         return _noise_words(middle, stated)
     if noisy and all(off[k] for k in noisy):
         return _noise_words(middle, stated)
-    changed = [k for k in range(len(off)) if off[k] and difference.ratios[k].value > 1]
-    if changed:
-        z, row, column, times = difference.worst
-        most = max(changed, key=lambda k: difference.ratios[k].value)
+    changed = [r.value for r, far in zip(difference.ratios, off, strict=True) if far and r.value > 1]
+    spot = difference.worst
+    if changed or spot.p_value < ODD:
+        where = f"row {spot.row}, column {spot.column}" + (f" of slice {spot.slice + 1}" if spot.slice else "")
+        most = f"up to {max(changed):.3g} times its power; " if changed else ""
         return (
-            f"the scans differ by more than their noise ({difference.ratios[most].value:.3g} times its power; most, "
-            f"{times:.3g} times, round row {row}, column {column}"
-            + (f" of slice {z + 1}" if z else "")
-            + "): the object moved or changed"
+            f"the scans differ by more than their noise ({most}{spot.times_noise:.3g} times round {where}): the object "
+            "moved or changed"
         )
     return ""
 
