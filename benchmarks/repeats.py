@@ -80,9 +80,7 @@ def run(scans: list[Image], model: Model, **options: Any) -> dict[str, Any]:
 
 def table(records: list[dict[str, Any]]) -> tuple[Table, dict[str, Any]]:
     """Means over patients and scatter between them of every row, and the same as a record."""
-    shown = Table(
-        title=f"{len(records)} validation patients, one slice each; mean ± standard deviation between patients"
-    )
+    shown = Table(title=f"{len(records)} validation patients, mean ± standard deviation between them")
     for head in ("", "observed / predicted", "posterior's share", "spread", "in 90 %", "n"):
         shown.add_column(head, justify="left" if not head else "right", no_wrap=True)
     names = list(dict.fromkeys(n for r in records for n, _ in rows_of(r)))
@@ -148,7 +146,7 @@ def main() -> None:
     parser.add_argument("--wrong", action="store_true")
     parser.add_argument("--phantom", action="store_true")
     args = parser.parse_args()
-    console, model = Console(), open_model("ct")
+    console, model = Console(width=112), open_model("ct")
     every = patients(args.data)
     chosen = list(every)[:: max(1, len(every) // args.patients)][: args.patients]
     records, results = [], {"members": args.members, "patients": chosen}

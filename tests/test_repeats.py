@@ -110,7 +110,7 @@ def test_a_wrong_spread_is_seen_where_there_is_power(right, spread):
     found = figures(seen, laws, "arbitrary", 1.0)["bands"]
     for wrong, known in zip(found[:2], right["bands"][:2], strict=True):
         assert (wrong["ratio"] - 1) * (1 - spread) > 0
-        assert wrong["p_value"] < 1e-3
+        assert wrong["p_value"] < 5e-3
         assert wrong["spread"] == pytest.approx(known["spread"] / spread, rel=0.2)
         assert wrong["sees"] < 1
     assert found[-1]["sees"] > 1  # and says where it has none
@@ -165,7 +165,7 @@ def test_repeats_of_an_object_fit(model, tmp_path):
     record = found.record
     assert record["verdict"]["title"] == "fits"
     assert record["members"] == 4
-    assert max(abs(s) for s in record["places"][0]["shift_px"]) < 0.1
+    assert max(abs(s) for s in record["places"][0]["shift_px"]) < 0.2
     paths = found.save(tmp_path / "out")
     assert [p.name for p in paths] == ["repeats.json", "repeats.png", "repeats.html", "table.md"]
     saved = json.loads(paths[0].read_text())

@@ -21,11 +21,15 @@ from retrodict.data import Image, acquisition
 from retrodict.metrics.predictive import TiledRatio, tiled_ratio
 from retrodict.tasks.repeats_law import TILE, Laws, Place
 
-__all__ = ["Difference", "Pair", "differences", "refuse_other_files", "refuse_other_places"]
+__all__ = ["ODD", "Difference", "Pair", "differences", "refuse_other_files", "refuse_other_places"]
 
 
 SHIFT, SURE = 0.1, 4.0
 """Pixels that a scan may have moved, and standard errors beyond which it has."""
+
+
+ODD = 1e-4
+"""Probability of a tile in true repeats below which it says that the object moved or changed."""
 
 
 LIKE = 0.5
@@ -153,15 +157,16 @@ class Pair(NamedTuple):
     variance: Tensor
 
 
-def differences(laws: Laws, pair: Pair) -> Difference:
-    """The difference of two scans against the law of their noise."""
+def differences(laws: Laws, pair: Pair, known: Tensor | None = None) -> Difference:
+    """The difference of two scans against the law of their noise, less what of it is `known` `(Z, H, W)`."""
     a, b, noise = laws.difference_law()
     one = laws.law(1)
     observed: list[list[Tensor]] = [[] for _ in laws.filters]
     counts: list[Tensor] = []
-    for y1, y2, seen in zip(pair.y1, pair.y2, pair.seen, strict=True):
+    for z, (y1, y2, seen) in enumerate(zip(pair.y1, pair.y2, pair.seen, strict=True)):
         place = Place.of(seen)
         d = a * laws.coefficients(y2[None]) - b * laws.coefficients(y1[None])
+        d = d if known is None else d - laws.coefficients(known[z : z + 1])
         counts.append(place.sums(torch.ones_like(y1)))
         for k, f in enumerate(laws.filters):
             observed[k].append(place.sums(laws.pixels(f * d)[0] ** 2))
@@ -208,9 +213,12 @@ def refuse_other_places(laws: Laws, pair: Pair, name: str, spacing: Sequence[flo
     if expected > LIKE and like < LIKE * expected:
         found = f"an image that correlates by {like:.2f} with scan 1, where {expected:.2f} is expected"
         raise InputError(name, found, "a second scan of the same object and slice")
-    shift, error = ([float(x) for x in v] for v in _shift(laws, pair, wiener))
-    moved = any(far) or any(abs(s) > SHIFT and abs(s) > SURE * e for s, e in zip(shift, error, strict=True))
-    if moved:
+    found = _shift(laws, pair, wiener)
+    shift, error = found.pixels.tolist(), found.error.tolist()
+    moved = any(abs(s) > SHIFT and abs(s) > SURE * e for s, e in zip(shift, error, strict=True))
+    # a change in one place may look like a shift, which would not explain it
+    explained = moved and differences(laws, pair, found.explains).worst.p_value > ODD
+    if any(far) or explained:
         by = far if any(far) else shift
         axes = zip(by, spacing, ("down", "to the right"), strict=True)
         words = " and ".join(f"{s * p:.2g} mm {axis}" for s, p, axis in axes)
@@ -273,17 +281,28 @@ def _peak(a: Tensor, b: Tensor) -> tuple[int, int]:
     return signed[0], signed[1]
 
 
-def _shift(laws: Laws, pair: Pair, wiener: Tensor) -> tuple[Tensor, Tensor]:
-    """Shift `(2,)` in pixels and its standard error, by least squares of y_2 - y_1 = -shift . gradient + noise."""
+class Shift(NamedTuple):
+    """Shift `(2,)` in pixels, its standard error, and what it explains of the difference `(Z, H, W)`."""
+
+    pixels: Tensor
+    error: Tensor
+    explains: Tensor
+
+
+def _shift(laws: Laws, pair: Pair, wiener: Tensor) -> Shift:
+    """Least squares of y_2 - y_1 = -shift . gradient + noise."""
     a, b, noise = laws.difference_law()
     d = laws.pixels(a * laws.coefficients(pair.y2) - b * laws.coefficients(pair.y1))
     clean = laws.pixels(a * wiener) if laws.same_blur else laws.pixels(laws.law(2).h * wiener)
-    g = torch.stack(torch.gradient(clean, dim=(-2, -1)), 1) * pair.seen[:, None]
+    slopes = torch.stack(torch.gradient(clean, dim=(-2, -1)), 1)
+    g = slopes * pair.seen[:, None]
     normal = torch.einsum("ziyx,zjyx->ij", g, g)
     field = laws.pixels_of_noise(g, noise)
     middle = torch.einsum("ziyx,zjyx->ij", field, g)
-    if float(torch.linalg.matrix_rank(normal)) < 2:
-        return torch.zeros(2, dtype=torch.float64, device="cpu"), torch.full((2,), math.inf, device="cpu")
+    if float(torch.linalg.matrix_rank(normal)) < 2:  # nothing that could be seen to move
+        none = torch.zeros(2, dtype=torch.float64, device="cpu")
+        return Shift(none, none + math.inf, torch.zeros_like(d))
     inverse = torch.linalg.inv(normal)
     found = -inverse @ torch.einsum("ziyx,zyx->i", g, d)
-    return found, (inverse @ middle @ inverse).diagonal().sqrt()
+    error = (inverse @ middle @ inverse).diagonal().sqrt()
+    return Shift(found, error, -torch.einsum("ziyx,i->zyx", slopes, found))

@@ -14,7 +14,7 @@ from retrodict.metrics.prediction import student_quantile
 from retrodict.metrics.predictive import TiledRatio, tiled_ratio
 from retrodict.metrics.ranks import rank_histogram
 from retrodict.tasks.repeats_law import DISCS, LEVELS, STRIDE, Laws, Seen, Tally
-from retrodict.tasks.repeats_match import Difference
+from retrodict.tasks.repeats_match import ODD, Difference
 from retrodict.tasks.tissues import classes_of
 
 __all__ = ["BLIND", "LEVEL", "Judgment", "figures", "judgment"]
@@ -26,10 +26,6 @@ LEVEL = 0.01
 
 TOLERATED = 0.05
 """Relative difference of power below which nothing is said, however sure it is."""
-
-
-ODD = 1e-4
-"""Probability of a tile in true repeats below which it says that the object moved or changed."""
 
 
 SHARED = 0.05
