@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
-from retrodict.metrics._arrays import double, same_shape
+from retrodict.metrics._arrays import as_tensor, double, same_shape
 
 __all__ = [
     "BOUNDS",
@@ -67,7 +67,7 @@ def image_score(need: Tensor, alpha: float) -> float:
     Shapes: `need` (n,), from `standardized`. Unit: none. Formula: the ceil((1 - alpha) n)-th smallest of |e| / sd.
     """
     _check_probability("alpha", alpha)
-    flat = torch.as_tensor(need, dtype=torch.float64).flatten()
+    flat = as_tensor(need).double().flatten()
     if not flat.numel() or bool(flat.isnan().any()):
         raise InputError("need", "no values, or values that are no numbers", "standardized errors")
     rank = max(1, _ceil((1 - Fraction(str(alpha))) * flat.numel()))
@@ -79,7 +79,7 @@ def miscoverage(need: Tensor, factors: Sequence[float] = FACTORS) -> Tensor:
 
     Shapes: `need` (n,), from `standardized`. Unit: fraction.
     """
-    flat = torch.as_tensor(need, dtype=torch.float64).flatten().sort().values
+    flat = as_tensor(need).double().flatten().sort().values
     if not flat.numel() or bool(flat.isnan().any()):
         raise InputError("need", "no values, or values that are no numbers", "standardized errors")
     q = torch.tensor(factors, dtype=torch.float64, device=flat.device)

@@ -249,7 +249,9 @@ def _pair(model: Model, laws: Laws, first: tuple[str, Image], other: tuple[str, 
     prior = bound.prior()
     if prior is None:
         raise InputError("model", "one that does not know the spectrum of its data", "one that does")
-    mean, variance = (t.reshape(t.shape[-2:]) if t.ndim > 1 else t for t in (torch.as_tensor(p) for p in prior))
+    mean, variance = (
+        t.reshape(t.shape[-2:]) if t.ndim > 1 else t for t in (torch.as_tensor(p, device="cpu") for p in prior)
+    )
     return Pair(stacks[0], stacks[1], seen, mean, variance.expand(laws.basis.shape))
 
 
