@@ -131,6 +131,19 @@ def test_betting_by_hand():
     assert betting_p(of(1.0, 1.0), 0.2) == 1.0
 
 
+def test_betting_is_the_product_of_its_definition():
+    """Bets from the running variance of what came before: 60 losses, written once more with whole arrays."""
+    x, risk, n = 0.3 * uniform(60, seed=9), 0.2, 60
+    count = torch.arange(1, n + 1).double()
+    means = (0.5 + x.cumsum(0)) / (count + 1)
+    variances = (0.25 + (x - means).square().cumsum(0)) / (count + 1)
+    before = torch.cat([torch.tensor([0.25]).double(), variances[:-1]])
+    bets = (2 * math.log(10) / (n * before)).sqrt().clamp(max=1)
+    assert float(bets.min()) < 1
+    capital = (1 - bets * (x - risk)).cumprod(0)
+    assert betting_p(x, risk) == pytest.approx(min(1.0, 1 / float(capital.max())), rel=1e-10)
+
+
 @pytest.mark.parametrize("bound", conformal.BOUNDS)
 def test_an_upper_bound_is_above_the_mean_and_falls_with_more_patients(bound):
     losses = 0.1 * uniform(400)
