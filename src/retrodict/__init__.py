@@ -102,6 +102,11 @@ _PUBLIC = {
     "EvaluationConfig": "tasks.evaluate_methods",
     "load_evaluation": "tasks.evaluate_methods",
     "Evaluation": "tasks.evaluate",
+    "evaluate_repeats": "tasks.repeats",
+    "Repeats": "tasks.repeats",
+    "calibrate": "tasks.calibrate",
+    "Calibrated": "tasks.calibrate",
+    "Calibration": "tasks.calibration",
     # errors
     "InputError": "_check",
     "NotCalibratedError": "_check",
@@ -187,6 +192,9 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
     from retrodict.tasks.batch import restore_all as restore_all
+    from retrodict.tasks.calibrate import Calibrated as Calibrated
+    from retrodict.tasks.calibrate import calibrate as calibrate
+    from retrodict.tasks.calibration import Calibration as Calibration
     from retrodict.tasks.estimate import EstimatedInstrument as EstimatedInstrument
     from retrodict.tasks.estimate import estimate_instrument as estimate_instrument
     from retrodict.tasks.evaluate import Evaluation as Evaluation
@@ -205,6 +213,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.measure_map import MeasuredMap as MeasuredMap
     from retrodict.tasks.measure_map import measure_noise_map as measure_noise_map
     from retrodict.tasks.options import RestoreOptions as RestoreOptions
+    from retrodict.tasks.repeats import Repeats as Repeats
+    from retrodict.tasks.repeats import evaluate_repeats as evaluate_repeats
     from retrodict.tasks.restore import Restored as Restored
     from retrodict.tasks.restore import restore as restore
     from retrodict.tasks.restore import restore_image as restore_image

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from retrodict._version import __version__
-from retrodict.cli import bench, data, evaluate, fit, measure, restore
+from retrodict.cli import bench, calibrate, data, evaluate, fit, measure, restore
 from retrodict.cli.command import CODES, Code, answered, print_json
 from retrodict.cli.terminal import out
 
@@ -42,7 +42,15 @@ measure_app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Images to train on: the table of a folder.")
 
 
-for command in (restore.restore, fit.fit, evaluate.evaluate, fit.schema, restore.info, restore.demo):
+for command in (
+    restore.restore,
+    fit.fit,
+    evaluate.evaluate,
+    calibrate.calibrate,
+    fit.schema,
+    restore.info,
+    restore.demo,
+):
     app.command(epilog=EPILOG)(command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(measure_app, name="measure")

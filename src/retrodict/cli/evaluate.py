@@ -1,4 +1,4 @@
-"""`retrodict evaluate`."""
+"""`retrodict evaluate`, against the truth or, with `--repeats`, against a second scan."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from retrodict._check import InputError
 from retrodict.cli.command import command
 from retrodict.cli.progress import watching
+from retrodict.cli.repeats import run_repeats
 from retrodict.cli.terminal import Force, Spacing, Unit, files, numbers, out, plain
 
 __all__ = ["evaluate"]
@@ -32,11 +33,41 @@ def evaluate(
         str | None,
         typer.Option(help="Which images are of one patient: dicom, folder, or a regular expression of their names."),
     ] = None,
+    repeats: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Instead of a truth: two scans of one object (give it twice, or a folder); the first is restored."
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="With --repeats: shipped model (ct) or path.")] = "ct",
+    samples: Annotated[int, typer.Option(min=2, help="With --repeats: members of the ensemble.")] = 8,
+    seed: Annotated[int, typer.Option(help="With --repeats: seed of the restoration.")] = 0,
+    mtf: Annotated[str | None, typer.Option(help="With --repeats: measured MTF of scan 1.")] = None,
+    nps: Annotated[str | None, typer.Option(help="With --repeats: measured NPS of scan 1.")] = None,
+    repeat_mtf: Annotated[
+        str | None, typer.Option(help="Measured MTF of the other scans, if theirs is another.")
+    ] = None,
+    repeat_nps: Annotated[
+        str | None, typer.Option(help="Measured NPS of the other scans, if theirs is another.")
+    ] = None,
+    repeat_noise: Annotated[
+        float | None, typer.Option(help="Noise of the other scans over that of scan 1 (half the dose: 1.41).")
+    ] = None,
     unit: Unit = None,
     spacing: Spacing = None,
     force: Force = False,
 ) -> dict[str, Any]:
-    """Compare restorations with the truth: table, calibration, paired differences, report."""
+    """Compare restorations with the truth, or their posterior with a second scan: table, calibration, report."""
+    if repeats:
+        if config is not None or truth or method or measured or patients:
+            raise InputError("--repeats", "a truth or methods beside it", "one of the two")
+        return run_repeats(
+            repeats, output, force, spacing, model=model, samples=samples, seed=seed, mtf=mtf, nps=nps,
+            repeat_mtf=repeat_mtf, repeat_nps=repeat_nps, repeat_noise=repeat_noise, unit=unit,
+        )  # fmt: skip
+    _refuse_alone(
+        {"mtf": mtf, "nps": nps, "repeat_mtf": repeat_mtf, "repeat_nps": repeat_nps, "repeat_noise": repeat_noise}
+    )
     from retrodict.tasks.evaluate import check_folder
     from retrodict.tasks.evaluate import evaluate as run
     from retrodict.tasks.evaluate_methods import EvaluationConfig, load_evaluation
@@ -65,6 +96,13 @@ def evaluate(
     out.print(_table(result.record))
     files(written)
     return {"record": result.record, "files": [str(p) for p in written]}
+
+
+def _refuse_alone(given: dict[str, Any]) -> None:
+    """Options of --repeats that were given without it."""
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(name, "no repeats beside it", "--repeats SCAN --repeats SCAN")
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -3,12 +3,23 @@
 from retrodict.metrics.bands import BandSpreadSkill, band_spread_skill
 from retrodict.metrics.bootstrap import bootstrap, paired_bootstrap
 from retrodict.metrics.calibration import central_factor, coverage, z_scores
+from retrodict.metrics.conformal import (
+    image_score,
+    miscoverage,
+    patients_needed,
+    risk_factor,
+    risk_patients_needed,
+    split_factor,
+    standardized,
+    upper_bound,
+)
 from retrodict.metrics.ensemble import Decomposition, SpreadSkill, decompose, spread_skill
 from retrodict.metrics.fidelity import mse, psnr, rmse
 from retrodict.metrics.frequency import detrend, nps, radial
 from retrodict.metrics.misfit import DataMisfit, data_misfit
 from retrodict.metrics.noise import NoiseSpectrum, Whiteness, autocorrelation, noise_spectrum, whiteness
 from retrodict.metrics.overlap import independent_regions
+from retrodict.metrics.predictive import disc_means, predictive_factor, tiled_ratio
 from retrodict.metrics.ranks import STATISTICS, RankHistogram, rank_histogram, ranks, simulation_based_calibration
 from retrodict.metrics.regions import Region, check_uniform, find_uniform
 from retrodict.metrics.reliability import (
@@ -66,33 +77,44 @@ __all__ = [
     "detectability",
     "detectability_plane",
     "detrend",
+    "disc_means",
     "disc_spectrum",
     "draw_disc",
     "edge_mtf",
     "find_uniform",
     "hotelling_from_samples",
+    "image_score",
     "independent_regions",
     "known_system",
+    "miscoverage",
     "mse",
     "neq",
     "noise_spectrum",
     "nps",
     "nps_ratio",
     "paired_bootstrap",
+    "patients_needed",
     "perturbation_mtf",
     "point_mtf",
+    "predictive_factor",
     "psnr",
     "radial",
     "rank_histogram",
     "ranks",
     "reliability_curve",
     "reliability_map",
+    "risk_factor",
+    "risk_patients_needed",
     "rmse",
     "simulation_based_calibration",
+    "split_factor",
     "spread_skill",
     "ssim",
     "ssim_map",
+    "standardized",
     "tarp",
+    "tiled_ratio",
+    "upper_bound",
     "whiteness",
     "z_scores",
     "z_summary",

@@ -45,6 +45,7 @@ class ReportData:
     width) in pixels of the (middle) slice; without it the flattest region is found.  `verdict` says in words what the
     result is and lists the checks behind it (title, kind, reasons, warnings, checks, notes, cannot_see).  `mtf` and
     `nps` are the curves of the instrument that the restoration assumed.  `timing` is in seconds.
+    `interval` holds the ends `lower` and `upper` of a calibrated interval, its `label` and its `statement`.
     """
 
     title: str
@@ -72,6 +73,7 @@ class ReportData:
     files: Sequence[str | Path] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    interval: Mapping[str, Any] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
     mtf: Curve | None = None
     nps: Curve | None = None

@@ -31,7 +31,7 @@ from retrodict.report.page import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["instrument", "noise", "profiles", "region_fields"]
+__all__ = ["instrument", "interval", "noise", "profiles", "region_fields"]
 
 
 PROFILE = 192
@@ -202,3 +202,19 @@ def _draw_curve(axes: Axes, name: str, curve: Curve) -> None:
     unit = curve_unit(curve.unit)
     axes.set(xlabel=f"spatial frequency / ({curve.frequency_unit})", ylabel=f"{name} / ({unit})" if unit else name)
     axes.set_ylim(bottom=0)
+
+
+# ---- the calibrated interval -----------------------------------------------------------------------------------------
+
+
+def interval(case: Case) -> dict[str, Any]:
+    """Ends of the calibrated interval of the middle slice of the first channel, and the guarantee."""
+    data = case.data
+    if not data.interval or data.sd is None:
+        return {}
+    ends = [data.interval[k].reshape(-1, *data.interval[k].shape[-2:]).float().numpy() for k in ("lower", "upper")]
+    z = case.middle
+    words = ("Lower end", "Upper end")
+    panels = [panel(w, e[z], case.limits, aspect=case.aspect) for w, e in zip(words, ends, strict=True)]
+    half = quantity(float(np.median(ends[1] - ends[0])) / 2, data.unit)
+    return {"panels": panels, "label": data.interval["label"], "statement": data.interval["statement"], "half": half}

@@ -39,7 +39,7 @@ from retrodict.report.page import (
     signed_scale,
     square,
 )
-from retrodict.report.plots import instrument, noise, profiles, region_fields
+from retrodict.report.plots import instrument, interval, noise, profiles, region_fields
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,6 +72,7 @@ def render(result: ReportData) -> str:
         "judged": _judged(result.verdict),
         "tiles": _tiles(case),
         "galleries": _galleries(case),
+        "interval": interval(case),
         "closeup": _closeup(case),
         "profiles": profiles(case),
         "noise": noise(case),

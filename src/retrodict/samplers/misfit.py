@@ -26,7 +26,7 @@ from retrodict.processes.process import Process
 from retrodict.samplers.loop import start_state
 from retrodict.samplers.margin import Frame, frame_of, mirrored, surrounded
 
-__all__ = ["BandMisfit", "Bands", "Ratios", "bands_of", "flat_pixels", "one_call", "reach"]
+__all__ = ["BandMisfit", "Bands", "Ratios", "bands_of", "flat_pixels", "grown", "one_call", "reach"]
 
 
 BANDS = 3
@@ -158,7 +158,7 @@ def flat_pixels(values: Tensor) -> Tensor:
     return same.reshape(x.shape).any(1)
 
 
-def _grown(mask: Tensor, by: int) -> Tensor:
+def grown(mask: Tensor, by: int) -> Tensor:
     """The mask `(B, *N)` widened by `by` pixels along every axis; what lies outside the image counts as inside it."""
     ndim = mask.ndim - 1
     pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[ndim]
@@ -215,7 +215,7 @@ class BandMisfit:
     def seen(self) -> Tensor:
         """Pixels `(B, *N)` that are looked at."""
         by = reach(self.bands.edges, self.denoiser.process.basis.spacing)
-        return ~_grown(self.unseen.cpu(), by)
+        return ~grown(self.unseen.cpu(), by)
 
     @cached_property
     def counts(self) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,12 +112,12 @@ def _count(number: int, what: str) -> str:
 FILES = ("evaluation.json", "table.csv", "table.md", "report.html")
 
 
-def check_folder(out: str | Path, *, force: bool = False) -> Path:
-    """The folder that results go to; raises where they could not, so that one can look before the work."""
+def check_folder(out: str | Path, *, force: bool = False, files: Sequence[str] = FILES) -> Path:
+    """The folder that results (`files`) go to; raises where they could not, so that one can look before the work."""
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(folder, "a file", "a folder for the results")
-    taken = [folder / n for n in FILES if (folder / n).exists()]
+    taken = [folder / n for n in files if (folder / n).exists()]
     if taken and not force:
         raise InputError(
             taken[0], "a file of an earlier run", "a new output folder", "Use {force} to replace it.", force=True

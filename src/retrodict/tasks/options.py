@@ -24,9 +24,9 @@ class Option(NamedTuple):
 class RestoreOptions:
     """How an image is restored; every field is a keyword of `restore` and a flag of the command line.
 
-    `mtf` and `nps` are paths, records or curves; `noise_map` is a path, an `Image`, or an array on the pixels of the
-    image; `steps` and `grid` None are those of the rule, `spread` None is the
-    error law of the model.  `tile` None runs the network on tiles where it would take more than 1 GiB otherwise.
+    `mtf` and `nps` are paths, records or curves, `calibration` is a path or a record; `noise_map` is a path, an `Image`,
+    or an array on the pixels of the image; `steps` and `grid` None are those of the rule, `spread` None is the error law
+    of the model.  `tile` None runs the network on tiles where it would take more than 1 GiB otherwise.
     `estimate_instrument`: curves that are not given are found in each input (`estimate_instrument`), and said to be so.
     `expect` None (or "any") reads DICOM files of every modality.  `threads` holds for the call alone.
 
@@ -69,6 +69,9 @@ class RestoreOptions:
     estimate_instrument: Annotated[
         bool, Option("Estimate the MTF and NPS that are not given from every input itself; no phantom needed.")
     ] = False
+    calibration: Annotated[Any, Option("Factors of 'retrodict calibrate': write intervals with their guarantee.")] = (
+        None
+    )
     device: Annotated[str, Option("auto, cpu or cuda; auto is cuda where there is one.")] = "auto"
     precision: Annotated[str, Option("auto, float32 or bf16; auto is the faster one of this machine.")] = "auto"
     threads: Annotated[

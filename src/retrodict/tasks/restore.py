@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from retrodict.nets.tiles import Tiled
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions
 from retrodict.samplers.plan import GRIDS
 from retrodict.samplers.rules import RULES
+from retrodict.tasks.calibration import Calibration
 from retrodict.tasks.estimate import EstimatedInstrument, instrument_of
 from retrodict.tasks.examine import judged
 from retrodict.tasks.forecast import Forecast, fitted
@@ -61,7 +63,8 @@ class Restored:
 
     `samples` are kept where asked for; `files` are what was written; `details` is the full record (rule, evaluations,
     seeds, timing, card of the model).  `stop`: the image at the time `stop_at`.  `verdict` says whether this is a
-    posterior.  `model` and `truth` are what the report of `save` speaks of.
+    posterior.  `model` and `truth` are what the report of `save` speaks of.  `calibration` makes `interval` of mean and
+    deviation.
     """
 
     name: str
@@ -76,6 +79,14 @@ class Restored:
     details: dict[str, Any] = field(default_factory=dict)
     truth: Image | None = None
     stop: Stop | None = None
+    calibration: Calibration | None = None
+
+    @cached_property
+    def interval(self) -> tuple[Image, Image] | None:
+        """Lower and upper image with the guarantee of the `calibration`; None without one, or without a deviation."""
+        if self.calibration is None or self.sd is None:
+            return None
+        return self.calibration.interval(self.mean, self.sd)
 
     @property
     def kind(self) -> str:
@@ -85,9 +96,9 @@ class Restored:
     def save(self, out: str | Path, *, force: bool = False) -> list[Path]:
         """Write images, record and report into the folder `out`, and return their paths: all appear, or none.
 
-        Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
-        NAME_report.html.  Raises `InputError` for results of an earlier run without `force` (and with it for those of
-        another input), and `OutputError` where the file system refuses.
+        Files are NAME_mean, NAME_sd, NAME_sample-000 ... (with a calibration NAME_lower and NAME_upper) in the format
+        of the input, NAME_restore.json and NAME_report.html.  Raises `InputError` for results of an earlier run without
+        `force` (and with it for those of another input), and `OutputError` where the file system refuses.
         """
         folder = Path(out)
         check_folder(folder, self.name, self.input.source, force)
@@ -145,6 +156,8 @@ def restore(
     given.  noise_map: how strong the noise is at every pixel, relative to that of the instrument or (in the unit of the
     values) as a standard deviation, for instant=True; docs/howto-noise-map.md.
     estimate_instrument: find the curves that are not given in the image itself; the verdict says so.
+    given.  calibration: factors of `calibrate` (a path or record) for this model, instrument, options, unit and
+    spacing; where the result is a posterior, the interval with their guarantee is written as NAME_lower and NAME_upper.
     Files are NAME_mean, NAME_sd, NAME_sample-000 ... in the format of the input, NAME_restore.json and
     NAME_report.html; nothing is overwritten without `force`, and results of another input never.  Slices that a
     killed run of the same call had finished are not computed again.
@@ -180,6 +193,7 @@ class Job:
     cost: Forecast | None
     factor: Tensor | None = None
     estimate: EstimatedInstrument | None = None
+    calibration: Calibration | None = None
 
     @classmethod
     def of(cls, image: Image, model: Model, options: RestoreOptions, name: str) -> Job:
@@ -192,6 +206,10 @@ class Job:
         work = on_grid(image, model, options.resample, name)
         found, spacing = instrument_of(work, model, options, name), tuple(work.spacing[-len(model.spec.size) :])
         ready, about = prepared(model, options, spacing) if found is None else found.bound(model, options, spacing)
+        calibration = None if options.calibration is None else Calibration.open(options.calibration)
+        if calibration is not None:
+            calibration.require(ready, options, image, name)
+            about |= {"calibration": calibration.to_json()}
         for note in image.notes:
             log.warning("%s: %s", name, note)
         factor = None
@@ -210,7 +228,7 @@ class Job:
             about |= {"forecast": {"bytes": cost.bytes, "seconds": round(cost.seconds, 1)}}
         net = getattr(ready.denoiser, "net", None)
         about |= {"tile": net.tile if isinstance(net, Tiled) else None}
-        return cls(name, image, ready, options, about, work, sampling, cost, factor, found)
+        return cls(name, image, ready, options, about, work, sampling, cost, factor, found, calibration)
 
     @property
     def slices(self) -> int:
@@ -243,6 +261,7 @@ class Job:
             verdict,
             details=_record(result, self, threads) | {"verdict": verdict.to_json()} | _of_stop(stop),
             stop=stop,
+            calibration=self.calibration,
         )
 
 
@@ -281,7 +300,12 @@ def restore_into(
         return None
     check_folder(out, name, image.source, force)
     keep = job.slices > 1
-    require_space(out, image, 2 + (job.options.samples if job.options.keep_samples else 0), keep)
+    require_space(
+        out,
+        image,
+        (2 if job.calibration is None else 4) + (job.options.samples if job.options.keep_samples else 0),
+        keep,
+    )
     with staged(out, name, force=force, key=key, owned=belongs_to(name)) as staging:
         parts = Parts(kept_parts(staging)) if keep else None
         if parts is not None and parts.done():

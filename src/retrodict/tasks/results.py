@@ -59,9 +59,12 @@ def result_name(name: str) -> str:
 def belongs_to(name: str) -> Callable[[str], bool]:
     """Whether a file name is that of a result of `name`: pat_mean.dcm is one of pat, and pat_1_mean.dcm is none."""
     suffixes = "|".join(re.escape(s) for s in known_suffixes())
-    images = rf"(?:mean|sd|stop|stop-sd|sample-\d{{3,}})(?:{suffixes})?"
+    images = rf"(?:mean|sd|lower|upper|stop|stop-sd|sample-\d{{3,}})(?:{suffixes})?"
     pattern = re.compile(rf"{re.escape(name)}_(?:{images}|restore\.json|report\.html)")
     return lambda file: pattern.fullmatch(file) is not None
+
+
+ENDS = ("lower", "upper")
 
 
 # ---- what stands there already ---------------------------------------------------------------------------------------
@@ -129,6 +132,9 @@ def write_parts(restored: Restored, folder: Path, out: Path) -> list[Path]:
         parts.append(("stop", restored.stop.image, f"image {at}"))
         if restored.stop.sd is not None:
             parts.append(("stop-sd", restored.stop.sd, f"standard deviation of the image {at}"))
+    if restored.interval is not None and restored.calibration is not None:
+        said = f"of a {restored.calibration.label}. {restored.calibration.statement}"
+        parts += [(role, image, f"{role} end {said}") for role, image in zip(ENDS, restored.interval, strict=True)]
     parts += [(f"sample-{i:03d}", s, f"posterior sample {i}") for i, s in enumerate(restored.samples)]
     written: list[Path] = []
     for role, image, text in parts:
@@ -175,9 +181,19 @@ def _report(restored: Restored, model: Model, truth: Image | None, files: list[P
         files=files,
         timing={"restoration": details["seconds"]},
         warnings=[*off, *image.notes],
+        interval=_interval(restored),
         mtf=mtf,
         nps=nps,
     )
+
+
+def _interval(restored: Restored) -> dict[str, Any]:
+    """Ends, label and guarantee of the calibrated interval for the report; empty where there is none."""
+    if restored.interval is None or restored.calibration is None:
+        return {}
+    lower, upper = restored.interval
+    made = restored.calibration
+    return {"lower": lower.values, "upper": upper.values, "label": made.label, "statement": made.statement}
 
 
 def _card(model: Model) -> dict[str, Any]:

@@ -21,8 +21,11 @@ from retrodict.tasks.options import RestoreOptions
 
 __all__ = ["Parts", "fingerprint"]
 
-WITHOUT_EFFECT = ("threads", "spacing", "unit", "expect", "allow_gaps", "mtf", "nps", "noise_map", "noise_map_unit")
-"""Options that change nothing (threads), or nothing that the image and the bound model do not say already."""
+WITHOUT_EFFECT = (
+    "threads", "spacing", "unit", "expect", "allow_gaps", "mtf", "nps", "noise_map", "noise_map_unit", "calibration",
+)  # fmt: skip
+"""Options that change nothing (threads), or nothing that the image, the bound model and the digest of a
+calibration do not say already."""
 
 
 def fingerprint(model: Model, options: RestoreOptions, image: Image, about: dict[str, Any]) -> str:
@@ -36,6 +39,8 @@ def fingerprint(model: Model, options: RestoreOptions, image: Image, about: dict
     }
     if "noise_map" in about:
         said["noise_map"] = about["noise_map"]
+    if "calibration" in about:
+        said["calibration"] = about["calibration"]["digest"]
     total = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
     for name, value in sorted(model.denoiser.net.state_dict().items()):
         total.update(name.encode())

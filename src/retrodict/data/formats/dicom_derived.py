@@ -26,10 +26,10 @@ from retrodict.data.formats.dicom_frames import FRAMES, SHARED, has_groups, inte
 __all__ = ["Series", "code", "derived", "is_image", "study_of"]
 
 
-IMAGE_ROLES = ("mean", "sample", "median", "quantile", "input", "measured", "stop")
+IMAGE_ROLES = ("mean", "sample", "median", "quantile", "lower", "upper", "input", "measured", "stop")
 
 
-OFFSETS = {"mean": 1000, "sd": 2000, "difference": 3000, "sample": 4000}
+OFFSETS = {"mean": 1000, "sd": 2000, "difference": 3000, "sample": 4000, "lower": 5000, "upper": 6000}
 
 
 HIGHEST = 2**31 - 1  # of an integer string
