@@ -134,7 +134,7 @@ def cases(quick):
 
 def run(quick, members, same_budget, path, done):
     """All rows of one run, stored after each; `done` holds rows of an earlier run that was cut short."""
-    model = open_model("ct")
+    model = open_model("ct-simulated")
     data = list(slices(model))[: 1 if quick else None]
     base = baselines(model, data)
     wiener = base["Wiener filter"]

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import any_scanner
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import any_scanner
 from retrodict._check import InputError
 from retrodict.bases import Fourier
 from retrodict.data import Image

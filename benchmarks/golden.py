@@ -84,7 +84,7 @@ def page(path: Path, folder: Path) -> str:
 
 def crop(size: int = 64) -> torch.Tensor:
     """Part of a shipped slice, in HU, with white noise of 100 HU."""
-    image = rd.read(Path(str(resources.files("retrodict") / "assets" / "abdomen-1.dcm"))).values
+    image = rd.read(Path(str(resources.files("retrodict") / "assets" / "chest-1.dcm"))).values
     part = image[:, 70 : 70 + size, 70 : 70 + size][None]
     return part + 100 * white([7], "golden", 0, part.shape[1:])
 
@@ -116,7 +116,7 @@ STEPS: dict = {}
 
 def rules() -> Hashes:
     """A crop by every rule, with the shipped model in float32."""
-    model = rd.open_model("ct", "float32")
+    model = rd.open_model("ct-simulated", "float32")
     y = model.intensity.encode(crop())
     out = {}
     for rule in ("matched", "euler", "ancestral", "ddim", "dpmpp2m", "sde_dpmpp2m", "gaussian_ode"):

@@ -1,6 +1,6 @@
 """The shipped model on patients that it has never seen: error and calibration of each, and their scatter.
 
-    python benchmarks/patients.py [--model ct] [--samples 8] [--steps 8]
+    python benchmarks/patients.py [--model ct-simulated] [--samples 8] [--steps 8]
 
 Validation patients of the CT sets (each folder's split.json); of each one crop of 128 x 128 pixels of body at 1 mm,
 measured by the simulated instrument of the model with a seed of its own.  SSR^2 is the squared error of the ensemble
@@ -93,7 +93,7 @@ def scatter(rows: list[dict], name: str) -> str:
 def main() -> None:
     """Print a row for every patient, and mean and scatter."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ct")
+    parser.add_argument("--model", default="ct-simulated")
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--most", type=int, default=99, help="patients")

@@ -22,9 +22,9 @@ WINDOW = (-160, 240)
 
 
 def main():
-    """Restore abdomen-1 with 8 members and draw four panels."""
-    model = open_model("ct")
-    truth = read(Path(str(resources.files("retrodict") / "assets" / "abdomen-1.dcm")))
+    """Restore chest-1 with 8 members and draw four panels."""
+    model = open_model("ct-simulated")
+    truth = read(Path(str(resources.files("retrodict") / "assets" / "chest-1.dcm")))
     measured = measure(truth, model)
     result = restore(measured, model=model, samples=8)
     panels = [

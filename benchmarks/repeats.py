@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--wrong", action="store_true")
     parser.add_argument("--phantom", action="store_true")
     args = parser.parse_args()
-    console, model = Console(width=112), open_model("ct")
+    console, model = Console(width=112), open_model("ct-simulated")
     every = patients(args.data)
     chosen = list(every)[:: max(1, len(every) // args.patients)][: args.patients]
     records, results = [], {"members": args.members, "patients": chosen}

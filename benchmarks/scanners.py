@@ -36,8 +36,10 @@ SCANNERS: dict[str, Scanner] = {
 }
 
 
-def curves(scanner: Scanner, spacing: float) -> tuple[Curve, Curve]:
-    """MTF and NPS (HU^2 mm^2) at a pixel spacing (mm), up to the corner of the plane; the noise is that of a pixel."""
+def curves(scanner: Scanner, spacing: float, noise_at: float | None = None) -> tuple[Curve, Curve]:
+    """MTF and NPS (HU^2 mm^2) at a pixel spacing (mm), up to the corner of the plane; the noise is that of a pixel, of
+    the side `noise_at` where that is another.
+    """
     f = torch.linspace(0, 0.75 / spacing, 301, dtype=torch.float64)
     if scanner.kind == "paper":
         low, middle, high = ct_filters(f)
@@ -51,7 +53,7 @@ def curves(scanner: Scanner, spacing: float) -> tuple[Curve, Curve]:
         mtf = mtf.abs().clamp_min(1e-3)
         shape = f * window**2 * (1 + scanner.lift * torch.exp(-(((f - 0.3) / 0.15) ** 2))) ** 2
         shape = shape + 0.02 * shape.max()
-        nps = shape * scanner.noise**2 / _pixel_variance(f, shape, spacing)
+        nps = shape * scanner.noise**2 / _pixel_variance(f, shape, noise_at or spacing)
     return Curve.isotropic(f, mtf.tolist(), "1"), Curve.isotropic(f, nps.tolist(), "HU^2 mm^2")
 
 

@@ -1,6 +1,6 @@
 """What a call of the shipped network costs here: CPU seconds, both precisions, 64^2 to 1024^2, one thread and all.
 
-    python benchmarks/speed.py [--model ct] [--largest 1024] [--json PATH]
+    python benchmarks/speed.py [--model ct-simulated] [--largest 1024] [--json PATH]
 
 CPU seconds are those of the whole process, the least of several calls.  `share` is the rate of multiply-adds that is
 reached over the theoretical one of the threads in use: clock rate times multiply-adds a cycle of the vector units.
@@ -80,7 +80,7 @@ def call(model, size: int, precision: str, threads: int, repeats: int) -> dict:
 
 def difference(model, side: int = 96, samples: int = 4) -> dict:
     """Posterior mean of a crop of the shipped slice in both precisions: HU rms of the difference and of the spread."""
-    with resources.as_file(resources.files("retrodict") / "assets" / "abdomen-1.dcm") as path:
+    with resources.as_file(resources.files("retrodict") / "assets" / "chest-1.dcm") as path:
         image = read(path, clip=False)
     part = image.values[:, 160 : 160 + side, 120 : 120 + side].contiguous()
     crop = replace(image, values=part, header=None, padding=None)
@@ -98,7 +98,7 @@ def difference(model, side: int = 96, samples: int = 4) -> dict:
 def main() -> None:
     """Print both tables; store them where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="ct")
+    parser.add_argument("--model", default="ct-simulated")
     parser.add_argument("--largest", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)

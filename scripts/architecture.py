@@ -292,9 +292,9 @@ def trace() -> None:
     from retrodict.models.instrument import measure
 
     with tempfile.TemporaryDirectory() as folder:
-        clean = read(PACKAGE / "assets" / "abdomen-1.dcm", clip=False)
+        clean = read(PACKAGE / "assets" / "chest-1.dcm", clip=False)
         path = Path(folder) / "measured.dcm"
-        write(measure(clean, open_model("ct"), seed=0), path, like=clean, role="mean", description="measured")
+        write(measure(clean, open_model("ct-simulated"), seed=0), path, like=clean, role="mean", description="measured")
 
         def once(**out: Any) -> None:
             restore(path, samples=2, steps=1, **out)

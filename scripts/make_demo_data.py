@@ -1,11 +1,12 @@
 """Make the CT slices and the curves of the scanner of the demonstration.
 
-    python scripts/make_demo_data.py PATH_OF/ct_abdomen_dcmqi
+    python scripts/make_demo_data.py PATH_OF/ct_nysbu_chest
 
-Slices of the dcmqi test series (BSD-3-Clause) on their own pixels of 0.81 mm, cropped to the body and written as
-DERIVED CT images with new UIDs; patient fields were already anonymous.  This patient was never in the training set of a
-shipped model.  The scanner is simulated: a standard kernel (a Hann window up to 1.2 /mm over an aperture of 0.6 mm) and
-30 HU of noise, a ramp under the square of the kernel; no model was trained on it.
+Two axial slices of a validation patient of COVID-19-NY-SBU (CC BY 4.0), of two dates, on their own pixels of 0.81 and
+0.70 mm, cropped to the chest and written as DERIVED CT images that name nobody.  No training and no calibration of a
+shipped model has seen this patient (`data.leave_out` in configs/any-scanner.yaml).  The scanner is simulated: a
+standard kernel (a Hann window up to 1.2 /mm over an aperture of 0.6 mm) and 30 HU of noise at 0.81 mm, a ramp under the
+square of the kernel; no model was trained on it.
 """
 
 from __future__ import annotations
@@ -15,48 +16,52 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pydicom
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from retrodict.data import read
-
-ROWS, COLUMNS = slice(80, 504), slice(24, 504)  # the body and some air
+PATIENT = "A048383"
+ROWS, COLUMNS = slice(88, 408), slice(80, 480)
+SPACING = (0.8125, 0.703125)
 ASSETS = Path(__file__).resolve().parents[1] / "src" / "retrodict" / "assets"
 
 
-def derive(source: Path, destination: Path) -> None:
-    """Write one slice, cropped."""
-    image = read(source)
-    values = np.rint(image.values[0].numpy()).astype(np.int16)[ROWS, COLUMNS]
-    dataset = pydicom.dcmread(source)
-    dataset.Rows, dataset.Columns = values.shape
-    dy, dx = image.spacing
-    first = np.array(dataset.ImagePositionPatient, dtype=float)
-    across, down = np.array(dataset.ImageOrientationPatient, dtype=float).reshape(2, 3)
-    corner = first + COLUMNS.start * dx * across + ROWS.start * dy * down
-    dataset.ImagePositionPatient = [f"{v:.6g}" for v in corner]
-    dataset.RescaleSlope, dataset.RescaleIntercept = "1", "0"
-    dataset.PixelRepresentation = 1
-    for name in ("PixelPaddingValue", "SmallestImagePixelValue", "LargestImagePixelValue"):
-        if name in dataset:
-            del dataset[name]
-    dataset.remove_private_tags()
-    dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-    dataset.DerivationDescription = "cropped from dcmqi ct-3slice (BSD-3-Clause)"
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[destination.name, "retrodict demo"])
-    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=["retrodict demo series"])
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.PixelData = values.tobytes()
-    dataset["PixelData"].VR = "OW"
-    dataset.save_as(destination, enforce_file_format=True)
+def save(values: np.ndarray, spacing: float, number: int, destination: Path) -> None:
+    """Write one slice."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=[destination.name, "retrodict demo"])
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset(str(destination), {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+    ds.StudyInstanceUID = generate_uid(entropy_srcs=["retrodict demo study", str(number)])
+    ds.SeriesInstanceUID = generate_uid(entropy_srcs=["retrodict demo series", str(number)])
+    ds.FrameOfReferenceUID = generate_uid(entropy_srcs=["retrodict demo frame", str(number)])
+    ds.PatientName, ds.PatientID = "retrodict^demo", "retrodict-demo"
+    ds.PatientIdentityRemoved, ds.DeidentificationMethod = "YES", "no header of the source was kept"
+    ds.PatientBirthDate = ds.PatientSex = ds.StudyDate = ds.StudyTime = ds.AccessionNumber = ds.StudyID = ""
+    ds.ReferringPhysicianName = ds.Manufacturer = ds.PatientOrientation = ds.PositionReferenceIndicator = ""
+    ds.Modality, ds.SeriesNumber, ds.InstanceNumber, ds.AcquisitionNumber = "CT", number, 1, 1
+    ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    ds.SeriesDescription = "chest, for the demonstration of retrodict"
+    ds.DerivationDescription = "cropped from a slice of COVID-19-NY-SBU, doi 10.7937/TCIA.BBAG-2923, CC BY 4.0"
+    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    ds.ImagePositionPatient = [round((s.start - 255.5) * spacing, 4) for s in (COLUMNS, ROWS)] + [0]
+    ds.PixelSpacing, ds.SliceThickness, ds.KVP = [spacing, spacing], 5, 120
+    ds.Rows, ds.Columns = values.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "HU"
+    ds.PixelData = values.astype("<i2").tobytes()
+    ds["PixelData"].VR = "OW"
+    ds.save_as(destination, enforce_file_format=True)
 
 
 def scanner() -> None:
     """Write the MTF and the NPS of the simulated scanner, as `retrodict measure` would."""
     from scanners import SCANNERS, curves
 
-    for name, curve in zip(("mtf", "nps"), curves(SCANNERS["standard-30"], 0.81), strict=True):
+    # to the corner of the plane at the finest pixels of the slices, with the noise of the coarser ones
+    for name, curve in zip(("mtf", "nps"), curves(SCANNERS["standard-30"], 0.70, 0.81), strict=True):
         record = curve.to_json()
         rounded = {**record, "value": [float(f"{v:.5g}") for v in record["value"]]}
         rounded["frequency"] = [float(f"{f:.6g}") for f in record["frequency"]]
@@ -67,10 +72,9 @@ def main() -> None:
     """Two slices and two curves."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
     scanner()
-    folder = Path(sys.argv[1])
-    ASSETS.mkdir(exist_ok=True)
-    for number in (1, 3):
-        derive(folder / f"{number:02d}.dcm", ASSETS / f"abdomen-{number}.dcm")
+    with np.load(Path(sys.argv[1]) / f"{PATIENT}.npz", allow_pickle=False) as archive:
+        for number, (values, spacing) in enumerate(zip(archive["hu"], SPACING, strict=True), start=1):
+            save(values[ROWS, COLUMNS], spacing, number, ASSETS / f"chest-{number}.dcm")
 
 
 if __name__ == "__main__":

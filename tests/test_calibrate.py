@@ -230,7 +230,7 @@ def test_a_series_of_dicom_says_the_guarantee_in_its_header(found, model, tmp_pa
 
     import pydicom
 
-    like = read(str(resources.files("retrodict") / "assets" / "abdomen-1.dcm"))
+    like = read(str(resources.files("retrodict") / "assets" / "chest-1.dcm"))
     made = Restored("a", like, like, like.with_values(torch.ones_like(like.values)), (), "", model,
                     details=_details(), calibration=found.calibration)  # fmt: skip
     made.save(tmp_path)

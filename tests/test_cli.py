@@ -369,11 +369,11 @@ def test_errors_speak_the_language_of_the_command_line(tmp_path, model):
 
 
 def test_a_demonstration_does_not_overwrite(tmp_path):
-    (tmp_path / "abdomen-1-measured.dcm").write_text("mine")
+    (tmp_path / "chest-1-measured.dcm").write_text("mine")
     done = retrodict("demo", "-o", tmp_path, "--slices", 1)
     assert done.returncode == Code.no_output
     assert "--force" in done.stderr
-    assert (tmp_path / "abdomen-1-measured.dcm").read_text() == "mine"
+    assert (tmp_path / "chest-1-measured.dcm").read_text() == "mine"
 
 
 @pytest.mark.slow
@@ -382,5 +382,5 @@ def test_demo_writes_what_it_says(tmp_path):
     done = retrodict("demo", "-o", tmp_path, "--samples", 2, "--slices", 1)
     assert done.returncode == 0, done.stderr
     for role in ("mean.dcm", "sd.dcm", "report.html"):
-        assert (tmp_path / f"abdomen-1-measured_{role}").exists()
-        assert f"abdomen-1-measured_{role}" in done.stdout
+        assert (tmp_path / f"chest-1-measured_{role}").exists()
+        assert f"chest-1-measured_{role}" in done.stdout

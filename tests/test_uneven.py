@@ -398,7 +398,7 @@ def test_another_spacing_takes_the_map_along(model):
         ({"noise_map_unit": "mm"}, InputError, "noise_map: unit"),
         ({"noise_map": None, "noise_map_unit": "1"}, InputError, "without a noise map"),
         ({"noise_map": "nowhere.npz"}, InputError, "nowhere.npz"),
-        ({"model": "ct"}, InputError, "its own noise alone"),
+        ({"model": "ct-simulated"}, InputError, "its own noise alone"),
     ],
 )
 def test_what_is_no_posterior_is_refused_by_name(model, changes, error, said):

@@ -52,7 +52,7 @@ def test_a_random_start_delivers_the_average_of_the_last_denoised_images():
     y = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     found = run(denoiser, y, samples=6, steps=8, keep_samples=True)
     mean, variance = denoiser.prior()
-    gain, left = wiener(process.measurement, variance)
+    gain, _ = wiener(process.measurement, variance)
     posterior = basis.inverse(mean + gain * (basis.forward(y) - process.measurement.h * mean))
     of_members = float((found.samples.mean(0) - posterior).square().mean())
     assert float((found.mean - posterior).square().mean()) < 0.7 * of_members
@@ -111,7 +111,7 @@ def test_members_do_not_depend_on_how_many_there_are(exact):
 
 
 def test_one_call_knows_what_it_does_not_know_beyond_the_border():
-    """The variance of a window of a field that goes on, from one call and many margins, ring by ring: see test_margin."""
+    """The variance of a window of a field that goes on, from one call and many margins, ring by ring."""
     steep, side, wide = Spectrum.power_law(0.0, 40.0, 0.03, 3.0), 20, 72
     big, small = (GaussianDenoiser(fourier(Fourier((n, n))), spectrum=steep) for n in (wide, side))
     basis, (_, L), m = big.process.basis, big.prior(), big.process.measurement
@@ -147,7 +147,7 @@ def test_the_state_at_a_time_has_the_mtf_and_nps_of_that_time(exact):
 
 
 def test_at_the_ends_the_state_is_what_was_measured_and_what_is_restored(exact):
-    denoiser, y, posterior, variance = exact
+    denoiser, y, _, variance = exact
     late, early = (run(denoiser, y, samples=40, steps=3, stop=s).stops[0] for s in (0.999, 0.004))
     assert float(late["sd"].mean()) < 0.15 * float(early["sd"].mean())
     assert float((late["mean"] - y[0]).square().mean()) < 0.02 * float(y.var())
@@ -155,7 +155,7 @@ def test_at_the_ends_the_state_is_what_was_measured_and_what_is_restored(exact):
 
 
 def test_what_cannot_be_asked_for_is_said(exact):
-    denoiser, y, _, _ = exact
+    y = exact[1]
     with pytest.raises(InputError, match="between 0"):
         SamplingOptions(stop=1.5)
     with pytest.raises(InputError, match="one call"):

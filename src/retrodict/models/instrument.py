@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from retrodict._check import InputError
@@ -113,11 +114,18 @@ def _agreement(process: Process, trained: Moments, found: Moments) -> Agreement:
     return Agreement(ratio, difference)
 
 
-def measure(image: Image, model: Model, seed: int = 0) -> Image:
-    """Measurement of a clean 2-D image by the instrument of the model: its MTF, then noise of its NPS."""
-    process = model.denoiser.process.on(tuple(image.values.shape[1:]))
+def measure(image: Image, model: Model, seed: int = 0, *, margin: int = 0) -> Image:
+    """Measurement of a clean 2-D image by the instrument of the model: its MTF, then noise of its NPS.
+
+    margin: pixels of mirrored border, so that what the MTF blurs into the image is not the other side of it.
+    """
+    size = tuple(image.values.shape[1:])
+    process = model.denoiser.process.on(tuple(n + 2 * margin for n in size))
     if process.measurement is None:
         raise InputError("measure", "a model without a measurement law", "one trained for a measured MTF and NPS")
     x0 = model.intensity.encode(image.values[None])
+    if margin:
+        x0 = F.pad(x0, [margin] * 2 * len(size), mode="reflect")
     y = process.pairing.simulate(x0, process.basis, torch.tensor([seed], device="cpu"))
-    return image.with_values(model.intensity.decode(y)[0])
+    inner = tuple(slice(margin, margin + n) for n in size)
+    return image.with_values(model.intensity.decode(y[(..., *inner)])[0])

@@ -96,6 +96,9 @@ def rows_of(config: FitConfig, base: Path) -> Rows:
             expected = f"{config.intensity.unit!r}, as intensity.unit says"
             hint = "Correct the cell, or take the row out."
             raise InputError(f"{row.where}, column unit", f"{row.known_unit!r}", expected, hint)
+    unknown = set(config.data.leave_out) - {row.patient for table in listed.values() for row in table}
+    if unknown:
+        raise InputError("data.leave_out", f"{min(unknown)!r}", "the name of a patient of the tables")
     _check_sides(rows.kept)
     rows.notes.extend(f"{n} rows left out: {reason}." for reason, n in reasons.items())
     silent = sum(row.noise is None for row in rows.kept)
@@ -129,6 +132,8 @@ def _reason(config: FitConfig, row: IndexRow) -> str:
     data = config.data
     if row.split == "test":
         return "the split test"
+    if row.patient in data.leave_out:
+        return "the patient is in data.leave_out"
     if data.modality is not None and row.modality not in ("", data.modality):
         return f"modality {row.modality}"
     if data.orientation is not None and row.orientation not in ("", data.orientation):

@@ -96,6 +96,7 @@ class DataConfig(Strict):
     most_noise: Positive | None = Field(
         None, description="rows of a table whose own noise is above it are left out; those that state none are taken"
     )
+    leave_out: list[str] = Field(default_factory=list, description="patients of the tables that nothing may see")
     slices: int | None = Field(None, ge=1, le=1 << 20, description="most slices of a series, evenly spaced")
     groups: list[GroupConfig] = Field(default_factory=list, description="patients or series by name")
     simulated: SimulatedConfig | None = None

@@ -19,7 +19,7 @@ __all__ = ["law_digest", "model_digest", "seen_in_training"]
 
 
 SAID_ONLY = ("card", "held_out", "process", "spacing")
-"""Fields of a model that change no number of a restoration, or are told apart by themselves (the instrument, the pixels)."""
+"""Fields of a model that change no number of a restoration, or are told apart by themselves (instrument, pixels)."""
 
 
 def model_digest(model: Model) -> str:

@@ -24,9 +24,9 @@ class Option(NamedTuple):
 class RestoreOptions:
     """How an image is restored; every field is a keyword of `restore` and a flag of the command line.
 
-    `mtf` and `nps` are paths, records or curves, `calibration` is a path or a record; `noise_map` is a path, an `Image`,
-    or an array on the pixels of the image; `steps` and `grid` None are those of the rule, `spread` None is the error law
-    of the model.  `tile` None runs the network on tiles where it would take more than 1 GiB otherwise.
+    `mtf` and `nps` are paths, records or curves, `calibration` is a path or a record; `noise_map` is a path, an
+    `Image`, or an array on the pixels of the image; `steps` and `grid` None are those of the rule, `spread` None is the
+    error law of the model.  `tile` None runs the network on tiles where it would take more than 1 GiB otherwise.
     `estimate_instrument`: curves that are not given are found in each input (`estimate_instrument`), and said to be so.
     `expect` None (or "any") reads DICOM files of every modality.  `threads` holds for the call alone.
 
@@ -58,8 +58,8 @@ class RestoreOptions:
     spread: Annotated[
         str | None, Option("Error law of the denoiser: local, uncalibrated, wiener or none (default of the model).")
     ] = None
-    mtf: Annotated[Any, Option("Measured MTF (retrodict measure mtf) instead of that of the training.")] = None
-    nps: Annotated[Any, Option("Measured NPS (retrodict measure nps) instead of that of the training.")] = None
+    mtf: Annotated[Any, Option("Measured MTF of the instrument (retrodict measure mtf).")] = None
+    nps: Annotated[Any, Option("Measured NPS of the instrument (retrodict measure nps).")] = None
     noise_map: Annotated[
         Any, Option("Map of the noise over the image (retrodict measure noise-map), with instant.")
     ] = None
