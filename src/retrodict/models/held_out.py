@@ -15,14 +15,20 @@ __all__ = ["HeldOut", "scatter"]
 STAGES = ("one_call", "sampled")
 
 
+QUIET = 1500.0
+"""Power of the data over that of the noise in the lowest band above which an instrument is quiet."""
+
+
 @dataclass(frozen=True)
 class HeldOut:
     """Mean and scatter of the logs of the misfit ratios over images of patients that were not in training.
 
     `edges`: of the bands, cycles/mm; none where the record is of many instruments, whose bands are counted from the
-    highest.  `one_call` and `sampled` are (mean, sd), a number for each band and one for the
-    unevenness of the noise: of one call of the network, and of members of the default ensemble.  Every patient counts
-    alike.  `pixels`, `tiles`: looked at in each image, on average.
+    highest; `quiet` is then that of instruments of so little noise that the data fill their lowest band more than
+    `QUIET` times over, where a small fault of the prior is a large part of the noise.  `one_call` and `sampled` are
+    (mean, sd), a number for each band and one for the unevenness of the noise: of one call of the network, and of
+    members of the default ensemble.  Every patient counts alike.  `pixels`, `tiles`: looked at in each image, on
+    average.
     """
 
     edges: tuple[float, ...]
@@ -32,14 +38,19 @@ class HeldOut:
     tiles: int
     one_call: tuple[tuple[float, ...], tuple[float, ...]]
     sampled: tuple[tuple[float, ...], tuple[float, ...]]
+    quiet: HeldOut | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain record."""
         return asdict(self)
 
-    def of_bands(self, count: int) -> HeldOut | None:
-        """The record for `count` bands, counted from the highest; None where it has fewer."""
-        have = len(self.one_call[0]) - 1
+    def of_bands(self, contents: Sequence[float]) -> HeldOut | None:
+        """The record for an instrument of these contents of its bands (data over noise), the lowest first; None where
+        it has fewer bands.
+        """
+        if self.quiet is not None and contents[0] > QUIET:
+            return self.quiet.of_bands(contents)
+        count, have = len(contents), len(self.one_call[0]) - 1
         if count > have:
             return None
         pairs = [tuple(row[have - count :] for row in getattr(self, name)) for name in STAGES]
@@ -68,7 +79,9 @@ class HeldOut:
             )
         if not all(math.isfinite(x) for x in (*edges, *numbers)) or any(x < 0 for p in pairs for x in p[1]):
             raise InputError(where, "numbers that are not finite, or a negative scatter", "finite ones")
-        return cls(edges, *counts, *pairs)  # type: ignore[arg-type]
+        quiet = record.get("quiet")
+        other = None if quiet is None else cls.from_json(quiet, f"{where}.quiet")
+        return cls(edges, *counts, *pairs, other)  # type: ignore[arg-type]
 
 
 def scatter(patients: Sequence[Sequence[float]]) -> tuple[float, float]:

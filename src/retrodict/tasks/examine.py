@@ -163,7 +163,7 @@ class Examination:
 
     def _of_many_instruments(self, held: HeldOut) -> HeldOut | None:
         assert self.misfit is not None
-        found = held.of_bands(len(self.misfit.bands.content))
+        found = held.of_bands(self.misfit.bands.content)
         if found is None:
             self.warnings.append("how much the noise of images scatters between patients is known for fewer bands only")
             return None

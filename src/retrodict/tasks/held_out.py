@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from retrodict._check import InputError, NotCalibratedError
 from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser
-from retrodict.models.held_out import HeldOut, scatter
+from retrodict.models.held_out import QUIET, HeldOut, scatter
 from retrodict.processes.clocks import ClockLaw
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from retrodict.samplers.misfit import BandMisfit, bands_of, flat_pixels, one_call
@@ -33,6 +34,10 @@ __all__ = [
 
 SIDE = 128
 """Largest side in pixels of the part of an image that is measured: a larger image scatters less."""
+
+
+AROUND = 24
+"""Pixels around the part that are measured with it."""
 
 
 IMAGES = 2
@@ -62,26 +67,46 @@ def held_out(denoiser: NetDenoiser, patients: Mapping[str, Sequence[Tensor]], se
 def held_out_over_law(
     denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, float]]], seed: int = 0
 ) -> HeldOut | None:
-    """`held_out` of a model of every instrument: each image is measured by an instrument of its own, drawn from `law`.
+    """`held_out` of a model of every instrument: each image is measured by instruments of its own, drawn from `law`,
+    one of much noise and one of little.
 
     patients: of each, pairs of a clean image `(C, *N)` in model units and its pixel spacing in mm.
     """
     options = SamplingOptions(samples=2, keep_samples=True)
-    found: list[list[Row]] = []
-    for number, (_, images) in enumerate(patients.items()):
-        rows = []
-        for i, (image, spacing) in enumerate(images[:IMAGES]):
-            own = key(seed, f"patient-{number}", i)
-            process = denoiser.process
-            basis = replace(process.basis, spacing=(spacing,) * process.ndim)
-            rows.append(_row(denoiser.at(law.instrument(basis, own)), image, own, options))
-        found.append([row for row in rows if row is not None])
-    found = [rows for rows in found if rows]
-    return _record_by_number(found) if len(found) >= 2 else None
+    found: dict[bool, list[list[Row]]] = {False: [], True: []}
+    for number, images in enumerate(patients.values()):
+        for quiet, every in found.items():
+            rows = []
+            for i, (image, spacing) in enumerate(images[:IMAGES]):
+                drawn = _drawn(denoiser, law, spacing, key(seed, f"patient-{number}", i), quiet)
+                rows += [] if drawn is None else [_row(drawn[0], image, drawn[1], options)]
+            every.append([row for row in rows if row is not None])
+    loud, quiet = (_record_by_number([rows for rows in found[kind] if rows]) for kind in (False, True))
+    return None if loud is None else replace(loud, quiet=quiet)
 
 
-def _record_by_number(patients: Sequence[Sequence[Row]]) -> HeldOut:
-    """Mean and scatter over patients, band by band counted from the highest; the last number is the unevenness."""
+def _drawn(
+    denoiser: NetDenoiser, law: ClockLaw, spacing: float, seed: int, quiet: bool
+) -> tuple[NetDenoiser, int] | None:
+    """The denoiser at an instrument of the law that is quiet, or is not (`models.held_out.QUIET`), and its seed; None
+    where 200 draws have none.
+    """
+    process = denoiser.process
+    basis = replace(process.basis, spacing=(spacing,) * process.ndim)
+    for trial in range(200):
+        own = key(seed, "instrument", trial)
+        bound = denoiser.at(law.instrument(basis, own))
+        if (bands_of(bound).content[0] > QUIET) == quiet:
+            return bound, own
+    return None
+
+
+def _record_by_number(patients: Sequence[Sequence[Row]]) -> HeldOut | None:
+    """Mean and scatter over patients, band by band counted from the highest; the last number is the unevenness.  None
+    for fewer than two patients.
+    """
+    if len(patients) < 2:
+        return None
     every = [row for rows in patients for row in rows]
     pairs = []
     for stage in ("one_call", "sampled"):
@@ -129,9 +154,7 @@ def record_of(patients: Sequence[Sequence[Row]], edges: tuple[float, ...]) -> He
 
 def _row(denoiser: NetDenoiser, x0: Tensor, seed: int, options: SamplingOptions | None) -> Row | None:
     """The numbers of an image; None where no pixel of it can be looked at."""
-    x0 = center(x0)[None]
-    process = denoiser.process.on(tuple(x0.shape[2:]))
-    y = process.pairing.simulate(x0, process.basis, torch.tensor([seed], device="cpu"))
+    y = _measured(denoiser, x0, seed)
     misfit = BandMisfit(denoiser, y, flat_pixels(y))
     sample = one_call(denoiser, y, seed=seed)[1]
     if sample is None or misfit.counts[0] == 0:
@@ -147,6 +170,23 @@ def _row(denoiser: NetDenoiser, x0: Tensor, seed: int, options: SamplingOptions 
     return Row(one, numbers_of(misfit, members[:, 0]), misfit.counts[0], max(1, misfit.tiles[0]))
 
 
+def _measured(denoiser: NetDenoiser, x0: Tensor, seed: int) -> Tensor:
+    """The middle `(1, C, *n)` of an image as the instrument measures it: what lies around it is blurred into it, and
+    not what lies at its other end; beyond the image it is mirrored.
+    """
+    inner = center(x0)
+    size = tuple(inner.shape[1:])
+    around = [min(AROUND, n - 1) for n in x0.shape[1:]]
+    real = torch.view_as_real(x0).movedim(-1, 0).flatten(0, 1) if x0.is_complex() else x0
+    real = F.pad(real[None], [a for n in reversed(around) for a in (n, n)], mode="reflect")[0]
+    wide = torch.complex(*real.chunk(2)) if x0.is_complex() else real
+    wide = center(wide, 2 * AROUND)
+    process = denoiser.process.on(tuple(wide.shape[1:]))
+    y = process.pairing.simulate(wide[None], process.basis, torch.tensor([seed], device="cpu"))
+    cuts = [slice((w - n) // 2, (w - n) // 2 + n) for w, n in zip(y.shape[2:], size, strict=True)]
+    return y[(..., *cuts)]
+
+
 def numbers_of(misfit: BandMisfit, samples: Tensor) -> list[float]:
     """Logs of the ratios of samples `(k, C, *N)` of the first measured image, averaged; 0 where one is not defined."""
     ratios = misfit.ratios(samples, 0)
@@ -154,9 +194,10 @@ def numbers_of(misfit: BandMisfit, samples: Tensor) -> list[float]:
     return [math.log(x) if 0 < x < math.inf else 0.0 for x in found]
 
 
-def center(x: Tensor) -> Tensor:
-    """The middle of an image `(C, *N)`, at most `SIDE` pixels along every axis."""
-    cuts = [slice(max(0, (n - SIDE) // 2), max(0, (n - SIDE) // 2) + SIDE) for n in x.shape[1:]]
+def center(x: Tensor, more: int = 0) -> Tensor:
+    """The middle of an image `(C, *N)`, at most `SIDE` (and `more`) pixels along every axis."""
+    side = SIDE + more
+    cuts = [slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in x.shape[1:]]
     return x[(slice(None), *cuts)]
 
 
