@@ -422,3 +422,38 @@ def test_the_noise_of_air_is_not_clipped(tmp_path, model):
     result = restore(path, model=model, samples=2, steps=1)
     assert float(result.input.values.min()) < -1100
     assert torch.allclose(result.input.values, noisy.values, atol=0.06)
+
+
+# ---- one call, and the image on the way ----
+
+
+def test_an_instant_restoration_has_a_mean_a_deviation_and_members(tmp_path, model):
+    result = restore(save(tmp_path), tmp_path / "out", model=model, samples=3, instant=True, keep_samples=True)
+    assert result.details["network_calls_per_member"] == 1
+    assert (result.details["sampling"]["rule"], result.details["sampling"]["mean_members"]) == ("one call", None)
+    assert len(result.samples) == 3
+    assert result.sd is not None
+    with pytest.raises(InputError, match="one call"):
+        restore(save(tmp_path), model=model, instant=True, steps=4)
+
+
+def test_the_image_at_a_time_is_written_with_what_was_promised_and_measured(tmp_path, model):
+    result = restore(save(tmp_path), tmp_path / "out", model=model, samples=3, steps=2, stop_at=0.5)
+    names = {p.name for p in result.files}
+    assert {"scan_stop.npz", "scan_stop-sd.npz"} <= names
+    record = json.loads((tmp_path / "out" / "scan_restore.json").read_text())["stop"]
+    assert record["at"] == 0.5
+    promised, measured = (torch.tensor(record["nps"][k]) for k in ("promised", "measured"))
+    assert float((measured / promised).log().mean().exp()) == pytest.approx(1, abs=0.25)
+    mtf = torch.tensor(record["mtf"]["promised"])
+    assert bool((mtf[:-1] >= mtf[1:]).all())
+    assert "On the way" in (tmp_path / "out" / "scan_report.html").read_text()
+    assert torch.equal(read(tmp_path / "out" / "scan_stop.npz").values, result.stop.image.values)
+    again = restore(save(tmp_path), tmp_path / "out", model=model, samples=3, steps=2, force=True)
+    assert not (tmp_path / "out" / "scan_stop.npz").exists()
+    assert again.stop is None
+
+
+def test_a_time_outside_is_refused(tmp_path, model):
+    with pytest.raises(InputError, match="between 0"):
+        restore(save(tmp_path), model=model, stop_at=1.0)

@@ -44,7 +44,8 @@ class ReportData:
     (center, width); by default that of the unit, or one read off the image.  `uniform_region` is (row, column, height,
     width) in pixels of the (middle) slice; without it the flattest region is found.  `verdict` says in words what the
     result is and lists the checks behind it (title, kind, reasons, warnings, checks, notes, cannot_see).  `mtf` and
-    `nps` are the curves of the instrument that the restoration assumed.  `timing` is in seconds.
+    `nps` are the curves of the instrument that the restoration assumed.  `stop`: the record of an image at a time of
+    the chain, with its `image` and `sd`.  `timing` is in seconds.
     `interval` holds the ends `lower` and `upper` of a calibrated interval, its `label` and its `statement`.
     """
 
@@ -75,6 +76,7 @@ class ReportData:
     warnings: Sequence[str] = ()
     interval: Mapping[str, Any] = field(default_factory=dict)
     verdict: Mapping[str, Any] = field(default_factory=dict)
+    stop: Mapping[str, Any] = field(default_factory=dict)
     mtf: Curve | None = None
     nps: Curve | None = None
 

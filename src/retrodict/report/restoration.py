@@ -40,6 +40,7 @@ from retrodict.report.page import (
     square,
 )
 from retrodict.report.plots import instrument, interval, noise, profiles, region_fields
+from retrodict.report.stopped import stopped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,6 +78,7 @@ def render(result: ReportData) -> str:
         "profiles": profiles(case),
         "noise": noise(case),
         "instrument": instrument(result),
+        "stop": stopped(case),
         "truth": _truth(case),
         "record": _record(result),
     }

@@ -184,6 +184,7 @@ def _report(restored: Restored, model: Model, truth: Image | None, files: list[P
         interval=_interval(restored),
         mtf=mtf,
         nps=nps,
+        stop=_stop(restored),
     )
 
 
@@ -194,6 +195,13 @@ def _interval(restored: Restored) -> dict[str, Any]:
     lower, upper = restored.interval
     made = restored.calibration
     return {"lower": lower.values, "upper": upper.values, "label": made.label, "statement": made.statement}
+
+
+def _stop(restored: Restored) -> dict[str, Any]:
+    stop = restored.stop
+    if stop is None:
+        return {}
+    return {**stop.to_json(), "image": stop.image.values, "sd": None if stop.sd is None else stop.sd.values}
 
 
 def _card(model: Model) -> dict[str, Any]:
