@@ -136,3 +136,44 @@ def test_a_model_of_one_instrument_has_no_range(model):
     assert outside(plain) == ""
     with pytest.raises(InputError, match="the spacing of the model"):
         at_spacing(plain, (0.8, 0.8))
+
+
+# ---- other processes ----
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "scalar"])
+def test_other_processes_run_with_the_same_network(model, name):
+    """From noise, with the measurement fused into every call: what the network sees is a clock like any other."""
+    given = curves(30, 0.8)
+    found = restore(scan((0.8, 0.8)), model=model, **given, process=name, samples=2, steps=2, point=True)
+    assert found.model.denoiser.process.pairing.kind == "external"
+    assert found.details["sampling"]["mean_members"] == 2  # a random start has no single call that is the mean
+    with pytest.raises(InputError, match="process"):
+        restore(scan((0.8, 0.8)), model=model, **given, process="vpp")
+
+
+def test_an_external_measurement_is_fused_with_the_state(model):
+    """The answer is that of one observation whose precisions are those of both together."""
+    from retrodict.denoisers.wrappers import Fused
+    from retrodict.processes.observation import Cond
+    from retrodict.tasks.prepare import _chain
+
+    bound, _ = model_with_instrument(at_spacing(model, (0.8, 0.8)), **curves(30, 0.8))
+    instrument = bound.denoiser.process
+    outside, inside = _chain("vp", instrument), replace_pairing(_chain("vp", instrument))
+    generator = torch.Generator().manual_seed(3)
+    x, y = (torch.randn(1, 1, 32, 32, generator=generator) for _ in range(2))
+    t = torch.tensor([0.4], dtype=torch.float64)
+    one = bound.denoiser.at(outside).estimate(x, t, Cond(image=y))
+    two = Fused(bound.denoiser.at(inside), y, instrument.measurement).estimate(x, t)
+    assert torch.allclose(one.mean, two.mean, atol=1e-5)
+    assert torch.allclose(one.spread.variance(), two.spread.variance(), rtol=1e-5)
+    assert float((one.mean - bound.denoiser.at(outside).estimate(x, t, Cond(image=y + 0.1)).mean).abs().max()) > 1e-3
+
+
+def replace_pairing(process):
+    from dataclasses import replace
+
+    from retrodict.processes.observation import Pairing
+
+    return replace(process, pairing=Pairing())

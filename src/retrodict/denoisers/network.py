@@ -29,7 +29,7 @@ from retrodict.denoisers.predictions import PREDICTIONS, Rate, data_from, rate_o
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread, Spread, band_filters, root_mean, standardized
 from retrodict.nets.network import Network, network
 from retrodict.nets.tiles import Tiled
-from retrodict.processes.observation import Cond, Moments, ratio
+from retrodict.processes.observation import Cond, Moments, fuse, ratio
 from retrodict.processes.process import Process
 
 __all__ = ["LEVELS", "Level", "NetDenoiser", "SpreadScale", "Terms", "channels_in", "channels_out"]
@@ -145,6 +145,11 @@ class NetDenoiser(Observer):
     the best there is.  `unit` is the std of the data on the training grid, a fixed unit of the inputs: on larger grids
     the spectrum holds lower frequencies, and the mean of it would grow.
 
+    `shown`: whether the network has an input for an external measurement; None: as its process says.  One that has
+    none and is told the clock serves external processes too: state and measurement are fused to one observation of x_0,
+    whose precisions add (identity I5; for white noise and one operator at a time: Exact Posterior Score, arXiv
+    2606.17048).
+
     The network maps `(B, inputs, *N)` and level `(B, features)` to `(B, outputs, *N)`; it runs in its own dtype,
     under bfloat16 autocast if `precision="bf16"`; states and tables stay in the dtype of x_t and float64.
     """
@@ -159,6 +164,7 @@ class NetDenoiser(Observer):
     precision: str = "float32"
     unit: float | None = None
     spread: str | None = None
+    shown: bool | None = None
 
     def __post_init__(self) -> None:
         """Fill in what follows from the rest and refuse what does not fit."""
@@ -173,6 +179,8 @@ class NetDenoiser(Observer):
         if choice("spread", spread, SPREADS) in ("local", "uncalibrated") and not self.bands:
             raise InputError("spread", repr(spread), "'wiener' or 'none': this network predicts no variances")
         object.__setattr__(self, "spread", spread)
+        if self.shown is None:
+            object.__setattr__(self, "shown", self.process.pairing.sees)
         object.__setattr__(self, "net", self.net if isinstance(self.net, Network) else network(self.net))
         if self.unit is None:
             weight = self.process.basis.multiplicity()
@@ -233,8 +241,9 @@ class NetDenoiser(Observer):
         The network has to have been trained with as many inputs and in the same kind of basis.
         """
         own = self.process
-        kinds = [(p.pairing.sees, type(p.basis), p.basis.complex) for p in (process, own)]
-        if kinds[0] != kinds[1]:
+        kinds = [(type(p.basis), p.basis.complex) for p in (process, own)]
+        fused = self.any_clock and not self.shown and process.measurement is not None
+        if kinds[0] != kinds[1] or (process.pairing.sees != self.shown and not fused):
             found = f"a {process.pairing.kind} process in the {type(process.basis).__name__} basis"
             raise InputError("process", found, f"{own.pairing.kind}, {type(own.basis).__name__}, as in training")
         return replace(self, process=process)
@@ -289,8 +298,13 @@ class NetDenoiser(Observer):
     def _linear(self, xt: Tensor, t: Tensor, cond: Cond) -> LinearEstimate:
         process = self.process
         check_state(process, xt, cond)
-        w = process.to_coefficients(xt, t, cond.image if process.anchored else None)
-        return linear_estimate(process, self._power, self._mean, w, process.moments(t), cond)
+        w, m = process.to_coefficients(xt, t, cond.image if process.anchored else None), process.moments(t)
+        if process.pairing.sees and not self.shown and cond.image is not None:
+            assert process.measurement is not None  # `at` has looked
+            y = process.basis.forward(cond.image).expand_as(w)
+            w, m = fuse(w, m, y, _lifted(process.measurement, process.ndim))
+            cond = Cond()
+        return linear_estimate(process, self._power, self._mean, w, m, cond)
 
     def _terms(self, linear: LinearEstimate) -> Terms:
         basis, (w, d, v, y, m) = self.process.basis, linear
@@ -346,7 +360,8 @@ class NetDenoiser(Observer):
         more = () if weights is None else (weights.to(inputs).expand(len(inputs), *weights.shape[1:]).to(dtype),)
         with torch.autocast(inputs.device.type, torch.bfloat16) if bf16 else nullcontext():
             out = self.net(inputs.to(dtype), level, *more).to(like)
-        channels = channels_out(self.process, inputs.shape[1] // channels_in(self.process), self.bands)
+        parts = (3 if self.shown else 2) * (2 if self.process.basis.complex else 1)
+        channels = channels_out(self.process, inputs.shape[1] // parts, self.bands)
         if out.shape != (len(inputs), channels, *inputs.shape[2:]):
             wanted = (len(inputs), channels, *inputs.shape[2:])
             raise InputError("network", f"an output of shape {tuple(out.shape)}", f"{wanted}")

@@ -60,6 +60,10 @@ class RestoreOptions:
     ] = None
     mtf: Annotated[Any, Option("Measured MTF of the instrument (retrodict measure mtf).")] = None
     nps: Annotated[Any, Option("Measured NPS of the instrument (retrodict measure nps).")] = None
+    process: Annotated[
+        str | None,
+        Option("Process of the chain, such as vp or ve, instead of the instrument's own."),
+    ] = None
     noise_map: Annotated[
         Any, Option("Map of the noise over the image (retrodict measure noise-map), with instant.")
     ] = None

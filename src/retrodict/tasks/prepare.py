@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from retrodict._check import InputError, NotCalibratedError, choice
+from retrodict.bases import Fourier
 from retrodict.data import Image
 from retrodict.models.instrument import model_with_instrument
 from retrodict.models.model import Model, open_model
 from retrodict.models.range import at_spacing, neighbor, outside
 from retrodict.nets import precision_for
+from retrodict.processes import PROCESSES
+from retrodict.processes.process import Process
+from retrodict.processes.recipes import external
 from retrodict.tasks.options import RestoreOptions
 
 __all__ = ["check_image", "device_named", "model_card", "model_channels", "prepared"]
@@ -38,6 +43,9 @@ def prepared(
     device = device_named(options.device)
     if model.spec.law is not None and model.spec.spacings is not None:
         bound, record = _of_every_instrument(model, options, spacing)
+    elif options.process is not None:
+        hint = "Its process is the one that it was trained on."
+        raise InputError("process", f"{options.process!r} for a model of one instrument", "a model of every one", hint)
     else:
         bound, record = _with_instrument(model, options.mtf, options.nps, not options.point)
     denoiser = bound.denoiser
@@ -81,8 +89,17 @@ def _of_every_instrument(
             "({point}).",
             point=True,
         )
+    if options.process is not None:
+        bound = replace(bound, denoiser=bound.denoiser.at(_chain(options.process, bound.denoiser.process)))
     nearest = {"distance": found.distance, "limit": found.limit, "noise": found.noise, "in_range": not why}
     return bound, {"instrument": {**nearest, "files": [str(options.mtf), str(options.nps)]}}
+
+
+def _chain(name: str, instrument: Process) -> Process:
+    """The process of that name in the basis of an instrument, from noise and with its measurement beside the chain."""
+    alone = [n for n, build in PROCESSES.items() if "mtf" not in inspect.signature(build).parameters]
+    known = [n for n in alone if PROCESSES[n](Fourier((8, 8))).pairing.kind == "none"]
+    return external(PROCESSES[choice("process", name, known)](instrument.basis), instrument)
 
 
 def _with_instrument(model: Model, mtf: Any, nps: Any, uncertainty: bool) -> tuple[Model, dict[str, Any]]:
