@@ -26,7 +26,7 @@ from retrodict.processes.process import Process
 
 __all__ = ["Neighbor", "at_spacing", "neighbor", "outside", "serves_every_instrument", "spacing_range"]
 
-DRAWS, SIDE = 2000, 64
+DRAWS, SIDE = 1000, 48
 """Clocks that stand for the law, and the side of the grid on which they are compared."""
 
 NEAR = 0.99

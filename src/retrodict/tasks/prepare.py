@@ -26,8 +26,11 @@ __all__ = ["check_image", "device_named", "model_card", "model_channels", "prepa
 def model_card(name: str = "ct") -> dict[str, Any]:
     """What is known of a model, for people: source, spacing (mm), unit, process, and the card of its training."""
     opened = open_model(name)
-    head = {"source": opened.source, "spacing_mm": opened.spec.spacing, "unit": opened.intensity.unit}
-    return {**head, "process": opened.spec.process, **opened.spec.card}
+    spec = opened.spec
+    head = {"source": opened.source, "spacing_mm": spec.spacings or spec.spacing, "unit": opened.intensity.unit}
+    what = {"process": spec.process} if spec.law is None else {"instruments": "every one of its law", "law": spec.law}
+    card = {k: v for k, v in spec.card.items() if not k.endswith("_images")}  # digests are for programs
+    return {**head, **what, **card}
 
 
 def prepared(
