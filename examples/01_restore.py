@@ -1,7 +1,7 @@
 import retrodict
 
 # a measured slice: values in HU, 1 mm pixels (any of the files above, a series folder, an array or a tensor)
-result = retrodict.restore("demo/abdomen-1-measured.dcm", "restored", samples=8, steps=8, seed=0, force=True)
+result = retrodict.restore("demo/chest-1-measured.dcm", "restored", samples=8, steps=8, seed=0, force=True)
 
 print(result.mean.values.shape, result.mean.unit)  # posterior mean, (1, H, W)
 print(result.sd.values.mean())  # posterior standard deviation in the same unit

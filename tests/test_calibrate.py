@@ -62,11 +62,11 @@ def found(folder, model):
 
 
 def test_factors_of_an_exact_posterior_are_those_of_its_law(found):
-    """4 members: the truth of 90 % of the pixels is within 2.63 deviations of their mean (Student), in every image
-    nearly so; the score of a patient is that of the worst image."""
+    """One step: mean and deviation are those of the law, so the truth of 90 % of the pixels is within 1.645 deviations, in
+    every image nearly so; the score of a patient is that of the worst image."""
     row = found.record["factors"]["pixels"]
-    assert found.record["of_the_law"] == pytest.approx(2.631, abs=1e-3)
-    assert row["factor"] == pytest.approx(2.63, rel=0.2)
+    assert found.record["of_the_law"] == pytest.approx(1.645, abs=1e-3)
+    assert row["factor"] == pytest.approx(1.645, rel=0.2)
     assert row["patients"] == PATIENTS
     assert row["rank"] == 5  # ceil(6 * 0.8)
     assert row["factor"] == row["scores"][4]
@@ -343,7 +343,7 @@ def test_the_command(folder, model, tmp_path):
     assert "means of discs of 5 mm" in done.stdout
     assert "With probability at least 80 %" in done.stdout
     assert "does not say what it was trained on" in done.stdout
-    few = command_line("calibrate", folder, "--patients", r"^(p\d+)", "--delta", 0.01, "-o", tmp_path / "f.json")
+    few = command_line("calibrate", folder, "--patients", r"^(p\d+)", "-m", model.source, "--delta", 0.01, "-o", tmp_path / "f.json")
     assert few.returncode == 3
     assert "at least 99" in few.stderr
     ready = ("restore", folder / "measured" / "p0-0_measured.npz", "-m", model.source, "--steps", 1)

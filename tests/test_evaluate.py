@@ -217,7 +217,7 @@ def test_a_method_takes_every_option_of_restore_and_is_recorded_as_it_is_written
     assert method.model_dump() == {
         "name": "a",
         "path": None,
-        "model": "ct-simulated",
+        "model": "ct",
         "rule": "ddim",
         "steps": None,
         "samples": 1,

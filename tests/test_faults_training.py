@@ -13,6 +13,7 @@ import retrodict.tasks.fit as fit_module
 from models import SPECTRUM, spec
 from objects import make_process
 from retrodict.bases import Fourier
+from retrodict.data import PatchSet
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.instrument import Agreement, _agreement, own_curves
 from retrodict.models.model import Intensity
@@ -105,8 +106,12 @@ def plan_of_two_sides():
     plan.spec, plan.start_from = replace(spec(), intensity=Intensity("HU", 1.0, 0.0)), None
     plan.config.training.seed, plan.config.training.precision = 0, "float32"
     plan.config.training.model_dump.return_value = {}
-    for side, value in ((plan.training, 1.0), (plan.validation, 2.0)):
-        side.batch = lambda keys, value=value: torch.full((len(keys), 1, 32, 32), value)
+    for side, value in (("training", 1.0), ("validation", 2.0)):
+        patches = MagicMock(spec=PatchSet)
+        patches.batch = lambda keys, value=value: torch.full((len(keys), 1, 32, 32), value)
+        patches.images = list
+        setattr(plan, side, patches)
+    plan.config.clocks.return_value = None
     return plan
 
 

@@ -29,7 +29,7 @@ __all__ = ["Neighbor", "at_spacing", "neighbor", "outside", "serves_every_instru
 DRAWS, SIDE = 1000, 48
 """Clocks that stand for the law, and the side of the grid on which they are compared."""
 
-NEAR = 0.99
+NEAR = 0.95
 """Part of the draws of the law that count as being of its kind."""
 
 

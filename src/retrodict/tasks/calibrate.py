@@ -210,6 +210,7 @@ class _Work:
     known: set[bool | None] = field(default_factory=set)
     done: int = 0
     unit: str = ""
+    behind: int | None = None
 
     def add(self, pair: Pair) -> None:
         """Restore the measured image of a pair and see what its truth needs."""
@@ -233,6 +234,7 @@ class _Work:
         self.images[pair.patient] = self.images.get(pair.patient, 0) + 1
         self.spacing.append(tuple(measured.spacing[-2:]))
         self.unit = measured.unit
+        self.behind = found.details["sampling"]["mean_members"]
         mean, sd, true = (items(i, 2)[:, 0].double() for i in (found.mean, found.sd, truth))
         members = torch.stack([items(s, 2)[:, 0].double() for s in found.samples])
         body = body_of(mean, measured.unit) & ~flat_pixels(items(measured, 2))
@@ -283,7 +285,7 @@ class _Work:
             "delta": self.plan.delta,
             "apply": self.plan.by,
             "factors": factors,
-            "of_the_law": central_factor(1 - self.plan.alpha, self.options.samples),
+            "of_the_law": central_factor(1 - self.plan.alpha, self.behind),
             "valid_for": {**use, "spacing_mm": spans},
             "patients": [self._patient(p, factors["pixels"]["factor"]) for p in sorted(self.images)],
             "left_out": self.left_out,
@@ -318,7 +320,7 @@ class _Work:
 
     def _patient(self, patient: str, factor: float) -> dict[str, Any]:
         images = self.needs["pixels"].get(patient, [])
-        law = central_factor(1 - self.plan.alpha, self.options.samples)
+        law = central_factor(1 - self.plan.alpha, self.behind)
 
         def covered(q: float) -> float:
             return float(1 - torch.stack([n.losses[_below(q)] for n in images]).mean())

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from retrodict._check import InputError, read_json
 from retrodict.data import Image, discover, read
-from retrodict.models.instrument import measure
+from retrodict.models.instrument import measure, model_with_instrument
 from retrodict.models.model import Model, model_files, open_model
+from retrodict.models.range import at_spacing
 from retrodict.tasks.config_file import Strict, read_config
 from retrodict.tasks.options import RestoreOptions, canonical
 from retrodict.tasks.restore import restore_image
@@ -140,12 +141,24 @@ def measured_images(config: EvaluationConfig, base: Path, truths: Mapping[str, I
     if config.simulate:
         if config.measured:
             raise InputError("simulate", "true beside measured images", "one of the two")
-        model = open_model(method_model(config.methods[0], base))
-        return {n: _simulated(t, model, i) for i, (n, t) in enumerate(truths.items())}
+        first = config.methods[0]
+        model, options = open_model(method_model(first, base)), options_of(first, base)
+        return {n: _simulated(t, _at(model, options, t), i) for i, (n, t) in enumerate(truths.items())}
     if config.measured is None:
         return {}
     images = _read(base / config.measured, config)
     return {n: _named(images, n, t, config.measured) for n, t in truths.items()}
+
+
+def _at(model: Model, options: RestoreOptions, truth: Image) -> Model:
+    """A model of every instrument at the pixels of an image and the curves of a method; others have their own."""
+    if model.spec.law is None:
+        return model
+    missing = [name for name in ("mtf", "nps") if getattr(options, name) is None]
+    if missing:
+        expected = "the curve of the instrument that measures the truth"
+        raise InputError(f"methods[0].{missing[0]}", "nothing, for a model of every instrument", expected)
+    return model_with_instrument(at_spacing(model, truth.spacing[-2:]), options.mtf, options.nps)[0]
 
 
 def _simulated(truth: Image, model: Model, index: int) -> Image:

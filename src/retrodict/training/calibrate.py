@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -55,18 +56,20 @@ def calibrate_over_law(
     """`calibrate_spread` of a network that is told the clock: over a law of observations and the spacings of `batch`.
 
     `levels` * `items` observations are drawn and sorted by their noise level, and each of `levels` equal parts gives
-    one node.  What is found and what was predicted in the bands of an observation is taken over all that was predicted
-    for it, so that each counts alike, and a band for as much of the error as it holds.
+    one node.  What is found and what was predicted in the bands of an observation is taken over the Wiener error of its
+    clock, so that every clock counts alike, a band for as much of the error as it holds, and an image for as much as it
+    errs: the ratio of the sums is that of squared error to variance over whole images (a mean of ratios would give air,
+    where the error is small, the weight of an organ).
     """
     if not denoiser.bands:
         return None
     drawn = _over_law(denoiser, batch, law, levels * items, seed)
     level, squares, predicted = (torch.cat(part) for part in zip(*drawn, strict=True))
-    total = predicted.sum((-2, -1))
+    weight = (-2 * level).exp()
     nodes, factors = [], []
     for part in level.argsort().chunk(levels):
-        found = (squares[part] / total[part, None]).mean(0)
-        leakage = (predicted[part] / total[part, None, None]).mean(0)
+        found = (squares[part] * weight[part, None]).mean(0)
+        leakage = (predicted[part] * weight[part, None, None]).mean(0)
         nodes.append(float(level[part].mean()))
         factors.append(tuple(unmixed_factors(found, leakage).tolist()))
     return SpreadScale(tuple(nodes), tuple(factors))
@@ -142,20 +145,33 @@ def _energies(denoiser: NetDenoiser, error: Tensor, terms: Terms) -> tuple[Tenso
     `(B, bands, bands)`, in model units squared.
 
     `band_errors` counts every frequency alike, each over its own variance; here a band counts by its energy, so that
-    frequencies in which there is next to nothing decide nothing.
+    frequencies in which there is next to nothing decide nothing.  Both are looked at through a window that leaves out
+    the border: a patch that is taken as periodic has an edge there that no image has.
     """
     basis, filters, v = denoiser.process.basis, denoiser.filters, terms.linear.v
     assert filters is not None
     assert terms.log_ratio is not None
     assert isinstance(basis, Fourier)
     weights = filters**2 * (basis.multiplicity() / basis.multiplicity().sum())
-    sigma = (0.5 * terms.log_ratio.clamp(-14.0, 5.0).double()).exp()
-    found = torch.einsum("a...,nc...->na", weights, basis.forward(error.double()).abs() ** 2)
+    window = _inside(basis)
+    sigma = window * (0.5 * terms.log_ratio.clamp(-14.0, 5.0).double()).exp()
+    found = torch.einsum("a...,nc...->na", weights, basis.forward(window * error.double()).abs() ** 2)
     columns = [
         torch.einsum("a...,nc...->na", weights, _scattered(basis, sigma[:, b], v * square))
         for b, square in enumerate(filters**2)
     ]
     return found, torch.stack(columns, -1)
+
+
+def _inside(basis: Fourier) -> Tensor:
+    """0 within a tenth of the side from the border, 1 from two tenths on, with a cosine between."""
+    window = torch.ones(basis.size, dtype=torch.float64, device=basis.device)
+    for axis, n in enumerate(basis.size):
+        place = (torch.arange(n, dtype=torch.float64, device=basis.device) + 0.5) / n
+        ramp = ((torch.minimum(place, 1 - place) - 0.1) / 0.1).clamp(0, 1)
+        line = torch.sin(0.5 * math.pi * ramp) ** 2
+        window = window * line.reshape([n if k == axis else 1 for k in range(basis.ndim)])
+    return window
 
 
 def _band_mean(x: Tensor) -> Tensor:
