@@ -10,7 +10,7 @@ from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.processes.fourier import fourier
 from retrodict.processes.observation import Cond, wiener
 from retrodict.processes.scalar import scalar
-from retrodict.samplers.ensemble import SamplingOptions, restore_batch
+from retrodict.samplers.ensemble import SamplingOptions, draw, plan_for, restore_batch
 
 SPECTRUM = Spectrum.power_law(0.3, 4.0, 0.05, 2.0)
 SIZE = (24, 20)
@@ -57,6 +57,9 @@ def test_a_random_start_delivers_the_average_of_the_last_denoised_images():
     of_members = float((found.samples.mean(0) - posterior).square().mean())
     assert float((found.mean - posterior).square().mean()) < 0.7 * of_members
     assert found.count == 6
+    plan = plan_for(process, SamplingOptions(steps=8), variance)
+    last = draw(denoiser, plan, y, torch.tensor(found.seeds[0])).x0.mean(0, keepdim=True)
+    assert torch.allclose(found.mean, last, atol=1e-10)
 
 
 def test_the_deviation_of_one_call_is_exact_and_that_of_a_chain_right_on_average(exact):
@@ -131,7 +134,8 @@ def test_one_call_knows_what_it_does_not_know_beyond_the_border():
 
 def test_the_state_at_a_time_has_the_mtf_and_nps_of_that_time(exact):
     """Promised by the law, measured from the members: within Monte Carlo in every band, and the mean in closed form."""
-    denoiser, basis, m = exact[0], exact[0].process.basis, exact[0].process.measurement
+    denoiser = GaussianDenoiser(exact[0].process, spectrum=Spectrum.power_law(0.3, 400.0, 0.05, 1.0))  # seen through h
+    basis, m = denoiser.process.basis, denoiser.process.measurement
     seeds, (mean, L) = torch.Generator().manual_seed(6), denoiser.prior()
     z = [basis.forward(torch.randn(60, 1, *SIZE, generator=seeds, dtype=torch.float64)) for _ in range(2)]
     y = basis.inverse(m.h * (mean + L.sqrt() * z[0]) + m.s2.sqrt() * z[1])

@@ -29,7 +29,8 @@ __all__ = ["Series", "code", "derived", "is_image", "study_of"]
 IMAGE_ROLES = ("mean", "sample", "median", "quantile", "lower", "upper", "input", "measured", "stop")
 
 
-OFFSETS = {"mean": 1000, "sd": 2000, "difference": 3000, "sample": 4000, "lower": 5000, "upper": 6000}
+OFFSETS = {"mean": 1000, "sd": 2000, "difference": 3000, "sample": 4000, "lower": 5000, "upper": 6000, "stop": 7000,
+           "stop-sd": 8000}  # fmt: skip
 
 
 HIGHEST = 2**31 - 1  # of an integer string
@@ -183,7 +184,7 @@ def _series_description(old: str, role: str) -> str:
 def _series_number(source: Dataset, role: str) -> int:
     """The number of the source plus that of the role; that of the role alone where an integer string ends."""
     name, _, number = role.partition("-")
-    offset = OFFSETS.get(name, 9000) + (int(number) if number.isdecimal() else 0)
+    offset = OFFSETS.get(role, OFFSETS.get(name, 9000)) + (int(number) if number.isdecimal() else 0)
     own = _whole(source.get("SeriesNumber")) or 0
     return own + offset if own + offset <= HIGHEST else offset
 
