@@ -195,7 +195,9 @@ def new_patients(found, full=False):
     if not full:
         return text
     fifths = [f"SSR^2, {i / 5:g}-{(i + 1) / 5:g} Nyquist" for i in range(5)]
-    return text + "\n\n" + table(["instrument", "pixels, mm", *fifths, "90 %: lung", "fat", "soft tissue", "bone"], more)
+    return (
+        text + "\n\n" + table(["instrument", "pixels, mm", *fifths, "90 %: lung", "fat", "soft tissue", "bone"], more)
+    )
 
 
 def page():
@@ -208,10 +210,11 @@ Machines differ: compare within a table.
 
 ## The model of every instrument, on patients never seen
 
-`python benchmarks/new_patients.py`, then `python benchmarks/new_patients.py --docs` - `ct` on one crop of 128 x 128 pixels of
-every validation patient, at its own pixels and two coarser ones, measured by instruments whose kernels are other
-functions than those of its training. Mean +- SD between patients. SSR^2: squared error over stated variance; 1 is calibrated, below 1 the spread is too wide.
-90 %: how many pixels, and means of discs, lie in their 90 % interval. In brackets: bands with less than 1 % of the error.
+`python benchmarks/new_patients.py`, then `python benchmarks/new_patients.py --docs` - `ct` on one crop of 128 x 128
+pixels of every validation patient, at its own pixels and two coarser ones, measured by instruments whose kernels are
+other functions than those of its training; 18 of the patients set the factors of its error variance. Mean +- SD between
+patients. SSR^2: squared error over stated variance; 1 is calibrated, below 1 the spread is too wide. 90 %: how many
+pixels, and means of discs, lie in their 90 % interval. In brackets: bands with less than 1 % of the error.
 
 <!-- new-patients:begin -->
 {new_patients(load("new_patients.json"), full=True)}
@@ -219,16 +222,16 @@ functions than those of its training. Mean +- SD between patients. SSR^2: square
 
 ## The model of one instrument, on patients never seen
 
-`python benchmarks/patients.py` - `ct-simulated`, one crop of 128 x 128 pixels of 1 mm of every validation patient, 8 members of 8
-calls. SSR^2: squared error of the ensemble mean over (1 + 1/K) times the ensemble variance; below 1 the spread is too
-wide.
+`python benchmarks/patients.py` - `ct-simulated`, one crop of 128 x 128 pixels of 1 mm of every validation
+patient, 8 members of 8 calls. SSR^2: squared error of the ensemble mean over (1 + 1/K) times the ensemble variance; below
+1 the spread is too wide.
 
 {patients(load("patients.json"))}
 
 ## Real CT, one patient that was not in training
 
-`python benchmarks/ct.py` - `ct-simulated`, two slices of one patient, 416 x 416 pixels of 1 mm, one noise draw each, so no error bars:
-read them beside the scatter between patients above. Measured with mirrored margins, before they were drawn from their
+`python benchmarks/ct.py` - `ct-simulated`, two slices of one patient, 416 x 416 pixels of 1 mm, one noise draw each,
+so no error bars: read them beside the scatter between patients above. Measured with mirrored margins, before they were drawn from their
 law (the outermost pixels differ, 4 % of an image of this size). The rows of equal budget need
 the models of `retrodict fit configs/ct-fourier.yaml` and `retrodict fit configs/ct-scalar.yaml`.
 

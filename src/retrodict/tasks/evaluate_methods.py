@@ -17,6 +17,7 @@ from retrodict.models.instrument import measure
 from retrodict.models.model import Model, model_files, open_model
 from retrodict.tasks.config_file import Strict, read_config
 from retrodict.tasks.options import RestoreOptions, canonical
+from retrodict.tasks.prepare import prepared
 from retrodict.tasks.restore import restore_image
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Method",
     "Result",
     "Task",
+    "instrument_of",
     "load_evaluation",
     "measured_images",
     "method_model",
@@ -140,12 +142,18 @@ def measured_images(config: EvaluationConfig, base: Path, truths: Mapping[str, I
     if config.simulate:
         if config.measured:
             raise InputError("simulate", "true beside measured images", "one of the two")
-        model = open_model(method_model(config.methods[0], base))
-        return {n: _simulated(t, model, i) for i, (n, t) in enumerate(truths.items())}
+        first = config.methods[0]
+        return {n: _simulated(t, instrument_of(first, t, base), i) for i, (n, t) in enumerate(truths.items())}
     if config.measured is None:
         return {}
     images = _read(base / config.measured, config)
     return {n: _named(images, n, t, config.measured) for n, t in truths.items()}
+
+
+def instrument_of(method: Method, image: Image, base: Path) -> Model:
+    """The model of a method, bound to its curves at the pixels of an image: the instrument that it assumes."""
+    options = replace(options_of(method, base), device="cpu")
+    return prepared(open_model(method_model(method, base)), options, image.spacing[-2:])[0]
 
 
 def _simulated(truth: Image, model: Model, index: int) -> Image:
