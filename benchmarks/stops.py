@@ -37,6 +37,8 @@ TIMES = (1.0, 0.6, 0.4, 0.2, 0.0)
 CORNER, SIDE, AROUND = (152, 60), 128, 24
 DETAIL = (slice(48, 96), slice(44, 92))
 WINDOW = (-1000, -350)
+Found = tuple[float, Image, Image | None, Stop | None]
+"""A time, one draw of the image there, its deviation and its curves."""
 HIGH = 0.5
 """Frequency (/mm) at which the MTF is told, for where it is not half at any that the pixels hold."""
 
@@ -56,10 +58,10 @@ def measured() -> tuple[Image, Stop]:
     return image, Stop.of((moments.part(),), 1.0, bound, lambda _: image)
 
 
-def stops(members: int, steps: int) -> list[tuple[float, Image, Image | None, Stop | None]]:
-    """(time, one draw of the image, its deviation, its curves) for every time."""
+def stops(members: int, steps: int) -> list[Found]:
+    """What is found at every time."""
     image, first = measured()
-    found: list[tuple[float, Image, Image | None, Stop | None]] = [(1.0, image, None, first)]
+    found: list[Found] = [(1.0, image, None, first)]
     options: dict[str, Any] = {"model": "ct", **CURVES, "samples": members, "steps": steps, "keep_samples": True}
     for time in TIMES[1:-1]:
         result = restore(image, stop_at=time, **options)
@@ -113,9 +115,7 @@ def _high(row: dict[str, Any]) -> str:
     return " / ".join(f"{v:.2f}" for v in row["mtf_high"]) if row["mtf50_per_mm"] is not None else "1"
 
 
-def picture(
-    rows: list[dict[str, Any]], found: list[tuple[float, Image, Image | None, Stop | None]], path: Path
-) -> None:
+def picture(rows: list[dict[str, Any]], found: list[Found], path: Path) -> None:
     """The detail at every time over its deviation."""
     figure = Figure(figsize=(11.6, 5.6), dpi=100, facecolor="white", layout="constrained")
     axes = figure.subplots(2, len(found))

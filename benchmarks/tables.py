@@ -195,9 +195,8 @@ def new_patients(found, full=False):
     if not full:
         return text
     fifths = [f"SSR^2, {i / 5:g}-{(i + 1) / 5:g} Nyquist" for i in range(5)]
-    return (
-        text + "\n\n" + table(["instrument", "pixels, mm", *fifths, "90 %: lung", "fat", "soft tissue", "bone"], more)
-    )
+    head = ["instrument", "pixels, mm", *fifths, "90 %: lung", "fat", "soft tissue", "bone"]
+    return text + "\n\n" + table(head, more)
 
 
 def page():
@@ -223,16 +222,16 @@ pixels, and means of discs, lie in their 90 % interval. In brackets: bands with 
 ## The model of one instrument, on patients never seen
 
 `python benchmarks/patients.py` - `ct-simulated`, one crop of 128 x 128 pixels of 1 mm of every validation
-patient, 8 members of 8 calls. SSR^2: squared error of the ensemble mean over (1 + 1/K) times the ensemble variance; below
-1 the spread is too wide.
+patient, 8 members of 8 calls. SSR^2: squared error of the ensemble mean over (1 + 1/K) times the ensemble variance;
+below 1 the spread is too wide.
 
 {patients(load("patients.json"))}
 
 ## Real CT, one patient that was not in training
 
 `python benchmarks/ct.py` - `ct-simulated`, two slices of one patient, 416 x 416 pixels of 1 mm, one noise draw each,
-so no error bars: read them beside the scatter between patients above. Measured with mirrored margins, before they were drawn from their
-law (the outermost pixels differ, 4 % of an image of this size). The rows of equal budget need
+so no error bars: read them beside the scatter between patients above. Measured with mirrored margins, before
+they were drawn from their law (the outermost pixels differ, 4 % of an image of this size). The rows of equal budget need
 the models of `retrodict fit configs/ct-fourier.yaml` and `retrodict fit configs/ct-scalar.yaml`.
 
 {ct(load("ct.json"))}
