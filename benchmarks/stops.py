@@ -2,7 +2,7 @@
 
     python benchmarks/stops.py [--picture docs/images/stops.png] [--members 8] [--steps 4]
 
-Vessels of the shipped slice chest-1, whose patient no shipped model has seen, measured by the shipped scanner (30 HU of
+Vessels of the shipped slice chest-1, whose patient no shipped model was trained or calibrated on, measured by the shipped scanner (30 HU of
 noise) on 128 x 128 pixels.  For each of the times: one draw of the image, its deviation given the measurement (rms over
 the detail), and MTF 50 % and noise as the law of the process promises them and as they are found in the members.  At 1
 they are found from the measurement and its truth; at 0 there is no instrument left.  The noise is that of frequencies
@@ -129,7 +129,8 @@ def picture(rows: list[dict[str, Any]], found: list[Found], path: Path) -> None:
         pair[1] = low.imshow(flat[0][DETAIL], cmap="inferno", vmin=0, vmax=most)
         top.set_title(names.get(time, f"{time:g}"), fontsize=11, color="#222", pad=6)
         halves, levels = shown(row)
-        top.set_xlabel(f"MTF 50 %: {halves} /mm\nnoise: {levels} HU", fontsize=8.5, color="#333", labelpad=5)
+        unit = "" if row["mtf50_per_mm"] is None else " /mm"
+        top.set_xlabel(f"MTF 50 %: {halves}{unit}\nnoise: {levels} HU", fontsize=8.5, color="#333", labelpad=5)
         low.set_xlabel(f"deviation {row['sd_hu']:.1f} HU rms", fontsize=8.5, color="#333", labelpad=5)
         for axis in (top, low):
             axis.set_xticks([])

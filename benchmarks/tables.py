@@ -231,8 +231,8 @@ below 1 the spread is too wide.
 
 `python benchmarks/ct.py` - `ct-simulated`, two slices of one patient, 416 x 416 pixels of 1 mm, one noise draw each,
 so no error bars: read them beside the scatter between patients above. Measured with mirrored margins, before
-they were drawn from their law (the outermost pixels differ, 4 % of an image of this size). The rows of equal budget need
-the models of `retrodict fit configs/ct-fourier.yaml` and `retrodict fit configs/ct-scalar.yaml`.
+they were drawn from their law (the outermost pixels differ, 4 % of an image of this size). The rows of equal budget
+need the models of `retrodict fit configs/ct-fourier.yaml` and `retrodict fit configs/ct-scalar.yaml`.
 
 {ct(load("ct.json"))}
 
