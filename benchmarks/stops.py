@@ -6,8 +6,8 @@ Vessels of the shipped slice chest-1, whose patient no shipped model was trained
 shipped scanner (30 HU of noise) on 128 x 128 pixels.  For each of the times: one draw of the image, its deviation given
 the measurement (rms over the detail), and MTF 50 % and noise as the law of the process promises them and as they are
 found in the members.  At 1 they are found from the measurement and its truth; at 0 there is no instrument left.  The
-noise is that of frequencies up to Nyquist along a row.  `benchmarks/results/stops.json` keeps the numbers, and the table
-of docs/concepts-stops.md is written from them.
+noise is that of frequencies up to Nyquist along a row.  `benchmarks/results/stops.json` keeps the numbers, and the
+table of docs/concepts-stops.md is written from them.
 """
 
 from __future__ import annotations
