@@ -1,6 +1,7 @@
 """A model of every instrument on patients that it has never seen: the figures that decide.
 
     python benchmarks/new_patients.py --model MODEL [--instant] [--scanners paper soft-12 ...] [--most 19]
+    python benchmarks/new_patients.py --docs        puts the figures of the last run into the documents
 
 Validation patients of the CT sets (each folder's split.json).  Of each one crop of 128 x 128 pixels of body, at its own
 pixels and at two coarser ones, is measured by instruments that no model was trained on (`benchmarks/scanners.py`) and
@@ -37,8 +38,14 @@ from retrodict.models.model import Model, open_model
 from retrodict.models.range import at_spacing, outside
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from scanners import SCANNERS, curves
+from tables import new_patients as table_of
+from tables import replace_block
 
-OUT = Path(__file__).parent / "results" / "new_patients.json"
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks" / "results" / "new_patients.json"
+SHORT = ("README.md", "src/retrodict/assets/MODEL_CARD.md")
+FULL = ("docs/figures.md",)
+"""Documents with the table, and with that of bands and tissues too."""
 SIDE, BANDS, AROUND = 128, 5, 24
 """Pixels of a crop and around it: what is measured goes on beyond the crop, as in a scan, and does not wrap."""
 GRIDS = (0.0, 1.0, 1.35)
@@ -159,6 +166,17 @@ def told(name: str, rows: list[dict]) -> None:
     print(f"{'':<27}90 %: pixels {mean_sd(rows, 'coverage')}  {tissue}  discs {discs}", flush=True)
 
 
+def documents(path: Path) -> None:
+    """Write the tables of a result between the marks new-patients:begin and :end of the documents."""
+    if not path.is_file():
+        sys.exit(f"no result {path}: measure first")
+    found = json.loads(path.read_text())
+    for names, full in ((SHORT, False), (FULL, True)):
+        for name in names:
+            replace_block(ROOT / name, "new-patients", table_of(found, full))
+            print(name)
+
+
 def main() -> None:
     """Print the lines of every instrument and spacing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,7 +188,11 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=99, help="patients")
     parser.add_argument("--split", default="validation", choices=("train", "validation"), help="whose patients")
     parser.add_argument("--json", type=Path, default=OUT)
+    parser.add_argument("--docs", action="store_true", help="measure nothing: write the tables of --json")
     given = parser.parse_args()
+    if given.docs:
+        documents(given.json)
+        return
     if not there():
         sys.exit(f"no patients in {DATA}: nothing to measure")
     model, everyone = open_model(given.model), slices(given.split)

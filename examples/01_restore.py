@@ -1,7 +1,8 @@
 import retrodict
 
-# a measured slice: values in HU, 1 mm pixels (any of the files above, a series folder, an array or a tensor)
-result = retrodict.restore("demo/chest-1-measured.dcm", "restored", samples=8, steps=8, seed=0, force=True)
+# a slice in HU (any of the files above, a series folder, an array or a tensor) and the two curves of its scanner
+scanner = {"mtf": "demo/scanner-mtf.json", "nps": "demo/scanner-nps.json"}
+result = retrodict.restore("demo/chest-1-measured.dcm", "restored", **scanner, samples=8, seed=0, force=True)
 
 print(result.mean.values.shape, result.mean.unit)  # posterior mean, (1, H, W)
 print(result.sd.values.mean())  # posterior standard deviation in the same unit

@@ -343,7 +343,9 @@ def test_the_command(folder, model, tmp_path):
     assert "means of discs of 5 mm" in done.stdout
     assert "With probability at least 80 %" in done.stdout
     assert "does not say what it was trained on" in done.stdout
-    few = command_line("calibrate", folder, "--patients", r"^(p\d+)", "-m", model.source, "--delta", 0.01, "-o", tmp_path / "f.json")
+    few = command_line(
+        "calibrate", folder, "--patients", r"^(p\d+)", "-m", model.source, "--delta", 0.01, "-o", tmp_path / "f.json"
+    )
     assert few.returncode == 3
     assert "at least 99" in few.stderr
     ready = ("restore", folder / "measured" / "p0-0_measured.npz", "-m", model.source, "--steps", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -374,6 +375,12 @@ def test_a_demonstration_does_not_overwrite(tmp_path):
     assert done.returncode == Code.no_output
     assert "--force" in done.stderr
     assert (tmp_path / "chest-1-measured.dcm").read_text() == "mine"
+    (tmp_path / "chest-1-measured.dcm").unlink()
+    (tmp_path / "scanner-nps.json").write_text("mine")
+    done = retrodict("demo", "-o", tmp_path, "--slices", 1)
+    assert done.returncode == Code.no_output
+    assert "scanner-nps.json" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["scanner-nps.json"]
 
 
 @pytest.mark.slow
@@ -384,3 +391,12 @@ def test_demo_writes_what_it_says(tmp_path):
     for role in ("mean.dcm", "sd.dcm", "report.html"):
         assert (tmp_path / f"chest-1-measured_{role}").exists()
         assert f"chest-1-measured_{role}" in done.stdout
+    words = shlex.split(next(line for line in done.stdout.splitlines() if "--mtf" in line))
+    assert words[:2] == ["retrodict", "restore"]
+    words[words.index("-o") + 1] = str(tmp_path / "again")
+    done = retrodict(*words[1:], "--instant")
+    assert done.returncode == 0, done.stderr
+    assert "posterior" in done.stdout
+    record = json.loads((tmp_path / "chest-1-measured_restore.json").read_text())
+    files = record["instrument"]["files"]
+    assert [Path(f) for f in files] == [tmp_path / f"scanner-{name}.json" for name in ("mtf", "nps")]

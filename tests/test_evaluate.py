@@ -5,19 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import retrodict
 from models import make_model
-from retrodict import InputError
+from retrodict import Image, InputError
 from retrodict.cli.app import app
 from retrodict.metrics.bootstrap import bootstrap, paired_bootstrap
 from retrodict.metrics.similarity import ssim, ssim_map
-from retrodict.tasks.evaluate import evaluate
-from retrodict.tasks.evaluate_methods import EvaluationConfig, Method, load_evaluation
+from retrodict.tasks.demo import CURVES as SCANNER
+from retrodict.tasks.evaluate import _blur, evaluate
+from retrodict.tasks.evaluate_methods import EvaluationConfig, Method, load_evaluation, measured_images
 from retrodict.tasks.evaluate_metrics import CURVES, METRICS, Case
 
 SIDE, COUNT, K = 48, 6, 12
@@ -226,6 +229,23 @@ def test_a_method_takes_every_option_of_restore_and_is_recorded_as_it_is_written
         "spread": "wiener",
     }
     assert Method.model_validate(method.model_dump()) == method
+
+
+def test_a_model_of_every_instrument_is_simulated_and_judged_with_the_curves_of_the_method():
+    """The shipped scanner has 30 HU of noise at 0.81 mm, and the default process of the model 168 HU at 1 mm."""
+    assets = Path(retrodict.__file__).parent / "assets"
+    options = dict(zip(("mtf", "nps"), SCANNER, strict=True))
+    method = Method.model_validate({"name": "a", "model": "ct", **options})
+    truth = Image.of(np.zeros((64, 64), np.float32), unit="HU", spacing=(0.81, 0.81))
+    compared = EvaluationConfig(truth=["x"], simulate=True, methods=[method])
+    found = measured_images(compared, assets, {"x": truth})["x"]
+    assert float(found.values.std()) == pytest.approx(30, rel=0.1)
+    rows = torch.arange(64, dtype=torch.float64)[:, None].expand(64, 64)
+    wave = torch.cos(2 * math.pi * 16 * rows / 64)  # 0.25 cycles a pixel, 0.309 /mm
+    mtf = json.loads((assets / SCANNER[0]).read_text())
+    wanted = float(np.interp(0.25 / 0.81, mtf["frequency"], mtf["value"]))
+    blurred = _blur(method, found, assets)(wave[None, None])
+    torch.testing.assert_close(blurred[0, 0], wanted * wave, rtol=0, atol=1e-3)
 
 
 # ---- who was looked at ----

@@ -322,7 +322,9 @@ def test_factors_over_a_law_are_one_where_the_network_is_right_and_found_where_i
 @pytest.mark.skipif(not (DATA / "ct_tcga_lung").is_dir(), reason="no CT patients beside the repository")
 def test_the_shipped_training_finds_its_patients():
     path = Path(__file__).resolve().parents[1] / "configs" / "any-scanner.yaml"
-    config = load_config(path, [f"data.root={DATA}", "data.indices=[ct_liver_lung_tcia3/index.csv]", "data.leave_out=[]"])
+    config = load_config(
+        path, [f"data.root={DATA}", "data.indices=[ct_liver_lung_tcia3/index.csv]", "data.leave_out=[]"]
+    )
     sets = training_sets(config, path.parent)
     assert sets.card["patients"] == 3  # one of the table, and the two that have none
     assert sets.validation is not None

@@ -154,7 +154,7 @@ def demo(
     force: Force = False,
 ) -> dict[str, Any]:
     """Restore the CT slices that ship with the package and say where the results are."""
-    from retrodict.tasks.demo import run_demo
+    from retrodict.tasks.demo import again, run_demo
 
     with watching() as watch:
         results = run_demo(output, samples=samples, slices=slices, force=force, watch=watch)
@@ -168,7 +168,9 @@ def demo(
             f"{item.wiener_rmse:.1f}, posterior mean {item.rmse:.1f}; ensemble spread {item.spread:.1f}",
             soft_wrap=True,
         )
-    return {"restored": record}
+    command_line = again(output)
+    out.print(f"The same by hand, with the curves of the scanner:\n  {plain(command_line)}", soft_wrap=True)
+    return {"restored": record, "again": command_line}
 
 
 @command

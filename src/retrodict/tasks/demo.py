@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from retrodict._check import InputError
+from retrodict._output import write_file
 from retrodict.data import Image, read, write
 from retrodict.models.instrument import measure, model_with_instrument
 from retrodict.models.model import Model, open_model
@@ -16,7 +18,7 @@ from retrodict.models.range import at_spacing
 from retrodict.tasks.restore import Restored, Watch, restore
 from retrodict.tasks.results import check_folder
 
-__all__ = ["SLICES", "Demonstration", "run_demo"]
+__all__ = ["CURVES", "SLICES", "Demonstration", "again", "run_demo"]
 
 
 SLICES = ("chest-1", "chest-2")
@@ -24,7 +26,7 @@ SLICES = ("chest-1", "chest-2")
 
 
 CURVES = ("scanner-mtf.json", "scanner-nps.json")
-"""Shipped curves of a simulated scanner with 30 HU of noise, that the model was not trained on."""
+"""Shipped curves of a simulated scanner with 30 HU of noise, that the model was not trained on: MTF and NPS."""
 
 
 @dataclass(frozen=True)
@@ -41,32 +43,46 @@ class Demonstration:
 def run_demo(
     out: Path, *, samples: int = 8, slices: int = 2, force: bool = False, watch: Watch | None = None
 ) -> list[Demonstration]:
-    """Simulate, write and restore the shipped slices; results and measured DICOM files go to `out`.
+    """Simulate, write and restore the shipped slices; results, measured DICOM files and `CURVES` go to `out`.
 
     Raises `InputError` for files of an earlier demonstration without `force`, before anything is computed.
     """
     model = open_model("ct")
-    assets = Path(str(resources.files("retrodict") / "assets"))
-    given = dict(zip(("mtf", "nps"), (assets / name for name in CURVES), strict=True))
-    for name in SLICES[:slices]:
-        measured_file = Path(out) / f"{name}-measured.dcm"
-        if measured_file.exists() and not force:
+    out, assets = Path(out), Path(str(resources.files("retrodict") / "assets"))
+    measured_files = [out / f"{name}-measured.dcm" for name in SLICES[:slices]]
+    for path in [*measured_files, *(out / name for name in CURVES)]:
+        if path.exists() and not force:
             hint = "Use {force} to replace it."
-            raise InputError(measured_file, "a file of an earlier run", "a new output folder", hint, force=True)
-        check_folder(Path(out), measured_file.stem, (), force)
+            raise InputError(path, "a file of an earlier run", "a new output folder", hint, force=True)
+    for path in measured_files:
+        check_folder(out, path.stem, (), force)
+    given = _curves(assets, out)
     results = []
     for index, name in enumerate(SLICES[:slices]):
         truth = read(assets / f"{name}.dcm")
         description = "simulated measurement (standard kernel, 30 HU of noise)"
         scanner, _ = model_with_instrument(at_spacing(model, truth.spacing[-2:]), **given)
         measured = measure(truth, scanner, seed=index, margin=32)
-        path = Path(out) / f"{name}-measured.dcm"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = measured_files[index]
         write(measured, path, like=truth, role="measured", description=description, force=force)
         options = {**given, "samples": samples, "truth": truth, "force": force, "watch": watch}
         restored = restore(path, out, model=model, **options)
         results.append(_compare(restored, truth, restored.model))
     return results
+
+
+def again(out: Path) -> str:
+    """The command that restores the first measured slice once more, with the curves beside it."""
+    mtf, nps = (out / name for name in CURVES)
+    words = ["retrodict", "restore", out / f"{SLICES[0]}-measured.dcm", "-o", "restored", "--mtf", mtf, "--nps", nps]
+    return shlex.join(map(str, words))
+
+
+def _curves(assets: Path, out: Path) -> dict[str, Path]:
+    """The shipped curves, copied to where the results go: at hand for another restoration."""
+    out.mkdir(parents=True, exist_ok=True)
+    copies = [write_file(out / name, (assets / name).read_bytes()) for name in CURVES]
+    return dict(zip(("mtf", "nps"), copies, strict=True))
 
 
 def _compare(restored: Restored, truth: Image, model: Model) -> Demonstration:

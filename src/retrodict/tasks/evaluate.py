@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ from retrodict._output import staged, stamp, write_file
 from retrodict.data import Image
 from retrodict.metrics.response import perturbation_mtf
 from retrodict.metrics.task import detectability, disc_spectrum
-from retrodict.models.model import open_model
 from retrodict.tasks.evaluate_methods import (
     EvaluationConfig,
     Method,
     Result,
     Task,
+    instrument_of,
     measured_images,
-    method_model,
-    options_of,
     point,
     result_of,
     run,
@@ -35,7 +33,6 @@ from retrodict.tasks.evaluate_methods import (
 )
 from retrodict.tasks.evaluate_metrics import METRICS, Judged, case_of, differences, judge, stacked, summary
 from retrodict.tasks.patients import patients_of
-from retrodict.tasks.prepare import prepared
 
 __all__ = ["Evaluation", "check_folder", "evaluate"]
 
@@ -250,9 +247,7 @@ def _detected(method: Method, task: Task, noise: dict[str, Any], measured: Image
 
 def _blur(method: Method, measured: Image, base: Path) -> Callable[[Tensor], Tensor]:
     """The blur of the instrument that a method assumes, on the grid of an image."""
-    options = replace(options_of(method, base), device="cpu")
-    model, _ = prepared(open_model(method_model(method, base)), options)
-    process = model.denoiser.process.on(measured.values.shape[1:])
+    process = instrument_of(method, measured, base).denoiser.process.on(measured.values.shape[1:])
     law = process.measurement
     if law is None:
         found = "a model without a measurement law"

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from retrodict._check import InputError, read_json
 from retrodict.data import Image, discover, read
-from retrodict.models.instrument import measure, model_with_instrument
+from retrodict.models.instrument import measure
 from retrodict.models.model import Model, model_files, open_model
-from retrodict.models.range import at_spacing
 from retrodict.tasks.config_file import Strict, read_config
 from retrodict.tasks.options import RestoreOptions, canonical
+from retrodict.tasks.prepare import prepared
 from retrodict.tasks.restore import restore_image
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Method",
     "Result",
     "Task",
+    "instrument_of",
     "load_evaluation",
     "measured_images",
     "method_model",
@@ -142,23 +143,17 @@ def measured_images(config: EvaluationConfig, base: Path, truths: Mapping[str, I
         if config.measured:
             raise InputError("simulate", "true beside measured images", "one of the two")
         first = config.methods[0]
-        model, options = open_model(method_model(first, base)), options_of(first, base)
-        return {n: _simulated(t, _at(model, options, t), i) for i, (n, t) in enumerate(truths.items())}
+        return {n: _simulated(t, instrument_of(first, t, base), i) for i, (n, t) in enumerate(truths.items())}
     if config.measured is None:
         return {}
     images = _read(base / config.measured, config)
     return {n: _named(images, n, t, config.measured) for n, t in truths.items()}
 
 
-def _at(model: Model, options: RestoreOptions, truth: Image) -> Model:
-    """A model of every instrument at the pixels of an image and the curves of a method; others have their own."""
-    if model.spec.law is None:
-        return model
-    missing = [name for name in ("mtf", "nps") if getattr(options, name) is None]
-    if missing:
-        expected = "the curve of the instrument that measures the truth"
-        raise InputError(f"methods[0].{missing[0]}", "nothing, for a model of every instrument", expected)
-    return model_with_instrument(at_spacing(model, truth.spacing[-2:]), options.mtf, options.nps)[0]
+def instrument_of(method: Method, image: Image, base: Path) -> Model:
+    """The model of a method, bound to its curves at the pixels of an image: the instrument that it assumes."""
+    options = replace(options_of(method, base), device="cpu")
+    return prepared(open_model(method_model(method, base)), options, image.spacing[-2:])[0]
 
 
 def _simulated(truth: Image, model: Model, index: int) -> Image:
