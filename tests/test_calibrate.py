@@ -62,8 +62,8 @@ def found(folder, model):
 
 
 def test_factors_of_an_exact_posterior_are_those_of_its_law(found):
-    """One step: mean and deviation are those of the law, so the truth of 90 % of the pixels is within 1.645 deviations, in
-    every image nearly so; the score of a patient is that of the worst image."""
+    """One step: mean and deviation are those of the law, so the truth of 90 % of the pixels is within 1.645 deviations,
+    in every image nearly so; the score of a patient is that of the worst image."""
     row = found.record["factors"]["pixels"]
     assert found.record["of_the_law"] == pytest.approx(1.645, abs=1e-3)
     assert row["factor"] == pytest.approx(1.645, rel=0.2)

@@ -114,7 +114,7 @@ def test_an_instrument_of_another_kind_is_refused(model):
     given = curves(30, 0.8)
     ring = 1e-4 + 4e4 * torch.exp(-(((f - 0.12) / 0.01) ** 2))
     odd = {"mtf": given["mtf"], "nps": Curve.isotropic(f, ring.tolist(), "HU^2 mm^2")}
-    with pytest.raises(NotCalibratedError, match="not of the kind.*any instrument like it"):
+    with pytest.raises(NotCalibratedError, match=r"not of the kind.*any instrument like it"):
         restore(scan((0.8, 0.8)), model=model, **odd)
 
 
