@@ -72,7 +72,7 @@ def told_the_std(end: Process) -> Process:
     weight = basis.multiplicity()
     variance = float((end.measurement.s2.expand(basis.shape) * weight).sum() / weight.sum())
     f = [0.0, 0.75 / basis.spacing[0]]
-    flat = variance * math.prod(basis.spacing)
+    flat = variance * math.prod(basis.spacing)  # model units, whatever the curve calls them: its scale is 1
     return measured(basis, Curve.isotropic(f, [1.0, 1.0], "1"), Curve.isotropic(f, [flat, flat], "HU^2 mm^2"))
 
 
@@ -120,8 +120,8 @@ def prices(rows: dict[str, list], names: Sequence[str], over: str = GENERAL) -> 
     for special in names:
         others = [price(errors[f"{over} | {n}"], errors[f"{special} | {n}"])[0] for n in names if n != special]
         if others:
-            off[special] = {"mean": sum(others) / len(others), "worst": max(others), "better": sum(o < 0 for o in others),
-                            "of": len(others)}  # fmt: skip
+            better, mean = sum(o < 0 for o in others), sum(others) / len(others)
+            off[special] = {"mean": mean, "worst": max(others), "better": better, "of": len(others)}
     return {"own": own, "mean": sum(p for p, _ in own.values()) / len(own), "off": off}
 
 
@@ -148,7 +148,8 @@ def reading(
     if found["off"]:
         out.append("The general network over a specialist off that specialist's own instrument:")
         out += [
-            f"  {name:<16}{o['mean']:+6.1f} % in the mean, {o['worst']:+.1f} % at worst; better on {o['better']} of {o['of']}"
+            f"  {name:<16}{o['mean']:+6.1f} % in the mean, {o['worst']:+.1f} % at worst; "
+            f"better on {o['better']} of {o['of']}"
             for name, o in found["off"].items()
         ]
     out.append("Conditioning on white noise: error over that of the general network, told the std | told the clock")
@@ -242,14 +243,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments(parser)
     parser.add_argument("--scanners", nargs="+", default=FOUR, choices=[*INSTRUMENTS, "all"], metavar="NAME",
-                        help=f"instruments (default: {' '.join(FOUR)}), or all 16: {' '.join(INSTRUMENTS)}")  # fmt: skip
+                        help=f"instruments (default: {' '.join(FOUR)}), or all of {' '.join(INSTRUMENTS)}")  # fmt: skip
     parser.add_argument("--grids", nargs="+", type=float, default=list(GRIDS), help="pixel spacings in mm, 0: own")
-    parser.add_argument("--no-processes", action="store_false", dest="processes", help="without the second experiment")
+    parser.add_argument("--no-processes", action="store_false", dest="processes", help="without the processes")
     parser.add_argument(
-        "--instrument", default="paper", choices=list(INSTRUMENTS), metavar="NAME", help="of the second"
+        "--instrument", default="paper", choices=list(INSTRUMENTS), metavar="NAME", help="of the processes"
     )
-    parser.add_argument("--members", type=int, default=8, help="of the second")
-    parser.add_argument("--calls", type=int, nargs="+", default=list(two_processes.CALLS), help="of the second")
+    parser.add_argument("--members", type=int, default=8, help="of the processes")
+    parser.add_argument("--calls", type=int, nargs="+", default=list(two_processes.CALLS), help="of the processes")
     given = parser.parse_args()
     if not there():
         sys.exit(f"no patients in {DATA}: nothing to train on")

@@ -48,9 +48,8 @@ def more_scanners(count: int = 12) -> dict[str, Scanner]:
         cut = 0.7 * (2.0 / 0.7) ** u[0]
         noise = 5 * 24 ** (0.5 * u[0] + 0.5 * u[1])
         lift = 0.0 if u[2] < 0.5 else u[2] - 0.5
-        out[f"{i:02d}-{noise:.0f}HU-{cut:.1f}"] = Scanner(
-            round(noise, 1), round(cut, 2), round(lift, 2), 0.4 + 0.5 * u[3]
-        )
+        scanner = Scanner(round(noise, 1), round(cut, 2), round(lift, 2), round(0.4 + 0.5 * u[3], 2))
+        out[f"{i:02d}-{noise:.0f}HU-{cut:.1f}"] = scanner
     return out
 
 
