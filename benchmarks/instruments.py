@@ -49,6 +49,7 @@ from new_patients import GRIDS, SIDE
 from patient_slices import DATA, there
 from retrodict.bases import Fourier
 from retrodict.bases.curve import Curve
+from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.model import Intensity
 from retrodict.processes.clocks import ClockLaw
@@ -81,7 +82,7 @@ def figures(denoiser: NetDenoiser, told: Process, end: Process, case: Case, y: t
     device = denoiser.process.basis.device
     truth = scale.encode(case.truth)
     found = one_call(denoiser.at(told.to(device)), y)
-    filtered = one_call(denoiser.to("cpu").at(end).gaussian(), y)
+    filtered = one_call(GaussianDenoiser(end, spectrum=denoiser.spectrum), y)
     squared = float((found.mean - truth).double().square().mean())
     return {
         "patient": case.patient,

@@ -25,7 +25,7 @@ from torch import Tensor
 from equal_budget import instrument
 from retrodict._random import key, member_seeds
 from retrodict.bases import Fourier
-from retrodict.denoisers.denoiser import Denoiser
+from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.denoisers.wrappers import Fused
 from retrodict.metrics import decompose
@@ -82,7 +82,7 @@ def _row(net: NetDenoiser, case: Case, scanner: Scanner, intensity: Intensity, n
     end = instrument(scanner, Fourier((SIDE, SIDE), (case.spacing,) * 2), intensity.scale)
     y = end.pairing.simulate(truth, end.basis, torch.tensor([key(0, "two-processes", case.number)]))
     assert end.measurement is not None
-    filtered = net.to("cpu").at(end).gaussian().observe(end.basis.forward(y), end.measurement).mean
+    filtered = GaussianDenoiser(end, spectrum=net.spectrum).observe(end.basis.forward(y), end.measurement).mean
     device = net.process.basis.device
     started = time.process_time()
     denoiser = denoiser_for(name, net, end.to(device), y.to(device))
