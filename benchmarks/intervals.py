@@ -86,7 +86,7 @@ def figures(p: Prediction, truth: Tensor, spacing: float, factor: float = 1.0, p
         "rms_hu": math.sqrt(float((p.center - truth).square().mean())),
         "coverage": float((need(scaled, truth) <= 1).double().mean()),
         "length": length,
-        "guaranteed": length * promised / factor,
+        "guaranteed": length * promised / factor if math.isfinite(promised) else None,
         "energy": energy_score(members, truth),
         "calls": p.calls,
         "cpu_seconds": p.seconds,

@@ -37,7 +37,7 @@ from retrodict.samplers import RULES, make_plan
 from retrodict.samplers.ensemble import draw
 from retrodict.samplers.plan import make_grid
 from scanners import Scanner
-from unseen import Case, Results, shown
+from unseen import Case, Results, mean_sd, shown
 
 __all__ = ["CALLS", "METHODS", "measure", "table"]
 
@@ -91,7 +91,7 @@ def _row(net: NetDenoiser, case: Case, scanner: Scanner, intensity: Intensity, n
     return {
         "patient": case.patient,
         "error": parts.bias2_corrected / float((filtered - truth).double().square().mean()),
-        "ssr2": parts.bias2_corrected / parts.variance_corrected if parts.variance_corrected > 0 else float("inf"),
+        "ssr2": parts.bias2_corrected / parts.variance_corrected if parts.variance_corrected > 1e-9 else None,
         "mse_hu2": parts.mse * intensity.scale**2,
         "seconds": time.process_time() - started,
     }
@@ -128,6 +128,9 @@ def table(rows: dict[str, Any], calls: Sequence[int] = CALLS) -> Table:
     return out
 
 
-def _cell(values: list[float]) -> str:
-    """A ratio to a variance of nothing has no mean."""
-    return "no spread" if any(v > 1e3 for v in values) else shown(values)
+def _cell(values: list[float | None]) -> str:
+    """Where members do not differ there is no ratio."""
+    known = [v for v in values if v is not None]
+    if len(known) < len(values):
+        return "no spread"
+    return shown(known) if mean_sd(known)[0] < 100 else "> 100"

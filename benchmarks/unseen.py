@@ -115,12 +115,13 @@ class Results:
     def row(self, name: str, make: Callable[[], Any]) -> Any:
         """The row that is there, or a new one."""
         if name not in self.rows:
-            self.rows[name] = json.loads(json.dumps(make()))
+            self.rows[name] = json.loads(json.dumps(make(), allow_nan=False))
             self.save()
         return self.rows[name]
 
     def save(self, **more: Any) -> None:
-        write_file(self.path, json.dumps({"setup": self.setup, **more, "rows": self.rows}, indent=1).encode())
+        record = {"setup": self.setup, **more, "rows": self.rows}
+        write_file(self.path, json.dumps(record, indent=1, allow_nan=False).encode())
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:

@@ -200,11 +200,17 @@ def pixels(found: dict[str, list]) -> Table:
     for name in ("method", "rms HU", "coverage", "length HU", "guaranteed", "energy HU", "calls", "CPU s"):
         table.add_column(name, justify="left" if name == "method" else "right")
     for label, rows in found.items():
-        promise = shown(column(rows, "guaranteed"), 0) if label.endswith("conformal") else ""
+        promise = _promise(column(rows, "guaranteed")) if label.endswith("conformal") else ""
         table.add_row(label, shown(column(rows, "rms_hu"), 1), shown(column(rows, "coverage")),
                       shown(column(rows, "length"), 1), promise, shown(column(rows, "energy"), 1),
                       str(rows[0]["calls"]), f"{mean_sd(column(rows, 'cpu_seconds'))[0]:.2f}")  # fmt: skip
     return table
+
+
+def _promise(lengths: Sequence[float | None]) -> str:
+    """None is a promise for which there are too few patients."""
+    known = [x for x in lengths if x is not None]
+    return shown(known, 0) if len(known) == len(lengths) else "none"
 
 
 def discs(found: dict[str, list]) -> Table:

@@ -233,6 +233,9 @@ def test_figures_of_a_calibrated_law_are_those_of_a_normal_error():
     twice = intervals.figures(certain(center, rivals.NORMAL * sd), truth, 1.0, 2.0, 6.0)
     assert twice["length"] == pytest.approx(2 * found["length"])
     assert twice["guaranteed"] == pytest.approx(6 * found["length"])
+    few = intervals.figures(certain(center, rivals.NORMAL * sd), truth, 1.0, 2.0, math.inf)
+    assert few["guaranteed"] is None  # a file of results holds no infinity
+    assert worth._promise([1.0, None]) == "none"
 
 
 def test_the_reading_is_what_the_numbers_say():
