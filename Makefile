@@ -24,10 +24,10 @@ RUN := $(VENV)/bin/python
 # Two pytest workers share the cores; more threads inside each would only make them wait for one another.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help demo test lint types tests format bench fuzz bench-peers docs clean
+.PHONY: help demo test lint types tests format bench fuzz bench-peers bench-instruments bench-worth docs clean
 
 help: ## list the commands
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | while IFS=@ read -r name text; do printf '%-20s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1@\2/p' Makefile | while IFS=@ read -r name text; do printf '%-24s %s\n' "$$name" "$$text"; done
 
 demo: $(BASE_STAMP) ## restore an example image and write its report
 	@$(VENV)/bin/retrodict demo $(ARGS)
@@ -56,6 +56,12 @@ fuzz: $(DEV_STAMP) ## 3,000 damaged files, records and command lines, with a tab
 
 bench-peers: $(PEERS_STAMP) ## compare with diffusers, azula and deepinv, in an environment of its own
 	@$(PEERS)/bin/python benchmarks/peers/run.py $(ARGS)
+
+bench-instruments: $(DEV_STAMP) ## one network against specialists of equal budget (hours): ARGS="OUT --steps 4000"
+	@$(RUN) benchmarks/instruments.py $(ARGS)
+
+bench-worth: $(DEV_STAMP) ## the ensemble against other error bars of equal budget (hours): ARGS="OUT --steps 4000"
+	@$(RUN) benchmarks/worth.py $(ARGS)
 
 docs: $(DOCS_STAMP) ## build the documentation into docs/_build/html
 	@$(RUN) -m sphinx -q -b html docs docs/_build/html

@@ -14,7 +14,7 @@ import torch
 from retrodict.bases.curve import Curve
 from retrodict.processes.fourier import ct_filters
 
-__all__ = ["SCANNERS", "Scanner", "curves"]
+__all__ = ["INSTRUMENTS", "SCANNERS", "Scanner", "curves", "more_scanners"]
 
 
 class Scanner(NamedTuple):
@@ -34,6 +34,27 @@ SCANNERS: dict[str, Scanner] = {
     "sharp-60": Scanner(60, 1.8, 0.25),
     "white-20": Scanner(20, kind="white"),
 }
+
+
+def more_scanners(count: int = 12) -> dict[str, Scanner]:
+    """Kernels spread evenly over noise of 5 to 120 HU (soft kernels have less), cut-off 0.7 to 2.0 /mm, lift 0 to 0.5
+    and aperture 0.4 to 0.9 mm: points of the additive recurrence of Roberts (2018), the same in every run.
+    """
+    root = 1.1673039782614187  # of x^5 = x + 1, for four dimensions
+    steps = [root**-k for k in (1, 2, 3, 4)]
+    out = {}
+    for i in range(1, count + 1):
+        u = [(0.5 + i * s) % 1 for s in steps]
+        cut = 0.7 * (2.0 / 0.7) ** u[0]
+        noise = 5 * 24 ** (0.5 * u[0] + 0.5 * u[1])
+        lift = 0.0 if u[2] < 0.5 else u[2] - 0.5
+        scanner = Scanner(round(noise, 1), round(cut, 2), round(lift, 2), round(0.4 + 0.5 * u[3], 2))
+        out[f"{i:02d}-{noise:.0f}HU-{cut:.1f}"] = scanner
+    return out
+
+
+INSTRUMENTS = {name: s for name, s in SCANNERS.items() if s.kind != "white"} | more_scanners()
+"""The 16 of the headline experiment: the first four on a CPU, all on a GPU."""
 
 
 def curves(scanner: Scanner, spacing: float, noise_at: float | None = None) -> tuple[Curve, Curve]:
