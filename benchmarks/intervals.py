@@ -39,15 +39,19 @@ def conformal_factor(needs: Sequence[Tensor], level: float = LEVEL, *, promise: 
     return float(values[order][int((outside <= allowed + 1e-9).nonzero()[0])])
 
 
-def energy_score(members: Tensor, truth: Tensor) -> float:
-    """Mean |x_k - t| - mean |x_k - x_l| / 2 over the root of the pixels, unbiased over K members (K, n, n); HU.
+def energy_score(members: Tensor, truth: Tensor, *, own_mean: bool = False) -> float:
+    """Mean |x_k - t| - mean |x_k - x_l| / 2 over the root of the pixels, of K members (K, n, n); HU.
 
-    Gneiting, Raftery 2007: least in expectation for the law of the truth itself.
+    Gneiting, Raftery 2007: least in expectation for the law of the truth itself.  Unbiased in K for members about a
+    center that is not made of them.  About their mean (`own_mean`) they are too near to it, which would be rewarded:
+    there the first term takes them farther off by the root of K / (K - 1).
     """
     count, root = len(members), math.sqrt(truth.numel())
     flat = members.flatten(1)
+    center = flat.mean(0)
+    wide = center + math.sqrt(count / (count - 1)) * (flat - center) if own_mean else flat
     between = torch.cdist(flat[None], flat[None])[0].sum() / (count * (count - 1))
-    return float((flat - truth.flatten()).norm(dim=1).mean() - between / 2) / root
+    return float((wide - truth.flatten()).norm(dim=1).mean() - between / 2) / root
 
 
 def drawn(p: Prediction, factor: float, seed: int) -> Tensor:
@@ -69,7 +73,8 @@ def disc_intervals(p: Prediction, members: Tensor | None, size: float, spacing: 
     center = mean(p.center)
     if members is not None:
         sd = mean(members).std(0)
-        width = central_factor(LEVEL, len(members)) / math.sqrt(1 + 1 / len(members)) * sd
+        exact = 1 if p.own_mean else math.sqrt(1 + 1 / len(members))  # an exact center has no scatter of its own
+        width = central_factor(LEVEL, len(members)) / exact * sd
         return {"members": (center, width, width)}
     squares = float(torch.fft.irfft2(table, s=(side, side)).square().sum())  # 1 / number of pixels
     alone = [(squares * mean(w**2).clamp_min(0)).sqrt() for w in (p.below, p.above)]
@@ -87,7 +92,7 @@ def figures(p: Prediction, truth: Tensor, spacing: float, factor: float = 1.0, p
         "coverage": float((need(scaled, truth) <= 1).double().mean()),
         "length": length,
         "guaranteed": length * promised / factor if math.isfinite(promised) else None,
-        "energy": energy_score(members, truth),
+        "energy": energy_score(members, truth, own_mean=p.own_mean),
         "calls": p.calls,
         "cpu_seconds": p.seconds,
         "discs": {},

@@ -51,8 +51,10 @@ STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.3)
 class Prediction(NamedTuple):
     """An image in HU and how sure it is: center (n, n), half widths of a 90 % interval `below` and `above` (n, n).
 
-    `members` (K, n, n) are draws of the image where the method knows a law of it.  Half widths of 1 HU stand where a
-    method has no idea of its error.  `calls` of the network, and CPU `seconds`.
+    `members` (K, n, n) are draws of the image where the method knows a law of it; `own_mean`: the center is their mean,
+    so that they scatter about it by (K - 1)/K of their variance.  Half widths of 1 HU stand where a method has no idea
+    of its error.  `calls` of the network, and CPU `seconds` of image and half widths; members that cost no call are
+    left out of them.
     """
 
     center: Tensor
@@ -61,6 +63,7 @@ class Prediction(NamedTuple):
     members: Tensor | None
     calls: int
     seconds: float
+    own_mean: bool = False
 
 
 def kept(path: Path, make: Callable[[], Prediction]) -> Prediction:
@@ -68,14 +71,15 @@ def kept(path: Path, make: Callable[[], Prediction]) -> Prediction:
     if not path.exists():
         new = make()
         tensors = {n: v.float().contiguous() for n, v in new._asdict().items() if isinstance(v, Tensor)}
-        tensors["cost"] = torch.tensor([new.calls, new.seconds], dtype=torch.float64)
+        tensors["cost"] = torch.tensor([new.calls, new.seconds, new.own_mean], dtype=torch.float64)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, save(tensors))
     found = read_tensors(path)
-    calls, seconds = found["cost"].tolist()
+    calls, seconds, own = found["cost"].tolist()
     center, below, above = (found[n].double() for n in ("center", "below", "above"))
     members = found.get("members")
-    return Prediction(center, below, above, None if members is None else members.double(), int(calls), seconds)
+    members = None if members is None else members.double()
+    return Prediction(center, below, above, members, int(calls), seconds, bool(own))
 
 
 # ---- losses ----------------------------------------------------------------------------------------------------------
@@ -213,15 +217,17 @@ def dropout(denoiser: NetDenoiser, it: Measured, passes: int) -> Prediction:
     seeds = [torch.tensor([key(it.seed, "pass", k)]) for k in range(passes)]
     members = it.hu(torch.cat([_answer(denoiser, it, s)[0] for s in seeds]))
     width = central_factor(LEVEL, passes) * members.std(0)
-    return Prediction(members.mean(0), width, width, members, passes, time.process_time() - started)
+    return Prediction(members.mean(0), width, width, members, passes, time.process_time() - started, own_mean=True)
 
 
 def call(denoiser: Denoiser, it: Measured, draws: int, calls: int = 1) -> Prediction:
     """One call of ours, or the Wiener filter: mean, deviation and members."""
     started = time.process_time()
-    found = one_call(denoiser, it.y, draws, whole=True, seed=it.seed)
+    found = one_call(denoiser, it.y)
+    seconds = time.process_time() - started
     width = NORMAL * found.variance.double().sqrt()[0, 0] * it.intensity.scale
-    return Prediction(it.hu(found.mean), width, width, it.hu(found.members), calls, time.process_time() - started)
+    members = it.hu(one_call(denoiser, it.y, draws, whole=True, seed=it.seed).members)
+    return Prediction(it.hu(found.mean), width, width, members, calls, seconds)
 
 
 def wiener(denoiser: NetDenoiser, it: Measured, draws: int) -> Prediction:

@@ -22,7 +22,7 @@ Printed for every instrument, as mean +- SD between patients:
 
 1. per pixel: rms error (HU); coverage and mean length (HU) of 90 % intervals; that length with a promise; energy score
    (HU, least is best; of the whole image, over the root of its pixels; methods without members: pixels drawn
-   independently); calls of the network; CPU seconds of an image, with 32 members where these cost no call;
+   independently); calls of the network; CPU seconds of image and deviation (members that cost no call left out);
 2. means of discs of 2, 5, 10, 20 mm: coverage / length.  Where a method draws members, their law, which is scaled by
    the factor of the pixels; where it only has pixels, both bounds: errors independent, and fully correlated;
 3. a reading, made from the numbers alone: who has the shortest valid interval (coverage 87-93 %) per pixel, who is

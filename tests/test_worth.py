@@ -205,6 +205,16 @@ def test_the_energy_score_is_that_of_its_definition():
     assert intervals.energy_score(members, truth) == pytest.approx((first - second / 2) / 3, rel=1e-9)
 
 
+@pytest.mark.parametrize("count", [4, 16])
+def test_the_energy_score_does_not_reward_members_about_their_own_mean(count):
+    truth, members = white(96, 96), white(count, 96, 96, seed=1)
+    wanted = math.sqrt(2) - math.sqrt(2) / 2  # in many dimensions, of the law N(0, 1) itself
+    about = members - members.mean(0)
+    assert intervals.energy_score(members, truth) == pytest.approx(wanted, rel=0.02)
+    assert intervals.energy_score(about, truth, own_mean=True) == pytest.approx(wanted, rel=0.02)
+    assert intervals.energy_score(about, truth) < wanted - 0.2 / count
+
+
 def test_discs_of_pixels_alone_are_bounded_by_both_assumptions():
     center, spacing = torch.zeros(128, 128, dtype=torch.float64), 1.0
     count = round(1 / float(torch.fft.irfft2(disc(5.0, spacing), s=(128, 128)).square().sum()))
@@ -298,6 +308,9 @@ def test_predictions_are_kept(tmp_path):
     torch.testing.assert_close(again.center, made.center, rtol=1e-6, atol=1e-6)
     assert again.calls == 1
     assert again.members is not None
+    assert not again.own_mean
+    own = rivals.kept(tmp_path / "q.safetensors", lambda: made._replace(own_mean=True))
+    assert own.own_mean
 
 
 @pytest.mark.parametrize(("step", "steps", "decay"), [(4000, 4000, 0.0), (40000, 40000, 0.25), (35000, None, None)])
