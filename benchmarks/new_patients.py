@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from patient_slices import DATA, slices, there
+from patient_slices import DATA, body_corner, slices, there
 from retrodict._random import key
 from retrodict.bases import Fourier
 from retrodict.data.resample import resample_axes
@@ -67,13 +67,7 @@ def crop(values: torch.Tensor, spacing: tuple[float, float], wanted: float) -> t
         own = found[0]
     if min(values.shape[-2:]) < SIDE:
         return None
-    body = (values[0, 0] > -300).double()
-    corner = []
-    for axis, n in enumerate(values.shape[-2:]):
-        weight = body.sum(1 - axis)
-        middle = float((weight * torch.arange(n)).sum() / weight.sum().clamp_min(1))
-        corner.append(min(max(0, round(middle) - SIDE // 2), n - SIDE))
-    y, x = corner
+    y, x = body_corner(values, SIDE)
     values = torch.nn.functional.pad(values, [AROUND] * 4, mode="reflect")
     return values[..., y : y + SIDE + 2 * AROUND, x : x + SIDE + 2 * AROUND].clamp(-1024, 3071), own
 

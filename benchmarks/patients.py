@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from patient_slices import DATA, slices, there
+from patient_slices import DATA, body_corner, slices, there
 from retrodict._random import key
 from retrodict.bases import Fourier
 from retrodict.data.collection import Slice
@@ -37,13 +37,7 @@ def crop(item: Slice, spacing: float) -> torch.Tensor | None:
         values, _ = resample_axes(values, item.spacing, (spacing,) * 2)
     if min(values.shape[-2:]) < SIDE:
         return None
-    body = (values[0, 0] > -300).double()
-    corner = []
-    for axis, n in enumerate(values.shape[-2:]):
-        weight = body.sum(1 - axis)
-        middle = float((weight * torch.arange(n)).sum() / weight.sum().clamp_min(1))
-        corner.append(min(max(0, round(middle) - SIDE // 2), n - SIDE))
-    y, x = corner
+    y, x = body_corner(values, SIDE)
     return values[..., y : y + SIDE, x : x + SIDE]
 
 

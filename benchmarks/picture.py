@@ -28,7 +28,7 @@ def main():
     """Restore chest-1 by one call and draw four panels."""
     model, truth = open_model("ct"), read(ASSETS / "chest-1.dcm")
     scanner, _ = model_with_instrument(at_spacing(model, truth.spacing[-2:]), **CURVES)
-    measured = measure(truth, scanner, margin=32)
+    measured = measure(truth, scanner)
     result = restore(measured, model=model, instant=True, samples=8, **CURVES)
     print(result.verdict.text)
     panels = [

@@ -169,8 +169,8 @@ def _between(rows, *keys):
 
 def _pixels(rows):
     """Pixel spacing of the crops, mm."""
-    low, high = (f(r["spacing"] for r in rows) for f in (min, max))
-    return f"{low:.2f}" if high - low < 0.005 else f"{low:.2f} to {high:.2f}"
+    low, high = (f"{f(r['spacing'] for r in rows):.2f}" for f in (min, max))
+    return low if low == high else f"{low} to {high}"
 
 
 def new_patients(found, full=False):

@@ -21,6 +21,7 @@ suppress_warnings = ["ref.python"]
 default_role = "code"
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False  # those of torch are not written for this page
 # A package exports what its modules define, and each name is described once, where it is defined.
 autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 apidoc_modules = [

@@ -81,6 +81,8 @@ def test_the_record_says_what_it_holds_for(found, model):
     assert use["options"] == {
         "samples": 4,
         "steps": 1,
+        "instant": False,
+        "process": None,
         "rule": "matched",
         "grid": None,
         "spread": None,

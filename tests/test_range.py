@@ -106,6 +106,7 @@ def test_noise_beyond_the_range_is_refused_by_name(model, noise, said):
         restore(scan((0.8, 0.8)), model=model, **curves(noise, 0.8))
     point = restore(scan((0.8, 0.8)), model=model, **curves(noise, 0.8), point=True)
     assert not point.details["instrument"]["in_range"]
+    assert said in point.verdict.text  # where the user sees it
 
 
 def test_an_instrument_of_another_kind_is_refused(model):
@@ -177,3 +178,43 @@ def replace_pairing(process):
     from retrodict.processes.observation import Pairing
 
     return replace(process, pairing=Pairing())
+
+
+def test_results_of_another_instrument_are_never_taken_for_those_of_this_one(model):
+    """With a process of its own the chain does not hold the instrument: the checksums have to."""
+    from retrodict.tasks.identity import law_digest
+    from retrodict.tasks.options import RestoreOptions
+    from retrodict.tasks.prepare import prepared
+    from retrodict.tasks.resume import fingerprint
+
+    image, keys = scan((0.8, 0.8)), set()
+    for noise in (30, 31):
+        for process in (None, "vp"):
+            options = RestoreOptions(process=process, **curves(noise, 0.8))
+            bound, about = prepared(model, options, (0.8, 0.8))
+            keys |= {fingerprint(bound, options, image, about), law_digest(bound.denoiser.process, (32, 32))}
+    assert len(keys) == 8
+
+
+def test_a_model_of_a_law_without_a_range_of_pixels_still_needs_curves(model):
+    from dataclasses import replace
+
+    one = replace(model, spec=replace(model.spec, spacings=None))
+    with pytest.raises(InputError, match="every instrument"):
+        restore(scan((1.0, 1.0)), model=one)
+    found = restore(scan((1.0, 1.0)), model=one, **curves(30, 1.0), point=True)
+    assert found.details["instrument"]["in_range"]
+
+
+def test_a_measurement_does_not_wrap(model):
+    """Noise aside (the same seed), the rim of an image does not know what lies at the other end."""
+    from retrodict.models.instrument import measure
+
+    bound, _ = model_with_instrument(at_spacing(model, (0.8, 0.8)), **curves(30, 0.8))
+    dark = Image(values=torch.zeros(1, 48, 48), spacing=(0.8, 0.8), unit="HU")
+    bright = dark.with_values(torch.where(torch.arange(48) > 40, 1000.0, 0.0).expand(1, 48, 48))
+    change = [
+        (measure(bright, bound, **m).values - measure(dark, bound, **m).values)[0, :, 0] for m in ({}, {"margin": 0})
+    ]
+    assert float(change[0].abs().max()) < 1.0
+    assert float(change[1].abs().max()) > 100.0

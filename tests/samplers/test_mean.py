@@ -10,7 +10,7 @@ from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.processes.fourier import fourier
 from retrodict.processes.observation import Cond, wiener
 from retrodict.processes.scalar import scalar
-from retrodict.samplers.ensemble import SamplingOptions, draw, plan_for, restore_batch
+from retrodict.samplers.ensemble import SamplingOptions, calls_of, draw, plan_for, restore_batch
 
 SPECTRUM = Spectrum.power_law(0.3, 4.0, 0.05, 2.0)
 SIZE = (24, 20)
@@ -170,3 +170,23 @@ def test_what_cannot_be_asked_for_is_said(exact):
     )
     with pytest.raises(InputError, match="starts at random"):
         run(outside, y, instant=True)
+    with pytest.raises(InputError, match="stop: found a process that starts at random"):
+        run(outside, y, stop=0.4)
+    with pytest.raises(InputError, match="deterministic"):
+        run(exact[0], y, stop=0.4, rule="ddim", uncertainty=False)
+
+
+def test_members_of_one_call_can_be_had_without_a_deviation(exact):
+    denoiser, y, posterior, _ = exact
+    found = run(denoiser, y, samples=3, instant=True, uncertainty=False, keep_samples=True)
+    assert (found.sd, tuple(found.samples.shape[:2])) == (None, (3, 1))
+    assert torch.allclose(found.mean, posterior, atol=1e-10)
+
+
+def test_the_forecast_counts_the_calls_that_are_made(exact):
+    denoiser, y, _, _ = exact
+    for options in ({"instant": True}, {"uncertainty": False}, {"steps": 3}, {"steps": 3, "rule": "ancestral"}):
+        made = []
+        settings = SamplingOptions(samples=4, margin=0, **{"uncertainty": "rule" not in options, **options})
+        restore_batch(denoiser, y, settings, watch=lambda done, total, made=made: made.append(total))
+        assert made[-1] == calls_of(denoiser, settings)

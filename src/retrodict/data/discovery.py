@@ -64,8 +64,9 @@ def find(path: str | Path, *, results: bool = False) -> Found:
     A file is one source. A folder is searched with its subfolders, also through links: DICOM files are grouped by
     SeriesInstanceUID (format "dicom-series", or "dicom" where there is one file), every file of another format is a
     source by itself. The content of a file decides what it is, and its extension only where the content says nothing.
+
     results : take also what this program has written, which is left out otherwise (of a folder; a file that is given by
-    its own path is always taken).
+        its own path is always taken).
 
     Nothing inside a folder stops the search: what cannot be opened is left out as `failed`. `InputError` for a path
     that does not exist, for a file of unknown format, and for what is neither a file nor a folder.

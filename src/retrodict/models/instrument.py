@@ -19,7 +19,11 @@ from retrodict.processes.fourier import measured
 from retrodict.processes.observation import Moments
 from retrodict.processes.process import Process
 
-__all__ = ["Agreement", "measure", "model_with_instrument", "own_curves"]
+__all__ = ["Agreement", "measure", "measured_inside", "model_with_instrument", "own_curves"]
+
+
+AROUND = 32
+"""Mirrored pixels around an image that is measured: farther than an MTF reaches."""
 
 
 NOISE_FACTOR = 1.5
@@ -114,18 +118,29 @@ def _agreement(process: Process, trained: Moments, found: Moments) -> Agreement:
     return Agreement(ratio, difference)
 
 
-def measure(image: Image, model: Model, seed: int = 0, *, margin: int = 0) -> Image:
+def measure(image: Image, model: Model, seed: int = 0, *, margin: int = AROUND) -> Image:
     """Measurement of a clean 2-D image by the instrument of the model: its MTF, then noise of its NPS.
 
-    margin: pixels of mirrored border, so that what the MTF blurs into the image is not the other side of it.
+    margin: pixels of mirrored border (see `measured_inside`); 0 takes the image as periodic.
     """
-    size = tuple(image.values.shape[1:])
-    process = model.denoiser.process.on(tuple(n + 2 * margin for n in size))
+    process = model.denoiser.process
     if process.measurement is None:
         raise InputError("measure", "a model without a measurement law", "one trained for a measured MTF and NPS")
-    x0 = model.intensity.encode(image.values[None])
-    if margin:
-        x0 = F.pad(x0, [margin] * 2 * len(size), mode="reflect")
-    y = process.pairing.simulate(x0, process.basis, torch.tensor([seed], device="cpu"))
-    inner = tuple(slice(margin, margin + n) for n in size)
-    return image.with_values(model.intensity.decode(y[(..., *inner)])[0])
+    y = measured_inside(process, model.intensity.encode(image.values[None]), seed, margin)
+    return image.with_values(model.intensity.decode(y)[0])
+
+
+def measured_inside(process: Process, x0: Tensor, seed: int, margin: int) -> Tensor:
+    """The measurement of images x0 `(1, C, *N)` in model units, within `margin` mirrored pixels (as many as there are).
+
+    A basis is periodic: without a margin what lies at one end of an image is blurred into the other.
+    """
+    size, ndim = tuple(x0.shape[2:]), x0.ndim - 2
+    around = [min(margin, n - 1) for n in size]
+    real = torch.view_as_real(x0).movedim(-1, 1).flatten(1, 2) if x0.is_complex() else x0
+    wide = F.pad(real, [a for n in reversed(around) for a in (n, n)], mode="reflect") if any(around) else real
+    if x0.is_complex():
+        wide = torch.complex(*wide.chunk(2, 1))
+    bound = process.on(tuple(wide.shape[-ndim:]))
+    y = bound.pairing.simulate(wide, bound.basis, torch.tensor([seed], device="cpu"))
+    return y[(..., *(slice(a, a + n) for a, n in zip(around, size, strict=True)))]

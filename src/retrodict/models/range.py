@@ -24,7 +24,7 @@ from retrodict.processes.clocks import law_from_json
 from retrodict.processes.observation import wiener
 from retrodict.processes.process import Process
 
-__all__ = ["Neighbor", "at_spacing", "neighbor", "outside", "serves_every_instrument", "spacing_range"]
+__all__ = ["Neighbor", "at_spacing", "fits", "neighbor", "outside"]
 
 DRAWS, SIDE = 1000, 48
 """Clocks that stand for the law, and the side of the grid on which they are compared."""
@@ -33,28 +33,25 @@ NEAR = 0.95
 """Part of the draws of the law that count as being of its kind."""
 
 
-def serves_every_instrument(model: Model) -> bool:
-    """Whether a model was trained over a law of clocks, and so has no instrument of its own."""
-    return model.spec.law is not None
-
-
 # ---- pixels -------------------------------------------------------------------------------------------------------
 
 
-def spacing_range(model: Model) -> tuple[float, float] | None:
-    """Least and largest pixel spacing (mm) that a model restores at; None where it has but one."""
-    return model.spec.spacings
-
-
 ISOTROPIC = 0.02
-"""Relative difference of row and column spacing up to which pixels are square."""
+"""Relative difference of row and column spacing up to which pixels are square, and beyond the range that counts as in
+it.
+"""
+
+
+def fits(spacing: tuple[float, ...], allowed: tuple[float, float]) -> bool:
+    """Whether pixels (mm) are square and within a range."""
+    low, high = allowed[0] * (1 - ISOTROPIC), allowed[1] * (1 + ISOTROPIC)
+    return max(spacing) / min(spacing) - 1 <= ISOTROPIC and low <= min(spacing) and max(spacing) <= high
 
 
 def at_spacing(model: Model, spacing: tuple[float, ...]) -> Model:
     """The model on a grid of another spacing (mm), which has to be one that it was trained on."""
     allowed = model.spec.spacings
-    square = max(spacing) / min(spacing) - 1 <= ISOTROPIC
-    if allowed is None or not square or not _within(spacing, allowed):
+    if allowed is None or not fits(spacing, allowed):
         shown = " x ".join(f"{s:.4g}" for s in spacing)
         wanted = "the spacing of the model" if allowed is None else f"square pixels of {allowed[0]:g} to {allowed[1]:g}"
         raise InputError("pixel spacing", f"{shown} mm", f"{wanted} mm")
@@ -64,11 +61,6 @@ def at_spacing(model: Model, spacing: tuple[float, ...]) -> Model:
     return replace(model, spec=replace(model.spec, spacing=tuple(spacing)), denoiser=denoiser)
 
 
-def _within(spacing: tuple[float, ...], allowed: tuple[float, float]) -> bool:
-    low, high = allowed
-    return all(low * (1 - ISOTROPIC) <= s <= high * (1 + ISOTROPIC) for s in spacing)
-
-
 # ---- clocks -------------------------------------------------------------------------------------------------------
 
 
@@ -76,7 +68,7 @@ class Neighbor(NamedTuple):
     """How far the nearest clock of a law is: the log of the ratio of Wiener errors in the band where it is largest.
 
     `limit`: the same for nearly all draws of the law; `band`: edges in cycles/mm; `error`: Wiener error over the power
-    of the data there.  `noise`: std per pixel in the unit of the data over all frequencies, and `noises` its range in
+    of the data there.  `noise`: std per pixel in the `unit` of the data over all frequencies, and `noises` its range in
     the law.
     """
 
@@ -86,6 +78,24 @@ class Neighbor(NamedTuple):
     error: float
     noise: float
     noises: tuple[float, float]
+    unit: str
+
+    @property
+    def why(self) -> str:
+        """Why the instrument is not of the kind that the law holds, in words; empty where it is."""
+        low, high = self.noises
+        if not low * 0.98 <= self.noise <= high * 1.02:
+            unit = self.unit
+            return f"its noise is {self.noise:.3g} {unit}, and the model was trained on {low:g} to {high:g} {unit}"
+        if self.distance <= self.limit:
+            return ""
+        low, high = self.band
+        band = f"at {low:g} to {high:g} /mm" if math.isfinite(high) else f"above {low:g} /mm"
+        times = math.exp(self.distance)
+        return (
+            f"{band} it leaves {self.error:.2g} of the power of the images open, {times:.2g} times more or less than "
+            "any instrument like it that the model was trained on"
+        )
 
 
 def neighbor(model: Model, process: Process | None = None) -> Neighbor | None:
@@ -106,27 +116,14 @@ def neighbor(model: Model, process: Process | None = None) -> Neighbor | None:
     weight = bound.basis.multiplicity()
     noise = math.sqrt(float((m.s2.expand(bound.basis.shape) * weight).sum() / weight.sum())) * model.intensity.scale
     error = math.exp(float(told[0, worst]))
-    return Neighbor(float(gaps[nearest].max()), limit, (edges[worst], edges[worst + 1]), error, noise, law.noise)
+    band, unit = (edges[worst], edges[worst + 1]), model.intensity.unit
+    return Neighbor(float(gaps[nearest].max()), limit, band, error, noise, law.noise, unit)
 
 
 def outside(model: Model, process: Process | None = None) -> str:
-    """Why an instrument is not of the kind that the model was trained on, in words; empty where it is."""
+    """Why an instrument is not of the kind that the model was trained on, in words; empty where it is, or unknown."""
     found = neighbor(model, process)
-    if found is None:
-        return ""
-    low, high = found.noises
-    unit = model.intensity.unit
-    if not low * 0.98 <= found.noise <= high * 1.02:
-        return f"its noise is {found.noise:.3g} {unit}, and the model was trained on {low:g} to {high:g} {unit}"
-    if found.distance <= found.limit:
-        return ""
-    low, high = found.band
-    band = f"at {low:g} to {high:g} /mm" if math.isfinite(high) else f"above {low:g} /mm"
-    times = math.exp(found.distance)
-    return (
-        f"{band} it leaves {found.error:.2g} of the power of the images open, {times:.2g} times more or less than any "
-        "instrument like it that the model was trained on"
-    )
+    return "" if found is None else found.why
 
 
 class _Key:

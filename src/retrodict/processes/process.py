@@ -93,6 +93,13 @@ class Process:
         time = lift(t.to(device=self.basis.device, dtype=torch.float64), self.ndim)
         return Moments(*(value.double() for value in self.law(time)))
 
+    def tables(self) -> list[Tensor]:
+        """What tells this process from others on its grid: its law halfway and at its end, and that of the measurement,
+        which the chain itself does not hold where it stands beside it.
+        """
+        times = (torch.tensor([t], dtype=torch.float64, device="cpu") for t in (0.5, 1.0))
+        return [*(table for t in times for table in self.moments(t)), *(self.measurement or ())]
+
     def rates(self, t: Tensor) -> Rates:
         """Drift and diffusion at t `(B,)` by forward-mode differentiation of the law in float64.
 

@@ -23,6 +23,7 @@ from retrodict.samplers.margin import Frame, frame_of, surrounded
 from retrodict.samplers.moments import RunningMoments
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
+from retrodict.samplers.stop import require_stop
 from retrodict.samplers.uneven import instant_with_map
 
 __all__ = [
@@ -249,11 +250,38 @@ def _tell(watch: Callable[[int, int], None] | None, before: int, total: int, don
         watch(before + done, total)
 
 
+def check_stop(process: Process, options: SamplingOptions) -> None:
+    """Raise `InputError` where the state at the time `stop` is no image of an instrument, before anything is drawn."""
+    if options.stop is None:
+        return
+    if RULES[options.rule].deterministic:
+        raise InputError("stop", f"the deterministic rule {options.rule!r}", "a rule whose states are draws")
+    require_stop(process)
+
+
+def calls_of(denoiser: Denoiser, options: SamplingOptions) -> int:
+    """Calls of the denoiser for an image, at most: for a forecast."""
+    members, once = _members(denoiser, options, "posterior" if options.uncertainty else "point")
+    rule = RULES[options.rule]
+    more = options.stop is not None
+    return 1 if once else members * ((options.steps or rule.steps) + more) * rule.calls_per_step
+
+
+def _members(denoiser: Denoiser, options: SamplingOptions, kind: str) -> tuple[int, bool]:
+    """How many members are drawn of an image, and whether one call is all there is."""
+    rule, starts = RULES[options.rule], denoiser.process.pairing.starts
+    alone = kind == "point" and starts and not rule.deterministic and not options.keep_samples
+    once = options.stop is None and (alone or options.instant)
+    if kind == "point" and (rule.deterministic or (alone and once)):
+        return 1, once
+    return options.samples, once
+
+
 @dataclass(frozen=True)
 class _Run:
     """How each measured image is restored: the denoiser on the grid of the images and their frame, and the plan.
 
-    `once`: one call is all there is (a point estimate, or the rule "instant").
+    `once`: one call is all there is (a point estimate, or `SamplingOptions.instant`).
     """
 
     denoiser: Denoiser
@@ -266,16 +294,14 @@ class _Run:
 
     @classmethod
     def of(cls, denoiser: Denoiser, options: SamplingOptions, size: tuple[int, ...], kind: str) -> _Run:
-        rule, starts = RULES[options.rule], denoiser.process.pairing.starts
-        alone = kind == "point" and starts and not rule.deterministic and not options.keep_samples
-        once = options.stop is None and (alone or options.instant)
+        check_stop(denoiser.process, options)
+        members, once = _members(denoiser, options, kind)
         options = replace(options, rule="matched", steps=1, grid=None) if once else options
-        members = options.samples if kind == "posterior" or not rule.deterministic else 1
         frame = frame_of(size, denoiser.process.basis, options.margin, denoiser.multiple)
         bound = denoiser.on(frame.size)
         prior = bound.prior()
         plan = plan_for(bound.process, options, None if prior is None else prior[1])
-        return cls(bound, options, plan, frame, kind, 1 if alone and once else members, once)
+        return cls(bound, options, plan, frame, kind, members, once)
 
     @cached_property
     def edge(self) -> Tensor:
@@ -330,7 +356,8 @@ class _Run:
             starts=self.denoiser.process.pairing.starts,
         )
         if self.once:
-            kept.once(self._at_once(y, stream if self.kind == "posterior" else None, factor))
+            wanted = self.kind == "posterior" or self.options.keep_samples
+            kept.once(self._at_once(y, stream if wanted else None, factor))
             told(1)
             return kept.part(like)
         fixed = self.deterministic and self.kind == "point"  # every run is to give the same image

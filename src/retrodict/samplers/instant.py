@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.denoisers.denoiser import Denoiser, Estimate
+from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.observation import noise_like
-from retrodict.samplers.loop import start_state
+from retrodict.samplers.loop import answer
 from retrodict.samplers.margin import Frame, frame_of, surrounded
 
 __all__ = ["Instant", "beyond", "instant"]
 
 SIDE, DRAWS = 64, 8
 """Side of the image on which the variance at a border is found, and margins drawn for it."""
+
+NO_SEED = torch.zeros(1, dtype=torch.int64, device="cpu")
+"""A start at the measurement draws nothing."""
 
 
 class Instant(NamedTuple):
@@ -56,7 +59,7 @@ def instant(
     if not denoiser.process.pairing.starts:
         raise InputError("instant", "a process that starts at random", "one that starts at the measurement")
     around, crop = surrounded(denoiser, y, frame, None), frame.crop
-    found = _answer(denoiser, around)
+    found = answer(denoiser, around, NO_SEED)
     if seeds is None:
         return Instant(found.mean[crop])
     if found.spread is None:
@@ -65,13 +68,13 @@ def instant(
     variance = found.spread.variance()[crop].expand_as(found.mean[crop].real) + edge.to(found.mean.real)
     like = found.mean.expand(found.spread.fields, *found.mean.shape).transpose(0, 1)
     twin = denoiser.gaussian() if whole and bool((edge > 0).any()) else None
-    center = found.mean if twin is None else _answer(twin, around).mean
+    center = found.mean if twin is None else answer(twin, around, NO_SEED).mean
     members = []
     for k in range(len(seeds)):
         z = noise_like(like, seeds[k : k + 1], "instant", 0).transpose(0, 1)
         member = found.mean + found.spread.draw(z)
         if twin is not None:
-            member = member + _answer(twin, surrounded(denoiser, y, frame, seeds[k : k + 1])).mean - center
+            member = member + answer(twin, surrounded(denoiser, y, frame, seeds[k : k + 1]), NO_SEED).mean - center
         members.append(member[crop])
     return Instant(found.mean[crop], variance, torch.cat(members))
 
@@ -95,10 +98,10 @@ def beyond(denoiser: Denoiser, frame: Frame) -> Tensor:
     channels = 1 if prior is None or prior[1].ndim <= basis.ndim else prior[1].shape[0]
     kind = torch.complex128 if basis.complex else torch.float64
     nothing = torch.zeros(1, channels, *small, dtype=kind, device=basis.device)
-    center = _answer(bound, surrounded(bound, nothing, around, None)).mean
+    center = answer(bound, surrounded(bound, nothing, around, None), NO_SEED).mean
     squares = torch.zeros(small, dtype=torch.float64, device=basis.device)
     for seed in torch.arange(DRAWS, device="cpu").split(1):
-        shift = (_answer(bound, surrounded(bound, nothing, around, seed)).mean - center)[around.crop]
+        shift = (answer(bound, surrounded(bound, nothing, around, seed), NO_SEED).mean - center)[around.crop]
         squares += shift.abs().square().mean((0, 1)) / (DRAWS * (2 if basis.complex else 1))
     for axis, n in enumerate(small):
         if n > 1:
@@ -122,13 +125,3 @@ def _along(profile: Tensor, n: int, axis: int, ndim: int) -> Tensor:
     distance = torch.minimum(place, n - 1 - place)
     values = torch.where(distance < len(profile), profile[distance.clamp(max=len(profile) - 1)], 0.0)
     return values.reshape([n if k == axis else 1 for k in range(ndim)])
-
-
-def _answer(denoiser: Denoiser, y: Tensor) -> Estimate:
-    """The answer to a measured image on the grid of the denoiser, at t = 1."""
-    process, seeds = denoiser.process, torch.zeros(1, dtype=torch.int64, device="cpu")
-    mean, spectrum = denoiser.prior() or (0.0, None)
-    start = start_state(process, seeds, tuple(y.shape[1:]), measurement=y, mean=mean, spectrum=spectrum, dtype=y.dtype)
-    t, cond = torch.ones(1, dtype=torch.float64, device="cpu"), process.pairing.cond(y)
-    with torch.no_grad():
-        return denoiser.estimate(process.to_image(start, t, cond.image if process.anchored else None), t, cond)

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict._random import white
-from retrodict.denoisers.denoiser import Denoiser
+from retrodict.denoisers.denoiser import Denoiser, Estimate
 from retrodict.denoisers.spread import Spread
 from retrodict.processes.observation import Cond, noise_like
 from retrodict.processes.process import Process
 from retrodict.samplers.plan import Plan, Row
 
-__all__ = ["Memory", "Samples", "Step", "advance", "begin", "sample", "start_state", "step", "steps"]
+__all__ = ["Memory", "Samples", "Step", "advance", "answer", "begin", "sample", "start_state", "step", "steps"]
 
 Noise = Callable[..., Tensor]
 """(seeds, stream, step, shape) -> white noise `(len(seeds), *shape)`, as `retrodict._random.white`."""
@@ -94,6 +94,20 @@ def start_state(
     like = torch.zeros(len(seeds), *shape, dtype=dtype, device=process.basis.device)
     z = like if process.pairing.starts else noise_like(like, seeds, "start", 0, noise)
     return process.start(z, measurement, mean, spectrum)
+
+
+def answer(denoiser: Denoiser, measured: Tensor, seeds: Tensor) -> Estimate:
+    """What the denoiser says at t = 1 to measured images `(B, C, *N)` on its grid, one for each of `seeds` `(B,)`.
+
+    From a start at the measurement this is E[x_0 | y] and the law of x_0 given y; the seeds matter to a random start.
+    """
+    process, (mean, spectrum) = denoiser.process, denoiser.prior() or (0.0, None)
+    shape, settings = tuple(measured.shape[1:]), {"mean": mean, "spectrum": spectrum, "dtype": measured.dtype}
+    start = start_state(process, seeds, shape, measurement=measured, **settings)
+    t = torch.ones(len(measured), dtype=torch.float64, device="cpu")
+    cond = process.pairing.cond(measured)
+    with torch.no_grad():
+        return denoiser.estimate(process.to_image(start, t, cond.image if process.anchored else None), t, cond)
 
 
 def begin(start: Tensor, depth: int = 1) -> Memory:

@@ -23,7 +23,7 @@ from retrodict.bases import Basis, Fourier
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.observation import noise_like
 from retrodict.processes.process import Process
-from retrodict.samplers.loop import start_state
+from retrodict.samplers.loop import answer
 from retrodict.samplers.margin import Frame, frame_of, mirrored, surrounded
 
 __all__ = ["BandMisfit", "Bands", "Ratios", "bands_of", "flat_pixels", "grown", "one_call", "reach"]
@@ -315,16 +315,8 @@ def one_call(denoiser: Denoiser, y: Tensor, *, margin: int = 16, seed: int = 0) 
     frame = frame_of(tuple(y.shape[2:]), denoiser.process.basis, margin, denoiser.multiple)
     bound, seeds = denoiser.on(frame.size), torch.tensor([key(seed, "one-call")], device="cpu")
     padded, crop = surrounded(bound, y, frame, seeds), frame.crop
-    mean, spectrum = bound.prior() or (0.0, None)
-    shape = tuple(padded.shape[1:])
-    start = start_state(
-        bound.process, seeds, shape, measurement=padded, mean=mean, spectrum=spectrum, dtype=padded.dtype
-    )
-    with torch.no_grad():
-        t, cond = torch.ones(1, dtype=torch.float64, device="cpu"), bound.process.pairing.cond(padded)
-        state = bound.process.to_image(start, t, cond.image if bound.process.anchored else None)
-        found = bound.estimate(state, t, cond)
-        if found.spread is None:
-            return found.mean[crop], None
-        noise = [noise_like(padded, seeds, "one-call", k) for k in range(found.spread.fields)]
-        return found.mean[crop], (found.mean + found.spread.draw(torch.stack(noise)))[crop]
+    found = answer(bound, padded, seeds)
+    if found.spread is None:
+        return found.mean[crop], None
+    noise = [noise_like(padded, seeds, "one-call", k) for k in range(found.spread.fields)]
+    return found.mean[crop], (found.mean + found.spread.draw(torch.stack(noise)))[crop]

@@ -16,21 +16,24 @@ from retrodict.bases import Fourier
 from retrodict.processes.process import Process
 from retrodict.samplers.moments import RunningMoments
 
-__all__ = ["BANDS", "StopMoments"]
+__all__ = ["BANDS", "StopMoments", "require_stop"]
 
 BANDS = 24
 """The most bands of |f| of equal width up to the Nyquist frequency; no more than half the pixels of a side."""
 
 
-class StopMoments:
-    """States at time `stop` of the members of one image, and the powers that tell their MTF and NPS.
+def require_stop(process: Process) -> None:
+    """Raise `InputError` for a process whose states are not images between the measurement and its restoration."""
+    if process.anchored or not isinstance(process.basis, Fourier):
+        raise InputError("stop", "a process without an MTF and NPS", "one in the Fourier basis, without an anchor")
+    if not process.pairing.starts:
+        raise InputError("stop", "a process that starts at random", "one that starts at the measurement")
 
-    Raises `InputError` for a process that is not one of MTF and NPS.
-    """
+
+class StopMoments:
+    """States at time `stop` of the members of one image, and the powers that tell their MTF and NPS."""
 
     def __init__(self, process: Process, stop: float) -> None:
-        if process.anchored or not isinstance(process.basis, Fourier):
-            raise InputError("stop", "a process without an MTF and NPS", "one in the Fourier basis, without an anchor")
         m = process.moments(torch.full((1,), stop, dtype=torch.float64, device="cpu"))
         self.process, self.h, self.s2 = process, m.h, m.s2
         self.moments, self.first = RunningMoments(), None

@@ -34,13 +34,16 @@ WITHIN = 0.03
 def valid_for(model: Model, options: RestoreOptions) -> dict[str, Any]:
     """What a calibration holds for: model, instrument, options and unit; spacings come from the images."""
     rule = RULES[options.rule]
+    steps = 1 if options.instant else options.steps or rule.steps
     return {
         "model": model_digest(model),
         "model_name": model.source,
         "instrument": law_digest(model.denoiser.process, model.spec.size),
         "options": {
             "samples": options.samples,
-            "steps": options.steps or rule.steps,
+            "steps": steps,
+            "instant": options.instant,
+            "process": options.process,
             "rule": options.rule,
             "grid": options.grid,
             "spread": options.spread,
@@ -133,6 +136,8 @@ class Calibration:
         """Raise `InputError` for a restoration that this calibration does not hold for, and say in what it differs."""
         if options.point:
             raise InputError("calibration", "one beside {point}", "a posterior: an interval needs a deviation")
+        if options.noise_map is not None:
+            raise InputError("calibration", "one beside a noise map", "an image whose noise is the same everywhere")
         own, wanted = self.record["valid_for"], valid_for(model, options)
         if own["unit"] != wanted["unit"]:
             raise InputError(self.source, f"a calibration in {own['unit']!r}", f"one in {wanted['unit']!r}")

@@ -62,7 +62,7 @@ def run_demo(
         truth = read(assets / f"{name}.dcm")
         description = "simulated measurement (standard kernel, 30 HU of noise)"
         scanner, _ = model_with_instrument(at_spacing(model, truth.spacing[-2:]), **given)
-        measured = measure(truth, scanner, seed=index, margin=32)
+        measured = measure(truth, scanner, seed=index)
         path = measured_files[index]
         write(measured, path, like=truth, role="measured", description=description, force=force)
         options = {**given, "samples": samples, "truth": truth, "force": force, "watch": watch}

@@ -11,7 +11,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.data import Image, resample
 from retrodict.models.model import Intensity, Model
-from retrodict.models.range import ISOTROPIC
+from retrodict.models.range import fits
 
 __all__ = ["finisher", "items", "off_grid", "on_grid"]
 
@@ -33,8 +33,7 @@ def nearest_grid(own: tuple[float, ...], model: Model) -> tuple[float, ...] | No
     if allowed is None:
         near = all(abs(a / b - 1) <= SPACING_TOLERANCE for a, b in zip(own, model.spec.spacing, strict=True))
         return None if near else model.spec.spacing
-    low, high = allowed[0] * (1 - ISOTROPIC), allowed[1] * (1 + ISOTROPIC)
-    if max(own) / min(own) - 1 <= ISOTROPIC and low <= min(own) and max(own) <= high:
+    if fits(own, allowed):
         return None
     return (min(max(max(own), allowed[0]), allowed[1]),) * len(own)  # no finer than what was measured
 

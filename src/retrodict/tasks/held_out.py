@@ -7,14 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from retrodict._check import InputError, NotCalibratedError
 from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.held_out import QUIET, HeldOut, scatter
+from retrodict.models.instrument import AROUND, measured_inside
 from retrodict.processes.clocks import ClockLaw
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from retrodict.samplers.misfit import BandMisfit, bands_of, flat_pixels, one_call
@@ -34,10 +33,6 @@ __all__ = [
 
 SIDE = 128
 """Largest side in pixels of the part of an image that is measured: a larger image scatters less."""
-
-
-AROUND = 24
-"""Pixels around the part that are measured with it."""
 
 
 IMAGES = 2
@@ -154,7 +149,7 @@ def record_of(patients: Sequence[Sequence[Row]], edges: tuple[float, ...]) -> He
 
 def _row(denoiser: NetDenoiser, x0: Tensor, seed: int, options: SamplingOptions | None) -> Row | None:
     """The numbers of an image; None where no pixel of it can be looked at."""
-    y = _measured(denoiser, x0, seed)
+    y = center(measured_inside(denoiser.process, x0[None], seed, AROUND)[0])[None]
     misfit = BandMisfit(denoiser, y, flat_pixels(y))
     sample = one_call(denoiser, y, seed=seed)[1]
     if sample is None or misfit.counts[0] == 0:
@@ -170,23 +165,6 @@ def _row(denoiser: NetDenoiser, x0: Tensor, seed: int, options: SamplingOptions 
     return Row(one, numbers_of(misfit, members[:, 0]), misfit.counts[0], max(1, misfit.tiles[0]))
 
 
-def _measured(denoiser: NetDenoiser, x0: Tensor, seed: int) -> Tensor:
-    """The middle `(1, C, *n)` of an image as the instrument measures it: what lies around it is blurred into it, and
-    not what lies at its other end; beyond the image it is mirrored.
-    """
-    inner = center(x0)
-    size = tuple(inner.shape[1:])
-    around = [min(AROUND, n - 1) for n in x0.shape[1:]]
-    real = torch.view_as_real(x0).movedim(-1, 0).flatten(0, 1) if x0.is_complex() else x0
-    real = F.pad(real[None], [a for n in reversed(around) for a in (n, n)], mode="reflect")[0]
-    wide = torch.complex(*real.chunk(2)) if x0.is_complex() else real
-    wide = center(wide, 2 * AROUND)
-    process = denoiser.process.on(tuple(wide.shape[1:]))
-    y = process.pairing.simulate(wide[None], process.basis, torch.tensor([seed], device="cpu"))
-    cuts = [slice((w - n) // 2, (w - n) // 2 + n) for w, n in zip(y.shape[2:], size, strict=True)]
-    return y[(..., *cuts)]
-
-
 def numbers_of(misfit: BandMisfit, samples: Tensor) -> list[float]:
     """Logs of the ratios of samples `(k, C, *N)` of the first measured image, averaged; 0 where one is not defined."""
     ratios = misfit.ratios(samples, 0)
@@ -194,10 +172,9 @@ def numbers_of(misfit: BandMisfit, samples: Tensor) -> list[float]:
     return [math.log(x) if 0 < x < math.inf else 0.0 for x in found]
 
 
-def center(x: Tensor, more: int = 0) -> Tensor:
-    """The middle of an image `(C, *N)`, at most `SIDE` (and `more`) pixels along every axis."""
-    side = SIDE + more
-    cuts = [slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in x.shape[1:]]
+def center(x: Tensor) -> Tensor:
+    """The middle of an image `(C, *N)`, at most `SIDE` pixels along every axis."""
+    cuts = [slice(max(0, (n - SIDE) // 2), max(0, (n - SIDE) // 2) + SIDE) for n in x.shape[1:]]
     return x[(slice(None), *cuts)]
 
 

@@ -13,7 +13,7 @@ from retrodict.bases import Fourier
 from retrodict.data import Image
 from retrodict.models.instrument import model_with_instrument
 from retrodict.models.model import Model, open_model
-from retrodict.models.range import at_spacing, neighbor, outside
+from retrodict.models.range import at_spacing, neighbor
 from retrodict.nets import precision_for
 from retrodict.processes import PROCESSES
 from retrodict.processes.process import Process
@@ -44,7 +44,7 @@ def prepared(
     Raises `NotCalibratedError` where an uncertainty is asked of an instrument that the calibration does not hold for.
     """
     device = device_named(options.device)
-    if model.spec.law is not None and model.spec.spacings is not None:
+    if model.spec.law is not None:
         bound, record = _of_every_instrument(model, options, spacing)
     elif options.process is not None:
         hint = "Its process is the one that it was trained on."
@@ -81,10 +81,11 @@ def _of_every_instrument(
         )
     if spacing is None:
         return model, {}
-    bound, _ = model_with_instrument(at_spacing(model, spacing), options.mtf, options.nps)
+    moved = model if model.spec.spacings is None else at_spacing(model, spacing)
+    bound, _ = model_with_instrument(moved, options.mtf, options.nps)
     found = neighbor(bound)
     assert found is not None
-    why = outside(bound)
+    why = found.why
     if why and not options.point:
         raise NotCalibratedError(
             f"The measured instrument is not of the kind that the model was trained on: {why}. Check unit and spacing "
@@ -94,7 +95,7 @@ def _of_every_instrument(
         )
     if options.process is not None:
         bound = replace(bound, denoiser=bound.denoiser.at(_chain(options.process, bound.denoiser.process)))
-    nearest = {"distance": found.distance, "limit": found.limit, "noise": found.noise, "in_range": not why}
+    nearest = {"distance": found.distance, "limit": found.limit, "noise": found.noise, "in_range": not why, "why": why}
     return bound, {"instrument": {**nearest, "files": [str(options.mtf), str(options.nps)]}}
 
 

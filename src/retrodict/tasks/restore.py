@@ -20,7 +20,7 @@ from retrodict.data import Image, Source
 from retrodict.data.io import check_writable
 from retrodict.models.model import Model, open_model
 from retrodict.nets.tiles import Tiled
-from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions
+from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, calls_of, check_stop
 from retrodict.samplers.plan import GRIDS
 from retrodict.samplers.rules import RULES
 from retrodict.tasks.calibration import Calibration
@@ -199,14 +199,14 @@ class Job:
     def of(cls, image: Image, model: Model, options: RestoreOptions, name: str) -> Job:
         """Put options on the model and the image on its grid; raises what `restore` raises before the work."""
         require_instant(options)
-        rule = RULES[choice("rule", options.rule, RULES)]
+        choice("rule", options.rule, RULES)
         if options.grid is not None:
             choice("grid", options.grid, GRIDS)
         check_image(image, model, name)
+        calibration = None if options.calibration is None else Calibration.open(options.calibration)
         work = on_grid(image, model, options.resample, name)
         found, spacing = instrument_of(work, model, options, name), tuple(work.spacing[-len(model.spec.size) :])
         ready, about = prepared(model, options, spacing) if found is None else found.bound(model, options, spacing)
-        calibration = None if options.calibration is None else Calibration.open(options.calibration)
         if calibration is not None:
             calibration.require(ready, options, image, name)
             about |= {"calibration": calibration.to_json()}
@@ -217,10 +217,11 @@ class Job:
             factor, about["noise_map"] = noise_map_of(options, image, work, ready, name)
         ndim = len(ready.spec.size)
         sampling = _sampling(options)
+        check_stop(ready.denoiser.process, sampling)
         size = tuple(n + 2 * sampling.margin for n in work.values.shape[-ndim:])
         if math.prod(size) > ALONE:
             sampling = replace(sampling, chunk=1)  # the result is the same
-        calls = len(items(work, ndim)) * options.samples * (options.steps or rule.steps) * rule.calls_per_step
+        calls = len(items(work, ndim)) * calls_of(ready.denoiser, sampling)
         denoiser, cost = fitted(ready.denoiser, size, calls, image.source[0] if image.source else name)
         ready = replace(ready, denoiser=denoiser)
         if cost is not None:
@@ -242,7 +243,7 @@ class Job:
         y = ready.intensity.encode(items(self.work, len(ready.spec.size))).to(self.about["device"])
         with torch_threads(options.threads) as threads:
             back = finisher(image, ready)
-            said = () if self.estimate is None else self.estimate.said
+            said = [*_out_of_range(self.about), *(() if self.estimate is None else self.estimate.said)]
             given = {"watch": told, "parts": parts, "factor": self.factor, "warnings": said}
             result, verdict = judged(image, self.work, y, ready, self.sampling, name, back, **given)
 
@@ -300,12 +301,9 @@ def restore_into(
         return None
     check_folder(out, name, image.source, force)
     keep = job.slices > 1
-    require_space(
-        out,
-        image,
-        (2 if job.calibration is None else 4) + (job.options.samples if job.options.keep_samples else 0),
-        keep,
-    )
+    options = job.options
+    images = 2 + 2 * (job.calibration is not None) + 2 * (options.stop_at is not None)
+    require_space(out, image, images + options.samples * options.keep_samples, keep)
     with staged(out, name, force=force, key=key, owned=belongs_to(name)) as staging:
         parts = Parts(kept_parts(staging)) if keep else None
         if parts is not None and parts.done():
@@ -314,6 +312,12 @@ def restore_into(
         restored.details.update(fingerprint=key, slices_of_an_earlier_run=parts.reused if parts else 0)
         written = write_parts(restored, staging, out)
     return replace(restored, files=tuple(out / p.relative_to(staging) for p in written))
+
+
+def _out_of_range(about: dict[str, Any]) -> list[str]:
+    """What the verdict has to say of a point estimate with an instrument that the model was not trained on."""
+    why = about.get("instrument", {}).get("why")
+    return [f"the instrument is not of the kind that the model was trained on: {why}"] if why else []
 
 
 def _of_stop(stop: Stop | None) -> dict[str, Any]:
