@@ -169,6 +169,10 @@ def documents(path: Path) -> None:
         for name in names:
             replace_block(ROOT / name, "new-patients", table_of(found, full))
             print(name)
+    calls = path.with_name("new_patients_8_calls.json")
+    if calls.is_file():
+        for name in FULL:
+            replace_block(ROOT / name, "new-patients-8", table_of(json.loads(calls.read_text()), True))
 
 
 def main() -> None:

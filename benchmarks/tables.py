@@ -209,7 +209,7 @@ Machines differ: compare within a table.
 
 ## The model of every instrument, on patients never seen
 
-`python benchmarks/new_patients.py`, then `python benchmarks/new_patients.py --docs` - `ct` on one crop of 128 x 128
+`python benchmarks/new_patients.py --instant`, then `python benchmarks/new_patients.py --docs` - `ct`, by one call, on one crop of 128 x 128
 pixels of every validation patient, at its own pixels and two coarser ones, measured by instruments whose kernels are
 other functions than those of its training; 18 of the patients set the factors of its error variance. Mean +- SD between
 patients. SSR^2: squared error over stated variance; 1 is calibrated, below 1 the spread is too wide. 90 %: how many
@@ -218,6 +218,13 @@ pixels, and means of discs, lie in their 90 % interval. In brackets: bands with 
 <!-- new-patients:begin -->
 {new_patients(load("new_patients.json"), full=True)}
 <!-- new-patients:end -->
+
+By the default, 8 members of 8 calls each, at 1 mm: `python benchmarks/new_patients.py --grids 1 --json
+benchmarks/results/new_patients_8_calls.json`, then `--docs`.
+
+<!-- new-patients-8:begin -->
+{new_patients(load("new_patients_8_calls.json"), full=True)}
+<!-- new-patients-8:end -->
 
 ## The model of one instrument, on patients never seen
 
