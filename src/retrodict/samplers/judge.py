@@ -272,8 +272,8 @@ class TwoModes(Denoiser):
         return self
 
     def posterior(self, seen: list[tuple[Tensor, Moments]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Given observations: mean, variance within a mode, half the way between the modes, and 1 - odds^2, where odds is the
-        difference of the probabilities of the modes.
+        """Given observations: mean, variance within a mode, half the way between the modes, and 1 - odds^2, where odds
+        is the difference of the probabilities of the modes.
         """
         precision = sum((ratio(m.h**2, m.s2) for _, m in seen), start=torch.zeros_like(self.rest))
         value = sum((ratio(m.h, m.s2) * u for u, m in seen), start=torch.zeros_like(self.rest))
