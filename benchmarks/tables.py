@@ -209,8 +209,9 @@ Machines differ: compare within a table.
 
 ## The model of every instrument, on patients never seen
 
-`python benchmarks/new_patients.py --instant`, then `--docs` - `ct`, by one call, on one crop of 128 x 128 pixels of every validation patient, at its own pixels and two coarser ones, measured by instruments whose kernels are
-other functions than those of its training; 18 of the patients set the factors of its error variance. Mean +- SD between
+`python benchmarks/new_patients.py --instant`, then `--docs` - `ct`, by one call, on one crop of 128 x 128 pixels of
+every validation patient, at its own pixels and two coarser ones, measured by instruments whose kernels are other
+functions than those of its training; 18 of the patients set the factors of its error variance. Mean +- SD between
 patients. SSR^2: squared error over stated variance; 1 is calibrated, below 1 the spread is too wide. 90 %: how many
 pixels, and means of discs, lie in their 90 % interval. In brackets: bands with less than 1 % of the error.
 
