@@ -244,7 +244,7 @@ def test_refusals_name_what_was_found(model, values, match):
 
 def test_an_image_that_the_model_does_not_take_is_refused(model):
     y = image(measured(scene()))
-    with pytest.raises(InputError, match="'arbitrary'.*'HU'"):
+    with pytest.raises(InputError, match=r"'arbitrary'.*'HU'"):
         estimate_instrument(replace(y, unit="arbitrary"), model=model)
     with pytest.raises(InputError, match="NaN"):
         estimate_instrument(replace(y, values=y.values.clone().fill_(math.nan)), model=model)

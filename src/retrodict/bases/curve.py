@@ -135,7 +135,7 @@ class Curve:
         axes = [torch.tensor(axis, **settings) for axis in self.frequency]
         if len(axes) == 1:
             return _interpolate(frequency[0], axes[0], value)
-        return _bilinear(*frequency, axes[0], axes[1], value.reshape(len(axes[0]), len(axes[1])))
+        return _bilinear(frequency[0], frequency[1], axes[0], axes[1], value.reshape(len(axes[0]), len(axes[1])))
 
 
 def _read(path: Path, name: str) -> Any:
