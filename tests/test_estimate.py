@@ -18,9 +18,10 @@ from retrodict.bases import Fourier
 from retrodict.bases.spectrum import Spectrum
 from retrodict.cli.app import app
 from retrodict.cli.command import in_shell
+from retrodict.metrics.blind import _climb
 from retrodict.metrics.blind_law import CONTRAST, NAMES, PatchLaw
 from retrodict.metrics.patch_power import HANN, OVERLAP, patch_power
-from retrodict.tasks.estimate import estimated
+from retrodict.tasks.estimate import _radial, estimate_instrument, estimated
 from retrodict.tasks.estimate_prior import KERNELS, PRIOR, kernel_family, prior_of
 
 D, SIDE = 0.8, 160
@@ -177,11 +178,50 @@ def test_a_known_curve_is_not_estimated(model):
     assert list(only.curves) == ["nps"]
     assert not only.unknown
     assert only.summary["noise_sd"]["value"] == pytest.approx(30, rel=0.05)
+    assert "mtf50" not in only.summary
+    shape = (f / 0.3 + 0.1) * torch.exp(-2 * math.log(2) * (f / 0.45) ** 2)
+    nps = Curve.isotropic(f, shape / shape[30] * float(texture()[radius() >= f[30]].max()) * D**2, "HU^2 mm^2")
+    only = estimated(y, model, nps=nps)
+    assert list(only.curves) == ["mtf"]
+    assert "noise_sd" not in only.summary  # the level of a known NPS is no parameter: a number would be the prior's
+    assert set(only.summary["parameters"]) == {"half", "power", "lift"}
+    assert only.summary["mtf50"]["lower"] < 0.45 < only.summary["mtf50"]["upper"]
     both = {"mtf": mtf, "nps": Curve.isotropic(f, f, "HU^2 mm^2")}
     with pytest.raises(InputError, match="nothing is left"):
         estimated(y, model, **both)
     with pytest.raises(InputError, match="nothing is left"):
         RestoreOptions(estimate_instrument=True, **both)
+
+
+def test_a_two_dimensional_curve_counts_with_all_its_directions():
+    f = torch.linspace(0, 1, 201, dtype=torch.float64)
+    fy, fx = f[:, None], f[None]
+    # |f| (1 + cos(2 angle) / 2): its mean over directions is |f|, along either axis it is half of that off
+    value = torch.hypot(fy, fx) + 0.5 * (fx**2 - fy**2) / torch.hypot(fy, fx).clamp_min(1e-9)
+    curve = Curve(tuple([tuple(f.tolist())] * 2), tuple(value.flatten().tolist()), "HU^2 mm^2")
+    at = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    assert torch.allclose(_radial(curve)(at), at, rtol=1e-3)
+    isotropic = Curve.isotropic(f, f, "HU^2 mm^2")
+    assert torch.allclose(_radial(isotropic)(at), at, rtol=1e-12)
+
+
+def test_a_climb_that_runs_off_keeps_what_it_found():
+    class Cliff:
+        """Better and better up to 3, no number beyond."""
+
+        weight = torch.eye(2, dtype=torch.float64)
+
+        @staticmethod
+        def penalty(free):
+            return torch.zeros((), dtype=torch.float64)
+
+        @staticmethod
+        def log_likelihood(free, data):
+            return (free[0] if free[0] < 3 else free[0] * math.nan)[None]
+
+    start = torch.zeros(2, dtype=torch.float64)
+    end = _climb(None, Cliff, start, 1.0, 12)
+    assert 0 < float(end[0]) < 3
 
 
 # ---- where it cannot know ----------------------------------------------------------------------------------------
@@ -200,6 +240,14 @@ def test_a_known_curve_is_not_estimated(model):
 def test_refusals_name_what_was_found(model, values, match):
     with pytest.raises(InputError, match=match):
         estimated(image(values), model)
+
+
+def test_an_image_that_the_model_does_not_take_is_refused(model):
+    y = image(measured(scene()))
+    with pytest.raises(InputError, match=r"'arbitrary'.*'HU'"):
+        estimate_instrument(replace(y, unit="arbitrary"), model=model)
+    with pytest.raises(InputError, match="NaN"):
+        estimate_instrument(replace(y, values=y.values.clone().fill_(math.nan)), model=model)
 
 
 def test_noise_alone_has_no_resolution(model):

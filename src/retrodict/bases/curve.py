@@ -123,13 +123,19 @@ class Curve:
 
     def on(self, basis: Basis) -> Tensor:
         """Values at the coefficients of `basis`, `(*K)` float64; beyond the last node (corners) the last value."""
-        settings = {"dtype": torch.float64, "device": basis.device}
+        if len(self.frequency) == 1:
+            return self.at(basis.radius())
+        return self.at(*(f.abs() for f in basis.frequencies()))  # type: ignore[attr-defined]
+
+    def at(self, *frequency: Tensor) -> Tensor:
+        """Values at |f| of an isotropic curve, at (|fy|, |fx|) of a two-dimensional one, tensors of one shape; beyond
+        the last node the last value."""
+        settings = {"dtype": torch.float64, "device": frequency[0].device}
         value = torch.tensor(self.value, **settings)
         axes = [torch.tensor(axis, **settings) for axis in self.frequency]
         if len(axes) == 1:
-            return _interpolate(basis.radius(), axes[0], value)
-        fy, fx = (f.abs() for f in basis.frequencies())  # type: ignore[attr-defined]
-        return _bilinear(fy, fx, axes[0], axes[1], value.reshape(len(axes[0]), len(axes[1])))
+            return _interpolate(frequency[0], axes[0], value)
+        return _bilinear(frequency[0], frequency[1], axes[0], axes[1], value.reshape(len(axes[0]), len(axes[1])))
 
 
 def _read(path: Path, name: str) -> Any:

@@ -188,7 +188,10 @@ def _loss(data: PatchPower, law: PatchLaw, free: Tensor, information: float) -> 
 def _climb(
     data: PatchPower, law: PatchLaw, start: Tensor, information: float, steps: int, held: int | None = None
 ) -> Tensor:
-    """The nearest maximum from `start`, with the parameter number `held` held."""
+    """The most probable point on the way to the nearest maximum from `start`, with the parameter number `held` held.
+
+    Where a step runs off to where the law is no number, what was found before it counts.
+    """
     scale = law.weight.diagonal().rsqrt().clamp(max=0.5)
     if held is not None:
         scale = scale.clone()
@@ -199,15 +202,20 @@ def _climb(
             [z], max_iter=steps, history_size=20, line_search_fn="strong_wolfe", tolerance_change=1e-7
         )
 
+        lowest, best = math.inf, z.detach().clone()
+
         def closure() -> Tensor:
+            nonlocal lowest, best
             search.zero_grad()
             loss = _loss(data, law, start + z * scale, information)
             loss.backward()
+            found = float(loss.detach())
+            if found < lowest:
+                lowest, best = found, z.detach().clone()
             return loss
 
         search.step(closure)
-    end = (start + z.detach() * scale).detach()
-    return end if bool(torch.isfinite(end).all()) else start
+    return start + best * scale
 
 
 def _along_half(

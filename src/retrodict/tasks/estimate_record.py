@@ -20,13 +20,18 @@ METHOD = "estimated from the image itself, not measured"
 
 
 def summary_of(fit: BlindFit, data: PatchPower, image: Image, kernel: tuple[str, str] | None) -> dict[str, Any]:
-    """The numbers of an estimate: noise, resolution, where from, and how well the families describe the noise."""
-    return {
-        "noise_sd": _three(fit.noise_sd()),
-        "unit": image.unit,
-        "mtf50": _three(fit.mtf50()),
-        "nyquist": 0.5 / max(data.spacing),
-        "parameters": {n: fit.value(n) for n in ("ramp", "window", "steep", "floor", "half", "power", "lift")},
+    """The numbers of an estimate: noise, resolution, where from, and how well the families describe the noise.
+
+    Of a curve that was given there are none: its parameters do not enter the likelihood.
+    """
+    found: dict[str, Any] = {"unit": image.unit, "nyquist": 0.5 / max(data.spacing), "parameters": {}}
+    if fit.law.nps is None:
+        found["noise_sd"] = _three(fit.noise_sd())
+        found["parameters"] |= {n: fit.value(n) for n in ("ramp", "window", "steep", "floor")}
+    if fit.law.mtf is None:
+        found["mtf50"] = _three(fit.mtf50())
+        found["parameters"] |= {n: fit.value(n) for n in ("half", "power", "lift")}
+    return found | {
         "patches": len(data.power),
         "patches_with_edges": round(fit.edges, 1),
         "patches_of_noise": round(fit.quiet, 1),
