@@ -166,6 +166,47 @@ def test_pairs_that_are_none(folder, model, tmp_path):
     table.write_text(f"measured,truth,patient\n{first},small.npz,p0\n")
     with pytest.raises(InputError, match=r"\(30, 30\) pixels"):
         pairs_of(table, None)[0].read(RestoreOptions(), model)
+    table.write_text(f"\ufeffmeasured,truth,patient\n{first},{first},p0\n{first},small.npz,p1\n")
+    with pytest.raises(InputError, match=r"line 3: found the measured image of line 2 again"):
+        pairs_of(table, None)  # one image of two patients counts as two
+    (tmp_path / "truth").mkdir()
+    for name in ("measured/a.npz", "measured/a_measured.npz", "truth/a.npz"):
+        save(tmp_path / name, np.zeros((64, 60)))
+    with pytest.raises(InputError, match=r"2 images 'a'"):
+        pairs_of(tmp_path, "folder")
+
+
+def test_what_the_file_of_a_truth_says_stands(folder, model, tmp_path):
+    """Spacing and unit are those of the measured image only where the file says nothing."""
+    first, table, array = f"{folder}/measured/p0-0_measured.npz", tmp_path / "p.csv", np.zeros(SIZE, np.float32)
+    table.write_text(f"measured,truth,patient\n{first},t.npz,p0\n")
+    pair = pairs_of_saved(table, tmp_path, data=array)
+    assert pair.read(RestoreOptions(), model)[1].unit == "HU"
+    pair = pairs_of_saved(table, tmp_path, hu=array, pixel_spacing_mm=np.array([0.5, 0.5]))
+    with pytest.raises(InputError, match=r"pixels of 0.5 x 0.5 mm"):
+        pair.read(RestoreOptions(), model)
+    pair = pairs_of_saved(table, tmp_path, data=array, unit="mGy", pixel_spacing_mm=np.array([1.0, 1.0]))
+    with pytest.raises(InputError, match="values in 'mGy'"):
+        pair.read(RestoreOptions(), model)
+
+
+def pairs_of_saved(table, folder, **arrays):
+    np.savez(folder / "t.npz", **arrays)
+    return pairs_of(table, None)[0]
+
+
+def test_slices_of_a_truth_lie_in_the_plane_of_the_measured_ones(model, tmp_path):
+    """A cube whose slices are stored sagittally: pairs of exchanged axes would pass as fitting."""
+    import nibabel
+
+    values = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
+    affine = np.array([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], float)
+    for name in ("m", "t"):
+        nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / f"{name}.nii")
+    (tmp_path / "p.csv").write_text("measured,truth,patient\nm.nii,t.nii,p0\n")
+    measured, truth = pairs_of(tmp_path / "p.csv", None)[0].read(RestoreOptions(unit="HU"), model)
+    assert measured.order
+    assert torch.equal(measured.values, truth.values)
 
 
 def test_training_pixels_are_refused(folder, model, monkeypatch):
@@ -192,6 +233,66 @@ def test_images_without_a_posterior_are_left_out_and_counted(folder, model, monk
     monkeypatch.setattr(task, "restore_image", lambda image, *_, name, **__: _point(image, model, name))
     with pytest.raises(InputError, match=r"found 0 patients \(6 images were left out"):
         calibrate(folder / "pairs.csv", model=model, delta=0.2)
+
+
+def test_an_image_of_air_is_left_out_and_its_patient_does_not_count(folder, model, tmp_path):
+    save(tmp_path / "t.npz", np.full(SIZE, -1500.0))
+    save(tmp_path / "m.npz", scan(SIZE, 9).values[0] - 1000)
+    lines = (folder / "pairs.csv").read_text().replace("measured/", f"{folder}/measured/")
+    lines = lines.replace("truth/", f"{folder}/truth/")
+    (tmp_path / "pairs.csv").write_text(f"{lines}\nm.npz,t.npz,air\n")
+    original = task.body_of
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "body_of", lambda mean, unit: original(mean, unit) & (mean > -1100))
+        patch.setattr(task, "restore_image", _posterior)
+        record = calibrate(tmp_path / "pairs.csv", model=model, delta=0.2, **QUICK).record
+    assert [p["patient"] for p in record["patients"]] == [f"p{k}" for k in range(PATIENTS)]
+    assert record["left_out"] == [{"name": "m", "patient": "air", "reason": "no pixel above air"}]
+
+
+def _posterior(image, model, *_, name, **__):
+    one = image.with_values(torch.ones_like(image.values))
+    noisy = tuple(image.with_values(image.values + k * torch.rand_like(image.values)) for k in (0, 1))
+    return Restored(name, image, image, one, noisy, "", model, details={"sampling": {"mean_members": 2}})
+
+
+def test_pairs_are_checked_before_the_first_is_restored(folder, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(task, "restore_image", None)
+    save(tmp_path / "small.npz", np.zeros((30, 30)))
+    lines = (folder / "pairs.csv").read_text().replace("measured/", f"{folder}/measured/")
+    lines = lines.replace("truth/p4-5.npz", "small.npz").replace("truth/", f"{folder}/truth/")
+    (tmp_path / "pairs.csv").write_text(lines)
+    with pytest.raises(InputError, match=r"\(30, 30\) pixels"):
+        calibrate(tmp_path / "pairs.csv", model=model, delta=0.2, **QUICK)
+    for name in ("estimate_instrument", "noise_map"):
+        with pytest.raises(InputError, match=name):
+            calibrate(folder / "pairs.csv", model=model, delta=0.2, **{name: True})
+
+
+def test_a_model_of_every_instrument_is_calibrated_at_the_curves_and_one_spacing(tmp_path, monkeypatch):
+    """The instrument of the file is that of the curves on these pixels, so that a restoration with them is taken."""
+    from retrodict.models.model import open_model
+    from retrodict.tasks.restore import Job
+    from test_range import curves
+
+    loaded, given = open_model("ct"), curves(30, 0.7)
+    lines = ["measured,truth,patient"]
+    for k in range(2):
+        np.savez(tmp_path / f"{k}.npz", hu=scan(SIZE, k).values[0].numpy(), pixel_spacing_mm=np.array([0.7, 0.7]))
+        np.savez(tmp_path / f"t{k}.npz", hu=scan(SIZE, k).values[0].numpy(), pixel_spacing_mm=np.array([0.7, 0.7]))
+        lines.append(f"{k}.npz,t{k}.npz,p{k}")
+    (tmp_path / "pairs.csv").write_text("\n".join(lines))
+    monkeypatch.setattr(task, "restore_image", _posterior)
+    monkeypatch.setattr(task, "image_score", lambda *_: 1.0, raising=True)
+    record = calibrate(tmp_path / "pairs.csv", model=loaded, delta=0.4, **QUICK, **given).record
+    image = read(tmp_path / "0.npz")
+    Job.of(image, loaded, RestoreOptions(calibration=record, **QUICK, **given), "a")
+    with pytest.raises(InputError, match="another instrument"):
+        Job.of(image, loaded, RestoreOptions(calibration=record, **QUICK, **curves(40, 0.7)), "a")
+    for name in ("1", "t1"):
+        np.savez(tmp_path / f"{name}.npz", hu=scan(SIZE, 1).values[0].numpy(), pixel_spacing_mm=np.array([0.8, 0.8]))
+    with pytest.raises(InputError, match=r"0.8 x 0.8 mm.*at one spacing"):
+        calibrate(tmp_path / "pairs.csv", model=loaded, delta=0.4, **QUICK, **given)
 
 
 def test_factors_by_class(found, folder, model):

@@ -112,6 +112,24 @@ def test_a_deidentified_table_says_no_identity(scans, tmp_path):
     assert "secret1" not in str(caught.value).lower()
 
 
+@pytest.mark.parametrize(
+    ("name", "path"), [("Li^Bo", "bo_2024"), ("M\u00fcller^Eva", "Mu\u0308ller1"), ("M\u00fcller^Eva", "muller1")]
+)
+def test_names_in_paths_are_known_however_they_are_written(scans, name, path):
+    patient(scans, 7, PatientName=name, SpecificCharacterSet="ISO_IR 192")
+    (scans / "case7").rename(scans / "abox")  # "Bo" is not a word of it
+    index_folder(scans, deidentify=True)
+    (scans / "abox").rename(scans / path)
+    with pytest.raises(InputError, match="deidentify"):
+        index_folder(scans, deidentify=True)
+
+
+def test_uids_in_names_of_files_are_said(scans):
+    assert not any("UIDs" in note for note in index_folder(scans, deidentify=True).notes)
+    (scans / "case1" / "0.dcm").rename(scans / "case1" / "1.2.826.0.1.3680043.8.498.77.dcm")
+    assert any("UIDs" in note for note in index_folder(scans, deidentify=True).notes)
+
+
 def test_what_cannot_be_read_is_left_out_with_its_reason(scans):
     (scans / "case0" / "0.dcm").write_bytes((scans / "case0" / "0.dcm").read_bytes()[:500])
     patient(scans, 7, Modality="MR")

@@ -11,12 +11,15 @@ import pytest
 import torch
 
 from models import SPECTRUM, make_model
-from retrodict import GaussianDenoiser, Image, InputError, evaluate_repeats
+from retrodict import GaussianDenoiser, Image, InputError, RestoreOptions, evaluate_repeats
 from retrodict.bases import Fourier
-from retrodict.processes.fourier import fourier
+from retrodict.models.model import open_model
+from retrodict.processes.fourier import fourier, measured
 from retrodict.processes.observation import noise_like
+from retrodict.tasks.repeats import _second
 from retrodict.tasks.repeats_law import DISCS, Laws, edges_of, joined
 from retrodict.tasks.repeats_words import figures
+from retrodict.tasks.restore import Job
 from shell import retrodict as command_line
 
 SIDE, K = 112, 6
@@ -261,6 +264,35 @@ def test_a_scan_without_a_posterior_is_refused_and_says_why(model):
     one, two = scans()
     with pytest.raises(InputError, match=r"not calibrated because .* times the power"):
         evaluate_repeats([i.with_values(1.5 * i.values + 250) for i in (one, two)], model=model, samples=2)
+
+
+def test_a_model_of_every_instrument_is_tested_at_the_curves_and_pixels_of_the_scans():
+    """It has no law of its own: the noise of the scans is that of the curves that are given, at their spacing."""
+    from test_range import curves
+
+    loaded, given, d = open_model("ct"), curves(30, 0.7), 0.7
+    basis = Fourier((128, 128), (d, d))
+    process = measured(basis, given["mtf"], given["nps"], loaded.intensity.scale)
+    prior = loaded.denoiser.spectrum
+    u = prior.mean_on(basis) + 0.8 * prior.on(basis).sqrt() * noise("truth", 3, process)
+    images = [
+        loaded.intensity.decode(scan_of(u, noise(n, 3, process), process, f)[0]).float()
+        for n, f in (("a", 1), ("b", 2))
+    ]
+    one, two = (Image(values, "HU", (d, d)) for values in images)
+    found = evaluate_repeats([one, two], model=loaded, samples=3, instant=True, repeat_noise=2.0, **given).record
+    assert found["difference"][0]["ratio"] == pytest.approx([1] * 5, rel=0.15)
+    assert found["bands"][-1]["high"] == pytest.approx(math.hypot(0.5 / d, 0.5 / d))
+    assert found["bands"][-1]["ratio"] == pytest.approx(1, abs=0.1)
+    stronger = replace(given["nps"], value=tuple(4 * v for v in given["nps"].value))
+    job = Job.of(one, loaded, RestoreOptions(instant=True, **given), "a")
+    laws = [_second(loaded, job, None, *other).on((128, 128)).measurement for other in ((stronger, None), (None, 2.0))]
+    assert torch.allclose(laws[0].s2, laws[1].s2)
+    far = [replace(i, spacing=(2.0, 2.0)) for i in (one, two)]
+    with pytest.raises(InputError, match=r"square pixels of 0\.48"):
+        evaluate_repeats(far, model=loaded, **given)
+    with pytest.raises(InputError, match="noise_map"):
+        evaluate_repeats([one, two], model=loaded, noise_map=torch.ones(128, 128), **given)
 
 
 def test_options_that_cannot_be_meant(model):

@@ -38,7 +38,7 @@ from retrodict.tasks.identity import seen_in_training
 from retrodict.tasks.options import RestoreOptions
 from retrodict.tasks.prepare import prepared
 from retrodict.tasks.repeats_law import DISCS
-from retrodict.tasks.restore import Watch, restore_image
+from retrodict.tasks.restore import Job, Watch, restore_image
 from retrodict.tasks.tissues import body_of, classes_of
 
 __all__ = ["METHODS", "Calibrated", "Plan", "calibrate"]
@@ -173,10 +173,13 @@ def calibrate(
     options, plan = RestoreOptions.of(changes, known), Plan(alpha, delta, method, bound, by)
     if options.point or options.calibration is not None:
         raise InputError("point" if options.point else "calibration", "asked for", "not: deviations are calibrated")
+    for name in ("estimate_instrument", "noise_map"):
+        if getattr(options, name) not in (None, False):
+            raise InputError(name, "asked for", "not: a calibration is of one instrument, whose curves are given")
     if out is not None:
         refuse_existing(Path(out), force)
     loaded = open_model(model)
-    ready, _ = prepared(loaded, options)
+    prepared(loaded, options)  # refuses curves that are missing before an image is read
     found = pairs_of(pairs, patients)
     count = len({p.patient for p in found})
     if count < plan.needed:
@@ -184,8 +187,10 @@ def calibrate(
         raise InputError(pairs, f"{count} patients", f"at least {plan.needed} for {what}: patients count, not images")
     work = _Work(plan, loaded, replace(options, keep_samples=True), watch, len(found))
     for pair in found:
+        work.check(pair)
+    for pair in found:
         work.add(pair)
-    result = Calibrated(record := work.record(valid_for(ready, options)), Calibration.open(record))
+    result = Calibrated(record := work.record(), Calibration.open(record))
     if out is not None:
         result.save(out, force=force)
     return result
@@ -211,10 +216,22 @@ class _Work:
     done: int = 0
     unit: str = ""
     behind: int | None = None
+    use: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, pair: Pair) -> None:
-        """Restore the measured image of a pair and see what its truth needs."""
+    def check(self, pair: Pair) -> None:
+        """Raise for a pair that cannot be calibrated with, before any is restored."""
         measured, truth = pair.read(self.options, self.model)
+        where = str(measured.source[0])
+        if measured.values.shape[0] != 1 or measured.values.is_complex():
+            kind = "complex" if measured.values.is_complex() else f"{measured.values.shape[0]}-channel"
+            raise InputError(where, f"a {kind} image", "a real one of one channel")
+        ready = Job.of(measured, self.model, self.options, pair.name).model
+        use = valid_for(ready, self.options)
+        if self.use and use["instrument"] != self.use["instrument"]:
+            found = f"pixels of {' x '.join(f'{s:.5g}' for s in measured.spacing[-2:])} mm"
+            wanted = "pixels as in the pairs before: a model of every instrument is calibrated at one spacing"
+            raise InputError(where, found, wanted, "Calibrate each spacing by itself.")
+        self.use = self.use or use
         trained = seen_in_training(truth, self.model.spec)
         if trained:
             raise InputError(
@@ -223,6 +240,10 @@ class _Work:
             )  # fmt: skip
         _refuse_patient(pair, self.model)
         self.known.add(trained)
+
+    def add(self, pair: Pair) -> None:
+        """Restore the measured image of a pair and see what its truth needs."""
+        measured, truth = pair.read(self.options, self.model)
         found = restore_image(measured, self.model, self.options, name=pair.name)
         self.done += 1
         if self.watch is not None:
@@ -231,13 +252,15 @@ class _Work:
             log.warning("%s: left out: %s", pair.name, found.verdict.text)
             self.left_out.append({"name": pair.name, "patient": pair.patient, "reason": found.verdict.text})
             return
-        self.images[pair.patient] = self.images.get(pair.patient, 0) + 1
         self.spacing.append(tuple(measured.spacing[-2:]))
         self.unit = measured.unit
         self.behind = found.details["sampling"]["mean_members"]
         mean, sd, true = (items(i, 2)[:, 0].double() for i in (found.mean, found.sd, truth))
         members = torch.stack([items(s, 2)[:, 0].double() for s in found.samples])
         body = body_of(mean, measured.unit) & ~flat_pixels(items(measured, 2))
+        for image in (measured, truth):
+            if image.padding is not None:
+                body &= ~image.padding.reshape(body.shape)
         self._see(pair, mean, sd, true, body)
         pixel = (float(measured.spacing[-2]), float(measured.spacing[-1]))
         for diameter in DISCS:
@@ -247,6 +270,7 @@ class _Work:
         if not bool(body.any()):
             self.left_out.append({"name": pair.name, "patient": pair.patient, "reason": "no pixel above air"})
             return
+        self.images[pair.patient] = self.images.get(pair.patient, 0) + 1
         need = standardized(mean, sd, true)
         self._put("pixels", pair.patient, need[body])
         names, number = classes_of(mean, self.unit)
@@ -269,7 +293,7 @@ class _Work:
     def _put(self, what: Any, patient: str, need: Tensor) -> None:
         self.needs.setdefault(what, {}).setdefault(patient, []).append(Need.of(need, self.plan.alpha))
 
-    def record(self, use: dict[str, Any]) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """The record of the calibration."""
         factors: dict[str, Any] = {"pixels": self._row("pixels", None)}
         names = [n for n in classes_of(torch.zeros(8, device="cpu"), self.unit)[0] if n in self.needs]
@@ -286,7 +310,7 @@ class _Work:
             "apply": self.plan.by,
             "factors": factors,
             "of_the_law": central_factor(1 - self.plan.alpha, self.behind),
-            "valid_for": {**use, "spacing_mm": spans},
+            "valid_for": {**self.use, "spacing_mm": spans},
             "patients": [self._patient(p, factors["pixels"]["factor"]) for p in sorted(self.images)],
             "left_out": self.left_out,
             "training_images": "unknown" if None in self.known else "none of them",
@@ -319,7 +343,7 @@ class _Work:
         raise InputError(where, f"{len(rows)} patients{lost}", f"at least {self.plan.needed}", hint)
 
     def _patient(self, patient: str, factor: float) -> dict[str, Any]:
-        images = self.needs["pixels"].get(patient, [])
+        images = self.needs["pixels"][patient]
         law = central_factor(1 - self.plan.alpha, self.behind)
 
         def covered(q: float) -> float:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,10 +36,7 @@ class Pair:
     def read(self, options: RestoreOptions, model: Model) -> tuple[Image, Image]:
         """Both images; `InputError` where they are not on one grid, in one unit."""
         measured, _ = open_image(self.measured, options, model)
-        spacing = tuple(measured.spacing[-2:]) if self.truth.format in ("png", "npz", "tiff") else None
-        spacing = tuple(options.spacing) if options.spacing else spacing
-        truth = read(self.truth, spacing=spacing, unit=options.unit or (measured.unit if spacing else None),
-                     slices="independent", allow_gaps=True, clip=False, expect=None)  # fmt: skip
+        truth = self._truth(measured, options, model)
         where = str(self.truth.paths[0])
         if truth.values.shape != measured.values.shape:
             found, wanted = (tuple(i.values.shape[1:]) for i in (truth, measured))
@@ -48,6 +47,32 @@ class Pair:
             found, wanted = (f"{i.spacing[-2]:.5g} x {i.spacing[-1]:.5g} mm" for i in (truth, measured))
             raise InputError(where, f"pixels of {found}", f"{wanted}, those of the measured image")
         return measured, truth
+
+    def _truth(self, measured: Image, options: RestoreOptions, model: Model) -> Image:
+        """The true image, its slices in the plane of the measured one; what its file says of itself stands, and what a
+        PNG, npz or TIFF does not say is as in the measured image.
+        """
+        given: dict[str, Any] = {
+            "spacing": tuple(options.spacing) if options.spacing else None,
+            "unit": options.unit,
+            "slices": "independent",
+            "allow_gaps": True,
+            "clip": False,
+            "expect": None,
+            "plane": "axial" if len(model.spec.size) == 2 else None,
+        }
+        if self.truth.format not in ("png", "npz", "tiff"):
+            return read(self.truth, **given)
+        try:
+            truth = read(self.truth, **given)
+        except InputError:
+            if given["spacing"] is not None:
+                raise
+            given["spacing"] = tuple(measured.spacing[-2:])
+            truth = read(self.truth, **given)
+        if given["unit"] is None and truth.unit == "arbitrary" != measured.unit:
+            return read(self.truth, **{**given, "unit": measured.unit})
+        return truth
 
 
 def pairs_of(path: str | Path, patients: str | None) -> list[Pair]:
@@ -87,7 +112,12 @@ def _from_folders(path: Path) -> list[Pair]:
     for name in FOLDERS:
         if not (path / name).is_dir():
             raise InputError(path, f"no folder {name}/", "a folder with measured/ and truth/, or a CSV file")
-        found.append({_stem(s.name): s for s in discover(path / name)})
+        sources = discover(path / name)
+        stems = Counter(_stem(s.name) for s in sources)
+        twice = next((stem for stem, n in stems.items() if n > 1), None)
+        if twice is not None:
+            raise InputError(path / name, f"{stems[twice]} images {twice!r}", "one image of a name")
+        found.append({_stem(s.name): s for s in sources})
     measured, truth = found
     for names, others, folder in ((measured, truth, "truth"), (truth, measured, "measured")):
         alone = sorted(set(names) - set(others))
@@ -102,7 +132,7 @@ def _stem(name: str) -> str:
 
 def _from_table(path: Path) -> list[Pair]:
     text = read_text(path, "a CSV file with the columns measured, truth and patient, or a folder", 16_000_000)
-    lines = csv.DictReader(text.splitlines())
+    lines = csv.DictReader(text.removeprefix("\ufeff").splitlines())
     columns = [c.strip() for c in lines.fieldnames or ()]
     for name in ("measured", "truth"):
         if name not in columns:
@@ -111,6 +141,9 @@ def _from_table(path: Path) -> list[Pair]:
     for number, row in enumerate(lines, start=2):
         given = {(k or "").strip(): (v or "").strip() for k, v in row.items() if isinstance(v, str)}
         measured, truth = (_one(path, number, column, given.get(column, "")) for column in FOLDERS)
+        same = next((k for k, p in enumerate(pairs, start=2) if p.measured.paths == measured.paths), None)
+        if same is not None:
+            raise InputError(f"{path}: line {number}", f"the measured image of line {same} again", "every image once")
         pairs.append(Pair(_unused(_stem(measured.name), pairs), measured, truth, given.get("patient", "")))
     if any(p.patient for p in pairs) and any(not p.patient for p in pairs):
         number = next(k for k, p in enumerate(pairs, start=2) if not p.patient)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import statistics
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -129,7 +130,8 @@ def index_folder(
     validation, test : fractions of the patients, drawn by `seed` and the name; a patient never lies on two sides.
     patients : "header" takes the PatientID of DICOM files and else the folder; "folder" always the folder: each folder
         in `folder` is a patient, and so is each file that lies directly in it.
-    deidentify : patients are numbered, and paths are refused that hold a PatientID or a PatientName.
+    deidentify : patients are numbered, and paths are refused that hold a PatientID or a PatientName;
+        a note says so where names of files hold UIDs.
     modality : only DICOM files of this one; None takes all.  spacing (mm), unit : for files that say neither.
     licence : written into every row.  watch : told (done, in all, name).
 
@@ -331,11 +333,22 @@ def _sides(names: Sequence[str], validation: float, test: float, seed: int) -> d
     return dict(zip(order, sides + ["train"] * (len(names) - len(sides)), strict=True))
 
 
+UID = re.compile(r"\d+(\.\d+){5,}")
+"""Numbers of DICOM objects, by which archives know them."""
+
+
+def _plain(text: str) -> str:
+    """Small letters without accents, so that a name is known however a system writes it."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
+
+
 def _without_names(entries: Sequence[_Entry]) -> list[_Entry]:
     """Patients by number, in the order of their files; refused where a path says who they are."""
     for entry in entries:
-        path = "/".join((entry.row.file, *entry.row.files)).casefold()
-        if any(len(word) > 2 and word.casefold() in path for word in entry.persons):
+        path = _plain("/".join((entry.row.file, *entry.row.files)))
+        words = set(re.split(r"[\W_]+", path))
+        persons = [_plain(person) for person in entry.persons]
+        if any(p in words or (len(p) > 2 and p in path) for p in persons if len(p) > 1):
             hint = "Rename the folders and files (the table needs their paths), or do without {deidentify}."
             raise InputError("deidentify", "paths that hold the name or the number of a patient",
                              "paths that say nothing of a person", hint, deidentify=True)  # fmt: skip
@@ -357,6 +370,10 @@ def _notes(
         notes.append("There is one patient only: nobody is held out, and no uncertainty can be calibrated.")
     if len(names) == 1 and entries[0].named and len({r.file.split("/")[0] for r in rows}) > 1:
         notes.append("Every series has the same PatientID. If the folders are patients: --patients folder.")
+    if deidentify and any(UID.search(name) for r in rows for name in (r.file, *r.files)):
+        notes.append(
+            "Names of files hold UIDs, by which an archive finds the patient: rename them before you share the table."
+        )
     if deidentify and not all(e.named for e in entries):
         notes.append("Paths are written as they are: rename folders that are called after people.")
     digests = Counter(r.sha256 for r in rows)

@@ -19,17 +19,18 @@ from retrodict._random import key
 from retrodict.data import Image, Source, discover
 from retrodict.models.instrument import model_with_instrument
 from retrodict.models.model import Model, open_model
+from retrodict.models.range import at_spacing, serves_every_instrument
 from retrodict.processes.process import Process
 from retrodict.samplers.misfit import flat_pixels, grown
 from retrodict.tasks.evaluate import check_folder
 from retrodict.tasks.grid import items, off_grid
 from retrodict.tasks.inputs import open_image
 from retrodict.tasks.options import RestoreOptions
-from retrodict.tasks.prepare import check_image, prepared
+from retrodict.tasks.prepare import check_image
 from retrodict.tasks.repeats_law import LEVELS, Laws, Seen, joined
 from retrodict.tasks.repeats_match import Pair, differences, refuse_other_files, refuse_other_places
 from retrodict.tasks.repeats_words import figures, judgment
-from retrodict.tasks.restore import Restored, Watch, restore_image
+from retrodict.tasks.restore import Job, Restored, Watch
 from retrodict.tasks.results import result_name
 
 __all__ = ["FILES", "Repeats", "evaluate_repeats"]
@@ -142,23 +143,23 @@ def evaluate_repeats(
     for name in ("point", "resample"):
         if getattr(options, name):
             raise InputError(name, "asked for", "not: a posterior on the grid of the model is tested")
+    if options.noise_map is not None:
+        raise InputError("noise_map", "given", "none: the noise of the scans is tested as that of their NPS")
     loaded = open_model(model)
     images = _opened(scans, options, loaded)
     own_blur = repeat_mtf is not None
     refuse_other_files(images, own_blur=own_blur)
-    ready, about = prepared(loaded, replace(options, device="cpu"))
-    second = _second(loaded, ready, options, repeat_mtf, repeat_nps, repeat_noise)
     for name, image in images:
-        check_image(image, ready, name)
-        if off_grid(image, ready):
-            found = f"{tuple(round(s, 4) for s in image.spacing[-2:])} mm"
-            raise InputError(name, found, f"{ready.spec.spacing} mm, at which the model was trained")
+        _check_grid(image, loaded, name)
+    job = Job.of(images[0][1], loaded, replace(options, keep_samples=True), result_name(images[0][0]))
+    ready = replace(job.model, denoiser=job.model.denoiser.to("cpu"))
+    second = _second(loaded, job, repeat_mtf, repeat_nps, repeat_noise)
     laws = Laws(ready.denoiser.process, second, tuple(images[0][1].values.shape[-2:]))  # type: ignore[arg-type]
     pairs = [_pair(ready, laws, images[0], other) for other in images[1:]]
     places = [
         refuse_other_places(laws, p, name, i.spacing[-2:]) for p, (name, i) in zip(pairs, images[1:], strict=True)
     ]
-    restored = _restored(images[0], loaded, options, watch)
+    restored = _restored(job, images[0][0], watch)
     seen = joined([_seen(laws, p, restored, ready, options.seed + j) for j, p in enumerate(pairs)], same=True)
     record = figures(seen, laws, images[0][1].unit, ready.intensity.scale)
     found = [differences(laws, p) for p in pairs]
@@ -179,7 +180,7 @@ def evaluate_repeats(
         "noise_of_scan_2": {"noise": repeat_noise, "nps": _said(repeat_nps), "mtf": _said(repeat_mtf)},
         "sampling": restored.details["sampling"],
         "seconds": restored.details["seconds"],
-        **about,
+        **job.about,
         **stamp(),
     }
     return Repeats(record, _pictures(laws, pairs[0], restored, images, ready))
@@ -205,14 +206,28 @@ def _opened(scans: Any, options: RestoreOptions, model: Model) -> list[tuple[str
     return out
 
 
-def _second(loaded: Model, ready: Model, options: RestoreOptions, mtf: Any, nps: Any, noise: float | None) -> Process:
-    """The process that ends at the law of the other scans."""
+def _check_grid(image: Image, model: Model, name: str) -> None:
+    """Raise `InputError` for an image that the model does not restore as it is."""
+    check_image(image, model, name)
+    if off_grid(image, model):
+        found, allowed = f"{tuple(round(s, 4) for s in image.spacing[-2:])} mm", model.spec.spacings
+        wanted = (
+            f"{model.spec.spacing} mm" if allowed is None else f"square pixels of {allowed[0]:g} to {allowed[1]:g} mm"
+        )
+        raise InputError(name, found, f"{wanted}, at which the model was trained")
+
+
+def _second(loaded: Model, job: Job, mtf: Any, nps: Any, noise: float | None) -> Process:
+    """The process that ends at the law of the other scans, on the pixels of the first."""
     if noise is not None and nps is not None:
         raise InputError("repeat_noise", "one beside the NPS of the repeats", "one of the two")
-    process = ready.denoiser.process
+    process = job.model.denoiser.process.to("cpu")
     if mtf is not None or nps is not None:
-        own_mtf = mtf if mtf is not None else options.mtf
-        process = model_with_instrument(loaded, own_mtf, nps if nps is not None else options.nps)[0].denoiser.process
+        first = {"mtf": job.options.mtf, "nps": job.options.nps, **(job.estimate.curves if job.estimate else {})}
+        given = {"mtf": mtf, "nps": nps}
+        placed = at_spacing(loaded, job.model.spec.spacing) if serves_every_instrument(loaded) else loaded
+        curves = {k: first[k] if given[k] is None else given[k] for k in first}
+        process = model_with_instrument(placed, **curves)[0].denoiser.process
     if noise is None:
         return process
     if not 0 < noise < math.inf:
@@ -255,9 +270,8 @@ def _pair(model: Model, laws: Laws, first: tuple[str, Image], other: tuple[str, 
     return Pair(stacks[0], stacks[1], seen, mean, variance.expand(laws.basis.shape))
 
 
-def _restored(scan: tuple[str, Image], model: Model, options: RestoreOptions, watch: Watch | None) -> Restored:
-    name, image = scan
-    found = restore_image(image, model, replace(options, keep_samples=True), name=result_name(name), watch=watch)
+def _restored(job: Job, name: str, watch: Watch | None) -> Restored:
+    found = job.run(watch)
     if found.sd is None:
         hint = "Measure the NPS and the MTF of this scanner first (retrodict measure), or fit a model to it."
         raise InputError(name, found.verdict.text, "a scan whose restoration is a posterior", hint)
