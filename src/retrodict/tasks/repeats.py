@@ -19,7 +19,7 @@ from retrodict._random import key
 from retrodict.data import Image, Source, discover
 from retrodict.models.instrument import model_with_instrument
 from retrodict.models.model import Model, open_model
-from retrodict.models.range import at_spacing, serves_every_instrument
+from retrodict.models.range import at_spacing
 from retrodict.processes.process import Process
 from retrodict.samplers.misfit import flat_pixels, grown
 from retrodict.tasks.evaluate import check_folder
@@ -225,7 +225,7 @@ def _second(loaded: Model, job: Job, mtf: Any, nps: Any, noise: float | None) ->
     if mtf is not None or nps is not None:
         first = {"mtf": job.options.mtf, "nps": job.options.nps, **(job.estimate.curves if job.estimate else {})}
         given = {"mtf": mtf, "nps": nps}
-        placed = at_spacing(loaded, job.model.spec.spacing) if serves_every_instrument(loaded) else loaded
+        placed = at_spacing(loaded, job.model.spec.spacing) if loaded.spec.spacings is not None else loaded
         curves = {k: first[k] if given[k] is None else given[k] for k in first}
         process = model_with_instrument(placed, **curves)[0].denoiser.process
     if noise is None:
