@@ -25,7 +25,8 @@ from retrodict.bases import Basis, Fourier
 from retrodict.bases.spectrum import Spectrum
 from retrodict.data.spacings import SpacingSet
 from retrodict.data.units import unit
-from retrodict.denoisers.network import NetDenoiser, SpreadScale
+from retrodict.denoisers.network import NetDenoiser
+from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.models.model import Intensity, ModelSpec
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import Network
@@ -33,7 +34,7 @@ from retrodict.processes.fourier import measured
 from retrodict.processes.process import Process
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig, load_config
-from retrodict.training.calibrate import calibrate_over_law
+from retrodict.training.calibrate_law import calibrate_over_law
 from retrodict.training.loop import Objective, Progress, TrainingOptions, train
 from retrodict.training.losses import Batch, Example, ProcessLaw, denoising_loss
 from scanners import Scanner, curves

@@ -17,9 +17,10 @@ from retrodict.bases import Fourier, Pixel, Wavelet
 from retrodict.bases.spectrum import Spectrum, radial_spectrum
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.mixture import GaussianLaw, MixtureDenoiser, MixtureLaw
-from retrodict.denoisers.network import NetDenoiser, SpreadScale
+from retrodict.denoisers.network import NetDenoiser
 from retrodict.denoisers.predictions import PREDICTIONS, target, to_data
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread, band_filters
+from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.nets import UNet
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier
@@ -195,6 +196,25 @@ def test_spread_scales_interpolate_in_the_level():
     got = scale.log_at(torch.tensor([-9.0, -3.0, 0.0]))
     known = torch.tensor([[0.0, math.log(4)], [0.5, math.log(2)], [1.0, 0.0]], dtype=torch.float64)
     assert torch.allclose(got, known, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"factor": [[1.0], [1.0]]}, "2 factors per node"),
+        ({"level": [0.0, -1.0]}, "nodes that rise"),
+        ({"level": None}, "level and factor"),
+        ({"spectrum": {"radius": [0, 1], "unknown": [0, 1], "factor": [[1, 1], [1, -1]]}}, "positive factors"),
+        ({"spectrum": {"radius": [0, 1], "unknown": [1, 0], "factor": [[1, 1], [1, 1]]}}, "nodes that rise"),
+        ({"spectrum": {"radius": [0, 1], "unknown": [0, 1], "factor": [[1, 1]]}}, "factors per node"),
+        ({"spectrum": {"radius": [0, 1]}}, "level and factor"),
+    ],
+)
+def test_damaged_factors_are_refused(change, message):
+    whole = {"level": [-1.0, 0.0], "factor": [[1.0, 2.0], [1.0, 1.0]]}
+    assert SpreadScale.from_json(whole, 2).factor[0] == (1.0, 2.0)
+    with pytest.raises(ValueError, match=message):
+        SpreadScale.from_json({**whole, **change}, 2)
 
 
 def test_a_scaled_spread_is_larger_by_the_factor(tmp_path):

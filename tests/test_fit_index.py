@@ -17,10 +17,11 @@ from retrodict.bases.spectrum import Spectrum, density_spectrum
 from retrodict.data.collection import Slice
 from retrodict.data.index import IndexRow, write_index
 from retrodict.data.spacings import SpacingSet, bin_of, by_spacing, center_of
+from retrodict.processes.fourier import fourier
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_collection import training_sets
 from retrodict.tasks.fit_config import load_config
-from retrodict.training.calibrate import calibrate_over_law
+from retrodict.training.calibrate_law import calibrate_over_law
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPACINGS = {"a": 0.6, "b": 0.8, "c": 1.0, "v": 0.7}
@@ -82,6 +83,7 @@ def planned(path, folder):
 
 def test_a_model_is_trained_from_a_table_and_says_over_what(tmp_path, monkeypatch):
     drawn, clocks = set(), ClockLaw.clocks
+    monkeypatch.setattr("retrodict.training.calibrate_law.MOST_PIXELS", 2**16)  # quick
     monkeypatch.setattr(ClockLaw, "clocks", lambda s, basis, seeds: drawn.add(basis.spacing) or clocks(s, basis, seeds))
     path = settings(tmp_path)
     plan = planned(path, tmp_path / "run")
@@ -317,6 +319,37 @@ def test_factors_over_a_law_are_one_where_the_network_is_right_and_found_where_i
     wrong = calibrate_over_law(denoiser, gaussian, law, levels=2, items=128)
     assert wrong.factor[0] == pytest.approx((4.0, 0.25), rel=0.15)
     assert right.level[0] < right.level[1]
+
+
+def test_the_spectrum_of_the_error_is_found_where_the_data_have_more_power_than_the_model_knows(tmp_path):
+    """Twice the power above 0.65 of Nyquist, of which an instrument of noise alone shows nothing: twice the error."""
+    plan = planned(settings(tmp_path), tmp_path / "run")
+    denoiser = plan.spec.build("test")
+    generator, hidden = torch.Generator().manual_seed(1), 1e6
+
+    def gaussian(keys):
+        basis = denoiser.process.basis
+        z = torch.randn(len(keys), 1, *basis.size, generator=generator)
+        more = 1 + (basis.radius() * 2 * basis.spacing[0] > 0.65)
+        power = denoiser.spectrum.on(basis) * more
+        return basis.inverse(power.sqrt().to(z) * basis.forward(z)) + denoiser.spectrum.mean
+
+    def law(basis, seeds):
+        return fourier(basis, gain_weights=(1.0, 1.0, 1.0), noise_weights=(hidden,) * 3)
+
+    scale = calibrate_over_law(denoiser, gaussian, law, levels=2, items=128)
+    basis, v = denoiser.process.basis, denoiser.data_power.reshape(1, 1, *denoiser.process.basis.shape)
+    bands = torch.einsum("a...,a->...", denoiser.filters**2, torch.tensor(scale.factor).mean(0).double())
+    found = (scale.variances(v, v, basis) / v)[0, 0] * bands
+    radius = basis.radius() * 2 * basis.spacing[0]
+    assert float(found[(radius > 0.2) & (radius < 0.55)].mean()) == pytest.approx(1, abs=0.1)
+    assert float(found[(radius > 0.75) & (radius < 1.1)].mean()) == pytest.approx(2, abs=0.2)
+    assert float(scale.variances(0 * v, v, basis).abs().max()) == 0
+    wide = replace(denoiser, spread_scale=scale, bands=2)
+    y = torch.zeros(1, 1, *basis.size, dtype=torch.float64)
+    said = wide.at(law(basis, None)).estimate(y, torch.ones(1, dtype=torch.float64)).spread.variance().mean()
+    weight = basis.multiplicity() / basis.multiplicity().sum()
+    assert float(said.detach()) == pytest.approx(float((found * v[0, 0] * weight).sum()), rel=0.05)
 
 
 @pytest.mark.skipif(not (DATA / "ct_tcga_lung").is_dir(), reason="no CT patients beside the repository")

@@ -18,9 +18,10 @@ from retrodict.bases import ChannelMix, Cosine, Fourier, Pixel, Stack, Wavelet
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import Estimate, FunctionDenoiser, GaussianDenoiser
 from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
-from retrodict.denoisers.network import LEVELS, NetDenoiser, SpreadScale, channels_in, channels_out
+from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in, channels_out
 from retrodict.denoisers.predictions import PREDICTIONS
 from retrodict.denoisers.spread import SpectralSpread
+from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.denoisers.wrappers import Fused, Guided, Respread, SliceWise, Wrapper
 from retrodict.nets import UNet, network
 from retrodict.processes import PROCESSES

@@ -17,7 +17,8 @@ from retrodict.bases import Fourier, Wavelet
 from retrodict.bases.solve import conjugate_gradients
 from retrodict.data import Image, read
 from retrodict.denoisers.denoiser import GaussianDenoiser
-from retrodict.denoisers.network import NetDenoiser, SpreadScale
+from retrodict.denoisers.network import NetDenoiser
+from retrodict.denoisers.spread_scale import SpectrumScale, SpreadScale
 from retrodict.denoisers.uneven import Uneven, levels_of
 from retrodict.metrics.local_noise import LocalNoise, high_pass, local_noise
 from retrodict.models.model import load_model, save_model
@@ -75,7 +76,9 @@ def net_denoiser(size=(SIDE, SIDE), **options):
     net = UNet(in_channels=2, out_channels=3, width=8, multipliers=(1, 2), level_features=8, patch=2)
     for p in net.parameters():
         torch.nn.init.normal_(p, std=0.1)
-    scale = SpreadScale((-4.0, 0.0), ((1.0, 2.0), (3.0, 0.5)))
+    scale = SpreadScale(
+        (-4.0, 0.0), ((1.0, 2.0), (3.0, 0.5)), SpectrumScale((0.0, 1.0), (0.0, 1.0), ((1.0, 2.0), (0.5, 3.0)))
+    )
     settings = {"level": "clock", "bands": 2, "spread_scale": scale} | options
     return NetDenoiser(net, fourier(Fourier(size)), SPECTRUM, **settings)
 

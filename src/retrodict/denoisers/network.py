@@ -27,36 +27,16 @@ from retrodict.denoisers.denoiser import (
 )
 from retrodict.denoisers.predictions import PREDICTIONS, Rate, data_from, rate_of, require_defined
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread, Spread, band_filters, root_mean, standardized
+from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.nets.network import Network, network
 from retrodict.nets.tiles import Tiled
 from retrodict.processes.observation import Cond, Moments, fuse, ratio
 from retrodict.processes.process import Process
 
-__all__ = ["LEVELS", "Level", "NetDenoiser", "SpreadScale", "Terms", "channels_in", "channels_out"]
+__all__ = ["LEVELS", "Level", "NetDenoiser", "Terms", "channels_in", "channels_out"]
 
 SPREADS = ("local", "uncalibrated", "wiener", "none")
 """Error laws of a network: learned and calibrated, learned, that of the Wiener filter, not known."""
-
-
-@dataclass(frozen=True)
-class SpreadScale:
-    """Factors on the predicted error variance, measured on held-out data: one per level and band.
-
-    `level` (n,) rising, the noise level log(c_out / std) that the network sees; `factor` (n, bands).  Linear in level
-    and log factor between nodes, constant beyond them.
-    """
-
-    level: tuple[float, ...]
-    factor: tuple[tuple[float, ...], ...]
-
-    def log_at(self, level: Tensor) -> Tensor:
-        """Log of the factors at levels `(B,)` -> `(B, bands)`."""
-        settings = {"dtype": torch.float64, "device": level.device}
-        nodes, values = torch.tensor(self.level, **settings), torch.tensor(self.factor, **settings).log()
-        query = torch.minimum(torch.maximum(level.double(), nodes[0]), nodes[-1])
-        left = (torch.searchsorted(nodes, query, right=True) - 1).clamp(0, len(nodes) - 2)
-        part = ((query - nodes[left]) / (nodes[left + 1] - nodes[left]))[:, None]
-        return values[left] * (1 - part) + values[left + 1] * part
 
 
 # ---- what a network is told of the noise level ----------------------------------------------------------------------
@@ -191,6 +171,11 @@ class NetDenoiser(Observer):
     @torch.inference_mode(mode=False)
     def _power(self) -> Tensor:
         return self.spectrum.on(self.process.basis)  # type: ignore[union-attr]
+
+    @property
+    def data_power(self) -> Tensor:
+        """Variance of the data by coefficient, `(C|1, *K)`."""
+        return self._power
 
     @cached_property
     @torch.inference_mode(mode=False)
@@ -377,6 +362,7 @@ class NetDenoiser(Observer):
         if self.spread_scale is not None and self.spread == "local":
             shift = self.spread_scale.log_at(self.noise_level(terms)).to(log_ratio)
             log_ratio = log_ratio + shift[(..., None, *[None] * basis.ndim)]
+            v = self.spread_scale.variances(v, self._power, basis)
         return LocalSpread(basis, v, log_ratio.clamp(-14.0, 5.0), self.filters)
 
 

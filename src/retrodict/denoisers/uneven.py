@@ -282,10 +282,12 @@ class Uneven:
             return Estimate(mean, None)
         if net.spread == "wiener" or log_ratio is None or net.filters is None:
             return Estimate(mean, BlendedSpread(basis, law.errors, law.local.weights))
+        errors = law.errors
         if net.spread_scale is not None and net.spread == "local":
             factors = law.blended(net.spread_scale.log_at(level[:, 0]).exp())
             log_ratio = log_ratio + factors.log().to(log_ratio).unsqueeze(2)
-        spread = BlendedSpread(basis, law.errors, law.local.weights, log_ratio.clamp(-14.0, 5.0), net.filters)
+            errors = net.spread_scale.variances(errors, prior[1], basis)
+        spread = BlendedSpread(basis, errors, law.local.weights, log_ratio.clamp(-14.0, 5.0), net.filters)
         return Estimate(mean, spread)
 
     def _noise(self, y: Tensor, skip: Tensor) -> Tensor:

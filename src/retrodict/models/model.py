@@ -19,7 +19,8 @@ from torch import Tensor
 from retrodict._check import InputError, Recipe, build, choice, read_json
 from retrodict._output import write_file
 from retrodict.bases.spectrum import Spectrum
-from retrodict.denoisers.network import LEVELS, NetDenoiser, SpreadScale, channels_in, channels_out
+from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in, channels_out
+from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import NETS, precision_for
 from retrodict.processes.clocks import law_from_json
@@ -116,17 +117,9 @@ class ModelSpec:
         if self.spread_scale is None:
             return None
         try:
-            level, factor = self.spread_scale["level"], self.spread_scale["factor"]
-            scale = SpreadScale(tuple(map(float, level)), tuple(tuple(map(float, row)) for row in factor))
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"{where}: spread_scale", repr(self.spread_scale)[:80], "level and factor") from error
-        factors = [f for row in scale.factor for f in row]
-        rising = all(b > a for a, b in zip(scale.level, scale.level[1:], strict=False))
-        if not rising or not all(map(math.isfinite, (*scale.level, *factors))) or min(factors, default=1.0) <= 0:
-            raise InputError(f"{where}: spread_scale", "other numbers", "levels that rise and positive factors")
-        if len(level) < 2 or any(len(row) != self.bands for row in factor) or len(level) != len(factor):
-            raise InputError(f"{where}: spread_scale", "tables that do not match", f"{self.bands} factors per level")
-        return scale
+            return SpreadScale.from_json(self.spread_scale, self.bands)
+        except ValueError as error:
+            raise InputError(f"{where}: spread_scale", repr(self.spread_scale)[:80], str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.held_out import by_group, held_out, held_out_over_law
 from retrodict.tasks.machine import torch_threads
-from retrodict.training.calibrate import calibrate_over_law, calibrate_spread
+from retrodict.training.calibrate import calibrate_spread
+from retrodict.training.calibrate_law import calibrate_over_law
 from retrodict.training.checkpoints import newest
 from retrodict.training.loop import Objective, Progress, TrainingOptions, check_resumable, train
 from retrodict.training.losses import Batch, Example, denoising_loss

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from retrodict._random import key
 from retrodict.bases import Fourier
-from retrodict.denoisers.network import NetDenoiser, SpreadScale, Terms
+from retrodict.denoisers.network import NetDenoiser, Terms
 from retrodict.denoisers.predictions import rate_of
+from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.processes.observation import ratio
-from retrodict.training.losses import Batch, ProcessLaw, band_errors, band_overlap, bind, example, simulate
+from retrodict.training.losses import Batch, band_errors, band_overlap, example, simulate
 
-__all__ = ["band_leakage", "calibrate_over_law", "calibrate_spread", "unmixed_factors"]
+__all__ = ["autocorrelation", "band_leakage", "calibrate_spread", "scattered", "unmixed_factors"]
 
 ROUNDS = 100
 
@@ -50,49 +50,6 @@ def calibrate_spread(
     return SpreadScale(tuple(nodes[i] for i in order), tuple(factors[i] for i in order))
 
 
-def calibrate_over_law(
-    denoiser: NetDenoiser, batch: Batch, law: ProcessLaw, *, levels: int = 8, items: int = 64, seed: int = 0
-) -> SpreadScale | None:
-    """`calibrate_spread` of a network that is told the clock: over a law of observations and the spacings of `batch`.
-
-    `levels` * `items` observations are drawn and sorted by their noise level, and each of `levels` equal parts gives
-    one node.  What is found and what was predicted in the bands of an observation is taken over the Wiener error of its
-    clock, so that every clock counts alike, a band for as much of the error as it holds, and an image for as much as it
-    errs: the ratio of the sums is that of squared error to variance over whole images (a mean of ratios would give air,
-    where the error is small, the weight of an organ).
-    """
-    if not denoiser.bands:
-        return None
-    drawn = _over_law(denoiser, batch, law, levels * items, seed)
-    level, squares, predicted = (torch.cat(part) for part in zip(*drawn, strict=True))
-    weight = (-2 * level).exp()
-    nodes, factors = [], []
-    for part in level.argsort().chunk(levels):
-        found = (squares[part] * weight[part, None]).mean(0)
-        leakage = (predicted[part] * weight[part, None, None]).mean(0)
-        nodes.append(float(level[part].mean()))
-        factors.append(tuple(unmixed_factors(found, leakage).tolist()))
-    return SpreadScale(tuple(nodes), tuple(factors))
-
-
-def _over_law(
-    denoiser: NetDenoiser, batch: Batch, law: ProcessLaw, count: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Noise level `(B,)` and `_energies` of `count` observations."""
-    for start in range(0, count, TOGETHER):
-        keys = [key(seed, "calibration", start + i) for i in range(min(TOGETHER, count - start))]
-        seeds, (x0, y, spacing) = torch.tensor(keys, device="cpu"), example(batch(keys), denoiser)
-        bound, t = bind(denoiser, law, spacing, seeds), torch.ones(len(keys), dtype=torch.float64, device="cpu")
-        xt, cond = simulate(bound.process, x0, t, seeds, y)
-        with torch.no_grad():
-            terms = bound.training_terms(xt, t, cond)
-            yield bound.noise_level(terms), *_energies(bound, x0 - bound.answer(terms), terms)
-
-
-TOGETHER = 16
-"""Observations that are drawn at one spacing."""
-
-
 def unmixed_factors(squares: Tensor, leakage: Tensor) -> Tensor:
     """Positive factors rho `(n,)` with leakage rho = squares, where there are any: squares `(n,)`, leakage `(n, n)`.
 
@@ -122,7 +79,7 @@ def band_leakage(denoiser: NetDenoiser, terms: Terms) -> Tensor:
     weight, shares = basis.multiplicity() / basis.multiplicity().sum(), denoiser.band_shares
     columns = []
     for b, square in enumerate(filters**2):
-        power = _scattered(basis, variance[:, b].sqrt(), v * square)
+        power = scattered(basis, autocorrelation(variance[:, b].sqrt(), basis.ndim), v * square)
         whitened = ratio(power, v.expand_as(power)).mean((0, 1)) * weight
         columns.append(
             torch.stack([(f * whitened).sum() / max(s, 1e-300) for f, s in zip(filters**2, shares, strict=True)])
@@ -130,48 +87,21 @@ def band_leakage(denoiser: NetDenoiser, terms: Terms) -> Tensor:
     return torch.stack(columns, 1)
 
 
-def _scattered(basis: Fourier, sigma: Tensor, spectrum: Tensor) -> Tensor:
-    """Mean power spectrum `(B, C, *K)` of sigma(x) n: sigma `(B, C, *N)`, n of spectrum `(B|1, C|1, *K)`."""
+def autocorrelation(sigma: Tensor, ndim: int) -> Tensor:
+    """Of fields `(..., *N)` over the periodic grid of their last `ndim` axes, in the mean over pixels."""
+    axes = tuple(range(-ndim, 0))
+    return torch.fft.ifftn(torch.fft.fftn(sigma, dim=axes).abs() ** 2, dim=axes).real / math.prod(sigma.shape[-ndim:])
+
+
+def scattered(basis: Fourier, together: Tensor, spectrum: Tensor) -> Tensor:
+    """Mean power spectrum `(B, C, *K)` of sigma(x) n: `autocorrelation` of sigma `(B, C, *N)`, n of spectrum
+    `(B|1, C|1, *K)`.
+    """
     axes = tuple(range(-basis.ndim, 0))
-    together = torch.fft.ifftn(torch.fft.fftn(sigma, dim=axes).abs() ** 2, dim=axes).real / sigma[0, 0].numel()
     if basis.complex:
         return torch.fft.fftn(together * torch.fft.ifftn(spectrum, dim=axes), dim=axes).real
     covariance = torch.fft.irfftn(spectrum.to(torch.complex128), s=basis.size, dim=axes)
     return torch.fft.rfftn(together * covariance, dim=axes).real
-
-
-def _energies(denoiser: NetDenoiser, error: Tensor, terms: Terms) -> tuple[Tensor, Tensor]:
-    """Mean squares of the error in every band `(B, bands)`, and what the predicted error of band b leaves in band a
-    `(B, bands, bands)`, in model units squared.
-
-    `band_errors` counts every frequency alike, each over its own variance; here a band counts by its energy, so that
-    frequencies in which there is next to nothing decide nothing.  Both are looked at through a window that leaves out
-    the border: a patch that is taken as periodic has an edge there that no image has.
-    """
-    basis, filters, v = denoiser.process.basis, denoiser.filters, terms.linear.v
-    assert filters is not None
-    assert terms.log_ratio is not None
-    assert isinstance(basis, Fourier)
-    weights = filters**2 * (basis.multiplicity() / basis.multiplicity().sum())
-    window = _inside(basis)
-    sigma = window * (0.5 * terms.log_ratio.clamp(-14.0, 5.0).double()).exp()
-    found = torch.einsum("a...,nc...->na", weights, basis.forward(window * error.double()).abs() ** 2)
-    columns = [
-        torch.einsum("a...,nc...->na", weights, _scattered(basis, sigma[:, b], v * square))
-        for b, square in enumerate(filters**2)
-    ]
-    return found, torch.stack(columns, -1)
-
-
-def _inside(basis: Fourier) -> Tensor:
-    """0 within a tenth of the side from the border, 1 from two tenths on, with a cosine between."""
-    window = torch.ones(basis.size, dtype=torch.float64, device=basis.device)
-    for axis, n in enumerate(basis.size):
-        place = (torch.arange(n, dtype=torch.float64, device=basis.device) + 0.5) / n
-        ramp = ((torch.minimum(place, 1 - place) - 0.1) / 0.1).clamp(0, 1)
-        line = torch.sin(0.5 * math.pi * ramp) ** 2
-        window = window * line.reshape([n if k == axis else 1 for k in range(basis.ndim)])
-    return window
 
 
 def _band_mean(x: Tensor) -> Tensor:

@@ -1,0 +1,108 @@
+"""Factors on a predicted error variance, measured on held-out data: by noise level and by frequency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrodict.bases import Basis
+from retrodict.processes.observation import ratio
+
+__all__ = ["SpectrumScale", "SpreadScale", "hats"]
+
+
+def hats(nodes: Sequence[float], at: Tensor) -> Tensor:
+    """Weights `(n, *at)` of linear interpolation between rising nodes, constant beyond them; they sum to 1."""
+    place = torch.tensor(list(nodes), dtype=torch.float64, device=at.device)
+    query = torch.minimum(torch.maximum(at.double(), place[0]), place[-1]).contiguous()
+    left = (torch.searchsorted(place, query, right=True) - 1).clamp(0, len(place) - 2)
+    part = (query - place[left]) / (place[left + 1] - place[left])
+    out = torch.zeros(len(place), *at.shape, dtype=torch.float64, device=at.device)
+    return out.scatter_(0, left[None], (1 - part)[None]).scatter_(0, left[None] + 1, part[None])
+
+
+@dataclass(frozen=True)
+class SpectrumScale:
+    """Factors on the spectrum v of the error of a Wiener filter, by frequency and by how little is known there.
+
+    `radius` (n,): |f| in units of the Nyquist frequency of the finest axis.  `unknown` (m,): v over the power of the
+    data, 0 where the observation tells all and 1 where it tells nothing.  `factor` (n, m), linear between.
+    """
+
+    radius: tuple[float, ...]
+    unknown: tuple[float, ...]
+    factor: tuple[tuple[float, ...], ...]
+
+    def weights(self, v: Tensor, power: Tensor, basis: Basis) -> Tensor:
+        """Weights `(n, m, *v)` of the factors at every coefficient of v `(B|1, C|1, *K)`; power broadcasts to it."""
+        radius = hats(self.radius, basis.radius() * 2 * min(basis.spacing))
+        unknown = hats(self.unknown, ratio(v, power.expand_as(v), otherwise=1.0))
+        return radius[(slice(None), None, None, None)] * unknown[None]
+
+    def at(self, v: Tensor, power: Tensor, basis: Basis) -> Tensor:
+        """Factors in the shape of v."""
+        table = torch.tensor(self.factor, dtype=torch.float64, device=v.device)
+        return torch.einsum("nm,nm...->...", table, self.weights(v, power, basis))
+
+
+@dataclass(frozen=True)
+class SpreadScale:
+    """Factors on the predicted error variance, measured on held-out data: one per level and band.
+
+    `level` (n,) rising, the noise level log(c_out / std) that the network sees; `factor` (n, bands).  Linear in level
+    and log factor between nodes, constant beyond them.  `spectrum`, where there is one, is multiplied to
+    it: it says how the error of one level is spread over the frequencies of a band.
+    """
+
+    level: tuple[float, ...]
+    factor: tuple[tuple[float, ...], ...]
+    spectrum: SpectrumScale | None = None
+
+    def log_at(self, level: Tensor) -> Tensor:
+        """Log of the factors at levels `(B,)` -> `(B, bands)`."""
+        values = torch.tensor(self.factor, dtype=torch.float64, device=level.device).log()
+        return torch.einsum("nb,na->ba", hats(self.level, level), values)
+
+    def variances(self, v: Tensor, power: Tensor, basis: Basis) -> Tensor:
+        """The spectrum of the error, v `(B|1, C|1, *K)`, as held-out data have it; power is that of the data."""
+        return v if self.spectrum is None else v * self.spectrum.at(v, power, basis)
+
+    @staticmethod
+    def from_json(record: Any, bands: int) -> SpreadScale:
+        """From what `dataclasses.asdict` made of it; `ValueError` says what does not fit."""
+        try:
+            level, factor = _row(record["level"]), _table(record["factor"])
+            spectrum = record.get("spectrum")
+            shape = spectrum and SpectrumScale(
+                _row(spectrum["radius"]), _row(spectrum["unknown"]), _table(spectrum["factor"])
+            )
+        except (AttributeError, KeyError, TypeError, OverflowError) as error:
+            raise ValueError("level and factor") from error
+        _check(level, factor, bands)
+        if shape:
+            _check(shape.radius, shape.factor, len(shape.unknown))
+            _check(shape.unknown, shape.factor[:1] * len(shape.unknown), len(shape.unknown))
+        return SpreadScale(level, factor, shape or None)
+
+
+def _row(values: Any) -> tuple[float, ...]:
+    return tuple(map(float, values))
+
+
+def _table(rows: Any) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(_row, rows))
+
+
+def _check(nodes: tuple[float, ...], factor: tuple[tuple[float, ...], ...], columns: int) -> None:
+    every = [x for row in factor for x in row]
+    rising = all(b > a for a, b in pairwise(nodes))
+    if not rising or not all(map(math.isfinite, (*nodes, *every))) or min(every, default=1.0) <= 0:
+        raise ValueError("nodes that rise and positive factors")
+    if len(nodes) < 2 or len(factor) != len(nodes) or any(len(row) != columns for row in factor):
+        raise ValueError(f"{columns} factors per node, and at least two nodes")
