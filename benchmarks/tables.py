@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -199,6 +200,43 @@ def new_patients(found, full=False):
     return text + "\n\n" + table(head, more)
 
 
+def _of_patients(rows, key):
+    """Mean +- SD between patients of the mean over a patient's pixel spacings."""
+    own = {}
+    for row in rows:
+        own.setdefault(row["patient"], []).append(row[key])
+    return _scatter([sum(v) / len(v) for v in own.values()])
+
+
+def instruments(found):
+    """One network for every instrument against specialists of equal budget."""
+    if found is None:
+        return missing("python benchmarks/instruments.py OUT --steps 2000")
+    rows = found["rows"]
+    names = list(dict.fromkeys(label.split(" | ")[1] for label in rows))
+    networks = list(dict.fromkeys(label.split(" | ")[0] for label in rows))
+    whole = [n for n in networks if all(f"{n} | {name}" in rows for name in names)]
+
+    def matrix(key):
+        return table(["network", *(INSTRUMENTS.get(n, n) for n in names)],
+                     [[n, *(_of_patients(rows[f"{n} | {name}"], key) for name in names)] for n in whole])  # fmt: skip
+
+    priced, lines = found.get("price"), []
+    if priced:
+        own = ", ".join(f"{n} {p:+.1f} % +- {sd:.1f}" for n, (p, sd) in priced["own"].items())
+        whole_law = "The general network over each specialist on its own instrument"
+        lines.append(f"{whole_law}: {own}; {priced['mean']:+.1f} % in the mean.")
+        off = ", ".join(
+            f"{n} {o['mean']:+.1f} % (better on {o['better']} of {o['of']})" for n, o in priced["off"].items()
+        )
+        lines.append(f"Over each specialist on the others' instruments: {off}.")
+        for key, what in (("white_told_the_std", "the std of a pixel alone"), ("white_told_the_clock", "the clock")):
+            more = ", ".join(f"{n} {p:+.1f} % +- {sd:.1f}" for n, (p, sd) in found[key].items())
+            lines.append(f"A network of white noise that is told {what}, over the general one: {more}.")
+    words = "\n\n".join(textwrap.fill(line, 120) for line in lines)
+    return f"Squared error over Wiener:\n\n{matrix('error')}\n\nSSR^2:\n\n{matrix('ssr2')}\n\n{words}".rstrip()
+
+
 def page():
     """docs/figures.md."""
     peers, own = load("peers-gaussian-card.json"), load("gaussian-card.json")
@@ -225,6 +263,15 @@ benchmarks/results/new_patients_8_calls.json`, then `--docs`.
 <!-- new-patients-8:begin -->
 {new_patients(load("new_patients_8_calls.json"), full=True)}
 <!-- new-patients-8:end -->
+
+## One network for every instrument, against specialists of equal budget
+
+`python benchmarks/instruments.py OUT --steps 2000`, then OUT/instruments.json to `benchmarks/results` - one crop of 128
+x 128 pixels of every validation patient at three pixel spacings, by one call. Networks of one size, trained on the same
+patients, steps, batches and seeds; only the law of the observations differs. The instruments are not in the law of the
+general network. Mean +- SD between patients. Rows: network; columns: instrument of the measurement.
+
+{instruments(load("instruments.json"))}
 
 ## The model of one instrument, on patients never seen
 
