@@ -56,7 +56,7 @@ def discrete(
 ) -> Process:
     """The table of a checkpoint trained on N discrete steps, in continuous time.
 
-    h = sqrt(a), s^2 = 1 - a, with a_n = prod_(m <= n) (1 - beta_m) at t = (n + 1)/N, n = 0 ... N - 1, exactly
+    h = sqrt(a), s^2 = 1 - a, with a_n = prod_(m <= n) (1 - beta_m) at t = (n + 1)/N, n < N, exactly
     (Ho, Jain, Abbeel 2020, eq. 4).  Between them log(s/h) is a monotone cubic, below the first a power of t, down to
     s(0) = 0.
 

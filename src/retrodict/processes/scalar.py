@@ -137,7 +137,7 @@ def edm(basis: Basis, sigma_max: float = 80.0, **pairing: Any) -> Process:
     """Plain noise that grows linearly: the noise level itself is the time.
 
     h = 1, s = sigma_max t (Karras et al. 2022, table 1).  `sigma_max` in data units.  Its published grid is
-    `make_grid(process, N, "rho", first=0.002 / sigma_max)`, its sampler the rule "heun", and its preconditioning the
+    `make_grid(process, N, "rho", last=0.002 / sigma_max)`, its sampler the rule "heun", and its preconditioning the
     prediction "wiener" of a flat spectrum sigma_data^2.
     """
 
