@@ -68,14 +68,14 @@ def _table(found: list[Entry]) -> Table:
 
     from retrodict.tasks.processes import states
 
-    table = Table.grid(padding=(0, 2, 1, 0))
+    table = Table.grid(padding=(0, 2, 0, 0))
     table.title = "Forward processes: x_t = h x_0 + k c + s z per coefficient"
     table.add_column("process", no_wrap=True)
     table.add_column("what it is")
     for e in found:
         told = Text(e.what)
         told.append(f"\n{e.law}", style="cyan")
-        told.append(f"\n{states(e)} · {e.source}", style="dim")
+        told.append(f"\n{states(e)} · {e.source}\n", style="dim")
         table.add_row(Text(e.name, style="bold"), told)
     table.caption = "'retrodict processes NAME' shows one with its options; --plot FILE.png draws it."
     return table

@@ -84,11 +84,9 @@ def _full(tables: tuple[Tensor, ...]) -> list[Tensor]:
 
 
 def _binned(table: Tensor, place: Tensor) -> Tensor:
-    """Mean over the coefficients of every bin; a bin without one takes the bin before it."""
+    """Mean over the coefficients of every bin; a bin without one takes the nearest that has some."""
     total = torch.zeros(len(table), BINS, dtype=torch.float64, device="cpu").index_add_(1, place, table)
     count = torch.zeros(BINS, dtype=torch.float64, device="cpu").index_add_(0, place, torch.ones_like(place).double())
-    mean = total / count.clamp_min(1)
-    for i in range(1, BINS):
-        if count[i] == 0:
-            mean[:, i] = mean[:, i - 1]
-    return mean
+    known = count.nonzero().flatten()
+    nearest = (torch.arange(BINS, device="cpu")[:, None] - known).abs().argmin(1)
+    return (total[:, known] / count[known])[:, nearest]
