@@ -154,7 +154,7 @@ def _cell(found: list[dict[str, Any]] | None) -> str:
 
 def main() -> None:
     """Measure what is not there yet, and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--patients", type=int, default=9)
     parser.add_argument("--members", type=int, default=8)

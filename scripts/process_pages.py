@@ -41,7 +41,7 @@ def missing() -> list[str]:
 
 def main() -> None:
     """Write or check."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--only", default=",".join(PROCESSES))

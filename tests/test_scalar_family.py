@@ -86,8 +86,10 @@ def test_a_grid_ends_where_the_state_is_nearly_clean():
     for make, first in ((vp, 1e-3), (ve, 1e-3), (rectified_flow, 1e-3), (edm, 1.2e-4**0.5 / 80), (latent_flow, 1.2e-4)):
         assert float(make_grid(make(B3), 8, "logsnr")[-2]) == pytest.approx(first, rel=3e-4), make.__name__
     assert float(make_grid(ve(B3, 0.1), 8, "logsnr")[-2]) == pytest.approx(1e-3)  # never as clean as that
-    strong = torch.full((3,), 400.0, dtype=torch.float64)
-    assert float(make_grid(edm(B3), 8, "logsnr", spectrum=strong)[-2]) == pytest.approx((400 * 1.2e-4) ** 0.5 / 80)
+    strong = torch.full((3,), 4.0, dtype=torch.float64)
+    assert float(make_grid(edm(B3), 8, "logsnr", spectrum=strong)[-2]) == pytest.approx((4 * 1.2e-4) ** 0.5 / 80)
+    weak = torch.full((3,), 0.01, dtype=torch.float64)
+    assert float(make_grid(edm(B3), 8, "logsnr", spectrum=weak)[-2]) == pytest.approx(1.2e-4**0.5 / 80)
     assert float(make_grid(edm(B3), 8, "logsnr", first=1e-3)[-2]) == pytest.approx(1e-3)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.colors import LogNorm, Normalize
@@ -38,7 +38,8 @@ def process_figure(
     """PNG: three panels of the law above the states at `times`, each in a window of its own."""
     figure = Figure(figsize=(7.6, 4.3), layout="constrained")
     figure.suptitle(f"{name}: {what}", x=0.01, ha="left", fontsize=10, color=INK, wrap=True)
-    above, below = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+    above, below = parts
     panels = above.subplots(1, 3)
     with np.errstate(divide="ignore", invalid="ignore"):
         clock = np.where(profile.gain != 0, profile.noise / np.where(profile.gain == 0, 1, profile.gain), np.nan)
