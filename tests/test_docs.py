@@ -76,11 +76,11 @@ def test_the_way_of_an_image_passes_modules_that_exist():
         assert all(any((house.PACKAGE / f"{n}{end}").exists() for end in ("", ".py")) for n in names)
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda p: p.name)
 def test_commands_in_documents_exist(page):
     text = page.read_text()
     measures = "measure nps|measure mtf|measure noise-map|measure instrument"
-    known = f"restore|fit|bench|info|demo|schema|evaluate|calibrate|{measures}|data index"
+    known = f"processes|restore|fit|bench|info|demo|schema|evaluate|calibrate|{measures}|data index"
     for command, arguments in re.findall(rf"retrodict ({known})\b([^\n`]*)", text):
         options = set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", arguments))
         if not options:
@@ -93,7 +93,7 @@ def test_commands_in_documents_exist(page):
 
 
 def test_links_between_documents_exist():
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"

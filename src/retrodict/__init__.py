@@ -36,6 +36,11 @@ _PUBLIC = {
     "PROCESSES": "processes",
     "FourierProcess": "processes.fourier",
     "external": "processes.recipes",
+    "convert_state": "processes.convert",
+    "convert_time": "processes.convert",
+    "foreign_schedule": "processes.foreign",
+    "scheduler_config": "processes.foreign",
+    "Foreign": "processes.foreign",
     "Curve": "bases.curve",
     "Spectrum": "bases.spectrum",
     "radial_spectrum": "bases.spectrum",
@@ -54,6 +59,8 @@ _PUBLIC = {
     "Guided": "denoisers.wrappers",
     "Fused": "denoisers.wrappers",
     "Respread": "denoisers.wrappers",
+    "Converted": "denoisers.foreign",
+    "foreign_denoiser": "denoisers.foreign",
     "Plan": "samplers",
     "RULES": "samplers",
     "GRIDS": "samplers.plan",
@@ -148,6 +155,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
     from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
+    from retrodict.denoisers.foreign import Converted as Converted
+    from retrodict.denoisers.foreign import foreign_denoiser as foreign_denoiser
     from retrodict.denoisers.mixture import GaussianLaw as GaussianLaw
     from retrodict.denoisers.mixture import MixtureDenoiser as MixtureDenoiser
     from retrodict.denoisers.mixture import MixtureLaw as MixtureLaw
@@ -169,6 +178,11 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.nets import network as network
     from retrodict.processes import PROCESSES as PROCESSES
     from retrodict.processes.clocks import ClockLaw as ClockLaw
+    from retrodict.processes.convert import convert_state as convert_state
+    from retrodict.processes.convert import convert_time as convert_time
+    from retrodict.processes.foreign import Foreign as Foreign
+    from retrodict.processes.foreign import foreign_schedule as foreign_schedule
+    from retrodict.processes.foreign import scheduler_config as scheduler_config
     from retrodict.processes.fourier import FourierProcess as FourierProcess
     from retrodict.processes.observation import Cond as Cond
     from retrodict.processes.observation import Moments as Moments

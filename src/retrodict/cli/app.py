@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from retrodict._version import __version__
-from retrodict.cli import bench, calibrate, data, evaluate, fit, measure, restore
+from retrodict.cli import bench, calibrate, data, evaluate, fit, measure, processes, restore
 from retrodict.cli.command import CODES, Code, answered, print_json
 from retrodict.cli.terminal import out
 
@@ -50,6 +50,7 @@ for command in (
     fit.schema,
     restore.info,
     restore.demo,
+    processes.processes,
 ):
     app.command(epilog=EPILOG)(command)
 app.add_typer(bench_app, name="bench")

@@ -5,9 +5,22 @@ A process says how an image is degraded, as (h, k, s^2) per coefficient and time
 
 from __future__ import annotations
 
+from retrodict.processes.discrete import discrete
 from retrodict.processes.fourier import fourier, measured
 from retrodict.processes.residual import mean_reverting
-from retrodict.processes.scalar import cosine, rectified_flow, scalar, sub_vp, ve, vp
+from retrodict.processes.scalar import (
+    cosine,
+    edm,
+    encoder_decoder,
+    latent_flow,
+    rectified_flow,
+    scalar,
+    sub_vp,
+    trigonometric,
+    ve,
+    vp,
+    zero_snr,
+)
 from retrodict.processes.wavelet import wavelet_bands
 
 __all__ = ["PROCESSES"]
@@ -18,7 +31,13 @@ PROCESSES = {
     "sub_vp": sub_vp,
     "ve": ve,
     "scalar": scalar,
+    "zero_snr": zero_snr,
+    "edm": edm,
+    "discrete": discrete,
     "rectified_flow": rectified_flow,
+    "trigonometric": trigonometric,
+    "latent_flow": latent_flow,
+    "encoder_decoder": encoder_decoder,
     "mean_reverting": mean_reverting,
     "wavelet_bands": wavelet_bands,
     "fourier": fourier,

@@ -54,9 +54,10 @@ def fourier(
     normalised: bool = True,
     **pairing: Any,
 ) -> Process:
-    """Fourier diffusion, eqs. 25-34 (Tivnan et al. 2023): an MTF falls and an NPS rises until x_1 is the measurement.
+    """Fourier diffusion: an MTF falls and an NPS rises until x_1 is the measurement.
 
-    H = sum_b (w_b + (1 - w_b) q(t)) F_b, Sigma = rho(t) sum_b n_b F_b over the low-, band- and high-pass filters.
+    H = sum_b (w_b + (1 - w_b) q(t)) F_b, Sigma = rho(t) sum_b n_b F_b over the low-, band- and high-pass filters
+    (Tivnan et al. 2023, eqs. 25-34).
     `noise_weights` are variances per coefficient in data units squared.  With `normalised` (default) q(1) = 0 and
     rho(1) = 1, so that x_1 has exactly the law of the measurement (eqs. 29-30); the paper's own ramps, q = exp(-5 t^2)
     and rho = 1 - exp(-10 t^2), leave the gain of a pure high-pass coefficient 6 % too large.
@@ -95,9 +96,10 @@ def _weighted(weights: Sequence[float], filters: Sequence[Tensor]) -> Tensor:
 
 
 def measured(basis: Basis, mtf: Any, nps: Any, unit_scale: float = 1.0, **pairing: Any) -> Process:
-    """Fourier diffusion that ends at a *measured* MTF and NPS (`Curve` records or their JSON form).
+    """Fourier diffusion that ends at a measured MTF and NPS (`Curve` records or their JSON form).
 
-    H = 1 + (MTF - 1)(1 - q), Sigma = rho NPS / (pixel volume) with the normalised ramps of `fourier`.  Where the MTF
+    H = 1 + (MTF - 1)(1 - q), Sigma = rho NPS / (pixel volume) with the normalised ramps of `fourier`, of which it is
+    the form for any instrument (Tivnan et al. 2023, eqs. 31-34 without their filters).  Where the MTF
     exceeds 1 (sharp kernels) the variance follows the clock instead, Sigma = rho (H / MTF)^2 NPS / volume, so that
     the noise-to-signal clock still never decreases.  `unit_scale`: data unit per model unit (NPS / unit_scale^2).
     """

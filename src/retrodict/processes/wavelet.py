@@ -18,7 +18,8 @@ def wavelet_bands(basis: Wavelet, decay: float = 10.0, tilt: float = 2.0, **pair
     """A variance-preserving process whose clock runs at its own speed in every wavelet band.
 
     h = exp(-a_b t^2 / 2), s^2 = 1 - exp(-a_b t^2), a_b = decay * tilt^(1 - b / levels), b = 0 for the finest details:
-    with tilt > 1 fine details drown first and the approximation last.
+    with tilt > 1 fine details drown first and the approximation last.  The order of the bands is that of the factored
+    generation of Guth et al. 2022; one chain with a clock a band is ours.  It needs a `Wavelet` basis.
     """
 
     def family(bound: Basis) -> Law:

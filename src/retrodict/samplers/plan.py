@@ -8,6 +8,7 @@ and variance on Gaussian data follow without Monte Carlo (`retrodict.samplers.ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -240,19 +241,47 @@ def _energy(process: Process, steps: int, last: float, spectrum: Tensor | None) 
 GRIDS = {"time": _uniform, "logsnr": _logsnr, "rho": _rho, "energy": _energy}
 
 
+CLEAN = 1.2e-4
+"""Noise clock of a state that is nearly clean, for data of unit variance or less: that of `vp` at t = 1e-3."""
+
+
+def _nearly_clean(process: Process, spectrum: Tensor | None) -> float:
+    """The time of at most 1e-3 at which the clock, as geometric mean of what carries noise, is at most `CLEAN`.
+
+    It grows with the mean variance of the data where that is known and above 1.  1e-3 where the clock never is as low.
+    """
+    weight = process.basis.multiplicity()
+    power = 1.0 if spectrum is None else float((spectrum * weight).sum() / weight.expand_as(spectrum).sum())
+
+    def dirty(t: float) -> bool:
+        m = process.moments(torch.tensor([t], dtype=torch.float64, device="cpu"))
+        noisy = weight * (m.s2 != 0) * (m.h != 0)
+        level = torch.where(noisy > 0, ratio(m.s2, m.h**2), 1.0).log()
+        return float((level * noisy).sum()) > math.log(CLEAN * max(1.0, power)) * float(noisy.sum())
+
+    low, high = 1e-9, 1e-3
+    if not dirty(high) or dirty(low):
+        return high
+    for _ in range(50):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if dirty(middle) else (middle, high)
+    return high
+
+
 def make_grid(
     process: Process,
     steps: int,
     kind: str = "time",
     *,
     last: float = 0.0,
-    first: float = 1e-3,
+    first: float | None = None,
     spectrum: Tensor | None = None,
 ) -> Tensor:
     """Times `(steps + 1,)` from 1 down to `last`.
 
     With last = 0 the log-SNR, rho and energy grids run from 1 to `first` in steps - 1 intervals and then jump to 0
-    (the final denoising step); "time" runs to 0 directly.
+    (the final denoising step); "time" runs to 0 directly.  `first` is 1e-3 where the state is nearly clean by then, and
+    otherwise the time at which it is: noise that the jump takes away is missing in the samples.
     """
     choice("grid", kind, GRIDS)
     if steps < 1:
@@ -261,7 +290,7 @@ def make_grid(
         return GRIDS[kind](process, steps, last, spectrum)
     if steps == 1:
         return torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")
-    body = GRIDS[kind](process, steps - 1, first, spectrum)
+    body = GRIDS[kind](process, steps - 1, _nearly_clean(process, spectrum) if first is None else first, spectrum)
     return torch.cat([body, torch.zeros(1, dtype=torch.float64, device="cpu")])
 
 

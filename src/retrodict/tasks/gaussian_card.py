@@ -22,15 +22,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from retrodict._check import InputError
+from retrodict._check import InputError, Recipe, build, choice
 from retrodict._output import write_file
 from retrodict.bases import Fourier, Pixel, Wavelet
 from retrodict.bases.curve import Curve
@@ -61,6 +62,10 @@ __all__ = [
 
 
 Record = dict[str, Any]
+
+Options = Mapping[str, Any]
+
+NO_OPTIONS: Options = MappingProxyType({})
 
 
 STEPS = (1, 4, 8, 16, 32, 64)
@@ -111,24 +116,22 @@ def restoration_setup(size: int = 32) -> tuple[Setup, Process]:
     return setup, PROCESSES["fourier"](basis)
 
 
-def _unconditional_process(name: str) -> Process | str:
+def _unconditional_process(name: str, options: Options) -> Process | str:
     """Process `name` on four coefficients, or why it has no unconditional card."""
     if name in ("fourier", "measured"):
         return "terminal: it starts at a measurement, so it has no unconditional card"
-    if name == "wavelet_bands":
-        return PROCESSES[name](Wavelet((4,), (1.0,), levels=1, family="haar"))
-    return PROCESSES[name](Pixel((4,)), conditioning="none")
+    basis = Wavelet((4,), (1.0,), levels=1, family="haar") if name == "wavelet_bands" else Pixel((4,))
+    return build(PROCESSES, Recipe(name, {"conditioning": "none", **options}), "process", basis)
 
 
-def _restoring_process(name: str, instrument: Process) -> Process | str:
+def _restoring_process(name: str, options: Options, instrument: Process) -> Process | str:
     """Process `name` restoring what `instrument` measured, or why it cannot."""
-    if name == "fourier":
-        return instrument
     if name == "wavelet_bands":
         return "its wavelet basis does not diagonalise the measurement (MTF and NPS are diagonal in Fourier)"
-    if name == "measured":
+    if name == "measured" and not options:
         return _measured(instrument)
-    return external(PROCESSES[name](instrument.basis), instrument)
+    process = build(PROCESSES, Recipe(name, options), "process", instrument.basis)
+    return process if process.pairing.starts else external(process, instrument)
 
 
 def _measured(instrument: Process) -> Process:
@@ -147,13 +150,17 @@ def card_unconditional(
     steps: Sequence[int] | None = STEPS,
     processes: Iterable[str] | None = None,
     rules: Iterable[str] | None = None,
+    *,
+    options: Options = NO_OPTIONS,
 ) -> list[Record]:
     """Records of setup U for every process x rule x steps; the default steps of a rule are always included.
 
-    `steps` None or empty gives the default steps alone; `processes` and `rules` restrict the two dictionaries.
+    `steps` None or empty gives the default steps alone; `processes` and `rules` restrict the two dictionaries, and
+    `options` are those of the processes.
     """
     run = partial(_run_unconditional, setup=unconditional_setup())
-    return _cards("U", "none", _unconditional_process, run, steps, processes, rules)
+    make = partial(_unconditional_process, options=options)
+    return _cards("U", "none", make, run, steps, processes, rules)
 
 
 def _cards(
@@ -204,6 +211,7 @@ def card_restoration(
     processes: Iterable[str] | None = None,
     rules: Iterable[str] | None = None,
     size: int = 32,
+    options: Options = NO_OPTIONS,
 ) -> list[Record]:
     """Records of setup R for every process x rule x steps; see `card_unconditional`.
 
@@ -211,7 +219,7 @@ def card_restoration(
     measurement (external), so that the variance of its start is part of that of its samples.
     """
     setup, instrument = restoration_setup(size)
-    make = partial(_restoring_process, instrument=instrument)
+    make = partial(_restoring_process, options=options, instrument=instrument)
     return _cards("R", "external", make, partial(_run_restoration, setup=setup), steps, processes, rules)
 
 
@@ -329,13 +337,42 @@ def _finish(
     }
 
 
-def gaussian_card(steps: Sequence[int] | None = None, peers: Path | None = None) -> list[Record]:
-    """Records of both setups (steps None: `STEPS`), followed by those of a peers' file where one is given."""
+def gaussian_card(
+    steps: Sequence[int] | None = None,
+    peers: Path | None = None,
+    *,
+    processes: Sequence[str] | None = None,
+    rules: Sequence[str] | None = None,
+    options: Options = NO_OPTIONS,
+) -> list[Record]:
+    """Records of both setups (steps None: `STEPS`), followed by those of a peers' file where one is given.
+
+    `processes` and `rules` restrict the two dictionaries; `options` are those of the processes.  Raises `InputError`
+    where a single rule is not defined for a single process, with the rules that are.
+    """
+    for where, names, known in (("process", processes, PROCESSES), ("rule", rules, RULES)):
+        for name in names or ():
+            choice(where, name, known)
     numbers = STEPS if steps is None else tuple(steps)
-    records = card_unconditional(numbers) + card_restoration(numbers)
+    chosen: dict[str, Any] = {"processes": processes, "rules": rules, "options": options}
+    records = card_unconditional(numbers, **chosen) + card_restoration(numbers, **chosen)
+    if rules is not None and len(rules) == 1 and processes is not None and len(processes) == 1:
+        _refuse_undefined(records, processes[0], rules[0], options)
     if peers is not None:
         records += [r for r in read_json(peers) if r["library"] != "retrodict"]
     return records
+
+
+def _refuse_undefined(records: Sequence[Record], process: str, rule: str, options: Options) -> None:
+    """Raise where a rule is not defined for a process in either setup, and say which rules are."""
+    if any(r["verdict"] != "undefined" for r in records):
+        return
+    other = card_unconditional((), [process], options=options) + card_restoration((), [process], options=options)
+    defined = [name for name in RULES if any(r["sampler"] == name and r["verdict"] != "undefined" for r in other)]
+    hint = f"For {process} there are {', '.join(defined)}." if defined else "No rule is defined for it."
+    reasons = dict.fromkeys(r["reason"] for r in records if r["steps"] is not None)
+    why = "; ".join(reasons) or records[0]["reason"]
+    raise InputError("rule", f"{rule!r}, which is not defined for process {process!r}", "one that is", f"{why} {hint}")
 
 
 def write_json(path: Path, records: Sequence[Record], **about: Any) -> None:
