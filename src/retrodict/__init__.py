@@ -44,6 +44,13 @@ _PUBLIC = {
     "Fourier": "bases",
     "Cosine": "bases",
     "Wavelet": "bases",
+    "Orthonormal": "bases",
+    "DenseProcess": "processes.general",
+    "DenseGaussian": "samplers.general",
+    "dense_plan": "samplers.general",
+    "dense_sample": "samplers.general",
+    "dense_law": "samplers.general",
+    "dephased": "processes.general",
     "Cond": "processes.observation",
     "Moments": "processes.observation",
     "Pairing": "processes.observation",
@@ -133,6 +140,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.bases import BASES as BASES
     from retrodict.bases import Cosine as Cosine
     from retrodict.bases import Fourier as Fourier
+    from retrodict.bases import Orthonormal as Orthonormal
     from retrodict.bases import Pixel as Pixel
     from retrodict.bases import Wavelet as Wavelet
     from retrodict.bases.curve import Curve as Curve
@@ -170,6 +178,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.processes import PROCESSES as PROCESSES
     from retrodict.processes.clocks import ClockLaw as ClockLaw
     from retrodict.processes.fourier import FourierProcess as FourierProcess
+    from retrodict.processes.general import DenseProcess as DenseProcess
+    from retrodict.processes.general import dephased as dephased
     from retrodict.processes.observation import Cond as Cond
     from retrodict.processes.observation import Moments as Moments
     from retrodict.processes.observation import Pairing as Pairing
@@ -187,6 +197,10 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.ensemble import SamplingOptions as SamplingOptions
     from retrodict.samplers.ensemble import gate as gate
     from retrodict.samplers.ensemble import restore_batch as restore_batch
+    from retrodict.samplers.general import DenseGaussian as DenseGaussian
+    from retrodict.samplers.general import dense_law as dense_law
+    from retrodict.samplers.general import dense_plan as dense_plan
+    from retrodict.samplers.general import dense_sample as dense_sample
     from retrodict.samplers.loop import step as step
     from retrodict.samplers.loop import steps as steps
     from retrodict.samplers.plan import GRIDS as GRIDS
