@@ -264,8 +264,8 @@ def test_a_general_process_that_is_not_markov_is_noticed():
     assert len(dense_plan(process, [1.0, 0.5, 0.0], "ddim")) == 2
     prior = covariance(3)
     plan = dense_plan(process, torch.linspace(1, 0.01, 200).double(), "ddim")
-    law_of_run, end, m = dense_law(DenseGaussian(process, torch.zeros(3).double(), prior), plan), process.moments(1.0), \
-        process.moments(0.01)  # fmt: skip
+    law_of_run = dense_law(DenseGaussian(process, torch.zeros(3).double(), prior), plan)
+    end, m = process.moments(1.0), process.moments(0.01)
     found = law_of_run.start @ (end.H @ prior @ end.H.T + end.S) @ law_of_run.start.T
     assert torch.allclose(found, m.H @ prior @ m.H.T + m.S, atol=5e-3)
 

@@ -51,6 +51,9 @@ _PUBLIC = {
     "dense_sample": "samplers.general",
     "dense_law": "samplers.general",
     "dephased": "processes.general",
+    "LogDomain": "processes.multiplicative",
+    "GeometricBrownian": "processes.multiplicative",
+    "multiplicative_sample": "samplers.multiplicative",
     "Cond": "processes.observation",
     "Moments": "processes.observation",
     "Pairing": "processes.observation",
@@ -180,6 +183,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.processes.fourier import FourierProcess as FourierProcess
     from retrodict.processes.general import DenseProcess as DenseProcess
     from retrodict.processes.general import dephased as dephased
+    from retrodict.processes.multiplicative import GeometricBrownian as GeometricBrownian
+    from retrodict.processes.multiplicative import LogDomain as LogDomain
     from retrodict.processes.observation import Cond as Cond
     from retrodict.processes.observation import Moments as Moments
     from retrodict.processes.observation import Pairing as Pairing
@@ -203,6 +208,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.general import dense_sample as dense_sample
     from retrodict.samplers.loop import step as step
     from retrodict.samplers.loop import steps as steps
+    from retrodict.samplers.multiplicative import multiplicative_sample as multiplicative_sample
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
     from retrodict.tasks.batch import restore_all as restore_all

@@ -6,6 +6,7 @@ A process says how an image is degraded, as (h, k, s^2) per coefficient and time
 from __future__ import annotations
 
 from retrodict.processes.fourier import fourier, measured
+from retrodict.processes.multiplicative import geometric
 from retrodict.processes.residual import mean_reverting
 from retrodict.processes.scalar import cosine, rectified_flow, scalar, sub_vp, ve, vp
 from retrodict.processes.wavelet import wavelet_bands
@@ -19,6 +20,7 @@ PROCESSES = {
     "ve": ve,
     "scalar": scalar,
     "rectified_flow": rectified_flow,
+    "geometric": geometric,
     "mean_reverting": mean_reverting,
     "wavelet_bands": wavelet_bands,
     "fourier": fourier,

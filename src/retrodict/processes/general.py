@@ -11,6 +11,7 @@ hold only where H is symmetric and commutes with Sigma.  Everything costs O(n^3)
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ class DenseProcess:
         first no covariance, on `TIMES` times, or None.
         """
         times = torch.linspace(0, 1, TIMES, dtype=torch.float64, device="cpu").tolist()
-        for s, t in zip(times, times[1:], strict=False):
+        for s, t in itertools.pairwise(times):
             step = self.transition(s, t)[1]
             least = float(torch.linalg.eigvalsh(0.5 * (step + step.mH)).min())
             scale = float(torch.diagonal(self.moments(t).S).abs().max().clamp_min(1e-300))

@@ -8,6 +8,7 @@ module but for `DenseProcess.diagonal`, which brings it to every rule of the pac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +37,7 @@ class DenseRow(NamedTuple):
 
 
 class DenseLaw(NamedTuple):
-    """What a run returns for Gaussian data: gain on the start w_1, offset `(n,)` and covariance, without Monte Carlo."""
+    """The law of what a run returns for Gaussian data: gain on the start w_1, offset `(n,)` and covariance."""
 
     start: Tensor
     offset: Tensor
@@ -119,11 +120,11 @@ def dense_plan(process: DenseProcess, times: Sequence[float], rule: str = "match
     """
     build, stochastic = DENSE_RULES[choice("rule", rule, DENSE_RULES)]
     grid = [float(t) for t in times]
-    if len(grid) < 2 or not all(a > b for a, b in zip(grid, grid[1:], strict=False)) or grid[0] > 1 or grid[-1] < 0:
+    if len(grid) < 2 or not all(a > b for a, b in itertools.pairwise(grid)) or grid[0] > 1 or grid[-1] < 0:
         raise InputError("times", grid, "two or more that fall, in [0, 1]")
     if stochastic:
         process.require_markov(f"rule {rule!r}")
-    return [build(process, t, s) for t, s in zip(grid, grid[1:], strict=False)]
+    return [build(process, t, s) for t, s in itertools.pairwise(grid)]
 
 
 # ---- the run ---------------------------------------------------------------------------------------------------------
