@@ -99,6 +99,10 @@ _PUBLIC = {
     "prepare_fit": "tasks.fit",
     "fit": "tasks.fit",
     "denoising_loss": "training.losses",
+    "Structure": "training.structure",
+    "labelled": "training.structure",
+    "regions": "training.structure",
+    "region_codes": "training.structure",
     # the instrument, and judging images
     "measure_nps": "tasks.measure",
     "measure_mtf": "tasks.measure",
@@ -239,3 +243,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.restore import restore as restore
     from retrodict.tasks.restore import restore_image as restore_image
     from retrodict.training.losses import denoising_loss as denoising_loss
+    from retrodict.training.structure import Structure as Structure
+    from retrodict.training.structure import labelled as labelled
+    from retrodict.training.structure import region_codes as region_codes
+    from retrodict.training.structure import regions as regions

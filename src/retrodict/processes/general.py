@@ -64,6 +64,15 @@ def root_of(matrix: Tensor) -> Tensor:
     return _spectral(matrix, torch.sqrt)
 
 
+def _inverted(matrix: Tensor) -> Tensor:
+    """The inverse of a square matrix, and its pseudo-inverse where there is none."""
+    found, flaw = torch.linalg.inv_ex(matrix)
+    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    if int(flaw) == 0 and bool((matrix @ found - unit).abs().max() < 1e-9):
+        return found
+    return torch.linalg.pinv(matrix, rtol=1e-13)
+
+
 @dataclass(frozen=True, eq=False)
 class DenseProcess:
     """One forward process of any operators on images of `size`, n = prod(size) pixels.
@@ -156,10 +165,10 @@ class DenseProcess:
         times = torch.linspace(0, 1, TIMES, dtype=torch.float64, device="cpu").tolist()
         for s, t in itertools.pairwise(times):
             step = self.transition(s, t)[1]
-            least = float(torch.linalg.eigvalsh(0.5 * (step + step.mH)).min())
             scale = float(torch.diagonal(self.moments(t).S).abs().max().clamp_min(1e-300))
-            if least < -1e-10 * scale:
-                return t, least / scale
+            lifted = 0.5 * (step + step.mH) + 1e-10 * scale * torch.eye(self.n, dtype=step.dtype, device=step.device)
+            if int(torch.linalg.cholesky_ex(lifted)[1]) != 0:
+                return t, float(torch.linalg.eigvalsh(lifted).min()) / scale - 1e-10
         return None
 
     @property
@@ -179,7 +188,7 @@ class DenseProcess:
     def _gain(self, s: float, t: float) -> Tensor:
         """A_t A_s^-1 (of H for a Markov process); the pseudo-inverse where it has none."""
         of = (lambda u: self.moments(u).H) if self.memory is None else lambda u: self.memory(self._time(u))  # type: ignore[misc]
-        return of(t) @ torch.linalg.pinv(of(s), rtol=1e-13)
+        return of(t) @ _inverted(of(s))
 
     def transition(self, s: float, t: float) -> tuple[Tensor, Tensor]:
         """H_D = H_t H_s^-1 and Sigma_D = Sigma_t - H_D Sigma_s H_D^T of x_t | x_s, s < t, less the pull."""
@@ -202,14 +211,14 @@ class DenseProcess:
         covariance = ms.S - exact @ mt.S @ exact.mH
         keep = exact if eta == 1 else self._turned(exact, gain, eta, ms.S - eta**2 * covariance, mt.S)
         silent = torch.eye(len(inverse), dtype=inverse.dtype, device=inverse.device) - inverse @ mt.S
-        keep = keep + ms.H @ torch.linalg.pinv(mt.H, rtol=1e-13) @ silent
+        keep = keep + ms.H @ _inverted(mt.H) @ silent
         return keep, ms.H - keep @ mt.H, eta**2 * covariance
 
     @staticmethod
     def _turned(exact: Tensor, gain: Tensor, eta: float, left: Tensor, noise: Tensor) -> Tensor:
         """The keep of `conditional` for eta < 1: `left` = Sigma_s - eta^2 V, `noise` = Sigma_t."""
         share = 0.5 * (1 + eta**2)  # of G G^T Sigma^-1 in the drift
-        flow = share * exact + (1 - share) * torch.linalg.pinv(gain, rtol=1e-13)
+        flow = share * exact + (1 - share) * _inverted(gain)
         root = root_of(left)
         first, _, second = torch.linalg.svd(root @ flow @ root_of(noise))
         return root @ first @ second @ _spectral(noise, lambda v: v**-0.5)
