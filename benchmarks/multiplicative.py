@@ -133,7 +133,7 @@ def discs(keys: list[int]) -> Tensor:
 def generated(steps: int, count: int = 48) -> tuple[Tensor, Tensor]:
     """Images of a network trained on the logarithm, and held-out ones, `(count, 1, SMALL, SMALL)`."""
     domain, basis = LogDomain(), Cosine((SMALL, SMALL))
-    process = geometric(basis, sigma=8.0)
+    process = geometric(basis, sigma=4.0)
     spectrum = radial_spectrum([domain.encode(x[0]) for x in discs(list(range(10_000, 10_400)))], (1.0, 1.0), bins=10)
     torch.manual_seed(0)
     net = UNet(in_channels=2, out_channels=1, width=24, multipliers=(1, 2), blocks=1, level_features=1, padding="zeros")
@@ -143,7 +143,7 @@ def generated(steps: int, count: int = 48) -> tuple[Tensor, Tensor]:
         weights = train(denoiser, lambda keys: domain.encode(discs(keys)), options, Path(folder))
     net.load_state_dict(weights)
     mean, variance = denoiser.prior()  # type: ignore[misc]
-    plan = make_plan("matched", process, make_grid(process, 48, "logsnr"), variance)
+    plan = make_plan("dpmpp2m", process, make_grid(process, 32, "logsnr"), variance)
     seeds = torch.arange(count)
     start = start_state(process, seeds, (1, SMALL, SMALL), mean=mean, spectrum=variance)
     with torch.no_grad():
@@ -152,7 +152,7 @@ def generated(steps: int, count: int = 48) -> tuple[Tensor, Tensor]:
 
 
 def draw(made: Tensor, known: Tensor) -> None:
-    figure = Figure(figsize=(13.2, 3.4), dpi=100, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(13.2, 2.6), dpi=100, facecolor="white", layout="constrained")
     axes = figure.subplots(2, 12)
     for row, images, name in zip(axes, (known, made), ("data", "generated"), strict=True):
         for ax, image in zip(row, images, strict=False):
@@ -164,7 +164,7 @@ def draw(made: Tensor, known: Tensor) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=600)
     options = parser.parse_args()
     torch.set_num_threads(1)
     console, started = Console(width=120), time.process_time()

@@ -224,13 +224,13 @@ def test_the_general_equations_lead_from_the_terminal_law_to_the_data(general, r
     prior = 2 * covariance(16, 9)
     denoiser, end = DenseGaussian(general, torch.zeros(16).double(), prior), general.moments(1.0)
     total, away = end.H @ prior @ end.H.T + end.S, []
-    for steps in (100, 200):
+    for steps in (50, 100):
         times = torch.linspace(1.0, 0.02, steps + 1).double()
         law = dense_law(denoiser, dense_plan(general, times, rule))
         m = general.moments(0.02)
         found = law.start @ total @ law.start.T + law.covariance
         away.append(float((found - m.H @ prior @ m.H.T - m.S).abs().max()))
-    assert away[1] < 0.2
+    assert away[1] < 0.4
     assert away[0] / away[1] == pytest.approx(2**order, rel=0.25)
 
 

@@ -43,18 +43,20 @@ def test_the_moments_in_x_are_those_of_the_equation():
 
 
 def test_it_is_variance_exploding_in_the_logarithm_up_to_the_shift():
-    """Log x_t - m(t) is the state of `geometric`: h = 1, s^2 = sigma^2 t; mu = sigma^2 / 2 has no shift."""
+    """Log x_t - m(t) is that of `geometric`: h = 1, s^2 = sigma^2 t^2 at t^2; mu = sigma^2 / 2 no shift."""
     law, process = GeometricBrownian(0.1, 0.7), geometric(Pixel((6,)), sigma=0.7)
     x0, t, z = normal(2, 1, 6).exp(), torch.tensor([0.3, 1.0]).double(), normal(2, 1, 6, seed=1)
-    state = process.corrupt(x0.log(), t, z)
+    state = process.corrupt(x0.log(), t.sqrt(), z)
     assert torch.allclose(law.corrupt(x0, t, z).log() - law.shift(t).reshape(2, 1, 1), state, atol=1e-13)
     exploding, sigma = ve(Pixel((1,)), 0.01, 50.0), [0.7 * x**0.5 for x in (0.3, 1.0)]
     same = torch.tensor([math.log(x / 0.01) / math.log(5000) for x in sigma]).double()  # times of the same noise
-    for own, other in zip(process.conditional(t[1:], t[:1]), exploding.conditional(same[1:], same[:1]), strict=True):
+    for own, other in zip(
+        process.conditional(t[1:].sqrt(), t[:1].sqrt()), exploding.conditional(same[1:], same[:1]), strict=True
+    ):
         assert float(own[0, 0, 0]) == pytest.approx(float(other[0, 0, 0]), rel=1e-6)
     assert float(GeometricBrownian(0.245, 0.7).shift(0.8)) == pytest.approx(0.0, abs=1e-15)
     rates = process.rates(t)
-    assert torch.allclose(rates.G2, torch.full_like(rates.G2, 0.49), rtol=1e-13)
+    assert torch.allclose(rates.G2.flatten(), 2 * 0.49 * t, rtol=1e-13)
     assert torch.equal(rates.F, torch.zeros_like(rates.F))
 
 
@@ -114,10 +116,11 @@ def test_multiplicative_score_matching_is_score_matching_in_the_logarithm():
     u0, seeds = normal(4, 1, 8, 8), torch.arange(4)
     t = draw_times(seeds)
     state, _ = simulate(process, u0, t, seeds)
-    xt = (state + law.shift(t).reshape(-1, 1, 1, 1)).exp()
+    ran = t.square()
+    xt = (state + law.shift(ran).reshape(-1, 1, 1, 1)).exp()
     with torch.no_grad():
-        score = law.score_of(denoiser(state, t), xt, t)
-        own = law.loss(score, xt, u0.exp(), t)
+        score = law.score_of(denoiser(state, t), xt, ran)
+        own = law.loss(score, xt, u0.exp(), ran)
         known = denoising_loss(denoiser, u0, seeds, weight="score").error
     assert torch.allclose(own, known, rtol=1e-6)
 

@@ -27,17 +27,19 @@ FORMS = ("log", "ambient")
 
 
 def geometric(basis: Basis, sigma: float = 1.0, **pairing: Any) -> Process:
-    """Multiplicative noise (geometric Brownian motion) of positive images, in u = log x: h = 1, k = 0, s^2 = sigma^2 t.
+    """Multiplicative noise (geometric Brownian motion) of positive images, in u = log x: h = 1, k = 0, s = sigma t.
 
-    The drift mu only moves u by m(t) = (mu - sigma^2 / 2) t, which `LogDomain` takes away.  `sigma` is the standard
-    deviation of log x at t = 1.  With conditioning "terminal" x_1 is the measurement: an image under log-normal speckle
-    of that deviation.  Shetty, Prasath, Seelamantula 2025 ("Dale meets Langevin"), their forward equation.
+    At t the Brownian motion has run for the time t^2, so that noise grows evenly and next to none is left at the first
+    node of a grid.  The drift mu only moves u by m(t^2), m(t) = (mu - sigma^2 / 2) t, which `LogDomain` takes away.
+    `sigma` is the standard deviation of log x at t = 1.  With conditioning "terminal" x_1 is the measurement: an image
+    under log-normal speckle of that deviation.  Shetty, Prasath, Seelamantula 2025 ("Dale meets Langevin"), their
+    forward equation.
     """
     if not 0 < sigma < math.inf:
         raise InputError("geometric sigma", sigma, "a positive standard deviation of log x")
 
     def family(bound: Basis) -> Law:
-        return lambda t: (torch.ones_like(t), 0 * t, sigma**2 * t)
+        return lambda t: (torch.ones_like(t), 0 * t, (sigma * t) ** 2)
 
     def measured(bound: Basis) -> Moments:
         one = torch.ones(bound.shape, dtype=torch.float64, device=bound.device)
@@ -95,7 +97,7 @@ class LogDomain:
 
 @dataclass(frozen=True)
 class GeometricBrownian:
-    """dX = mu X dt + sigma X dW in x itself, for t in [0, 1]: what `geometric` is in u.
+    """dX = mu X dt + sigma X dW in x itself, for t in [0, 1]: what `geometric` is in u, at its time sqrt(t).
 
     `score` here is h = x grad log p(x) (element by element), which is the score of log x minus 1.
     """
