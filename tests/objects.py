@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from retrodict.bases import Cosine, Fourier, Pixel, Wavelet
+from retrodict.bases import Cosine, Fourier, Orthonormal, Pixel, Wavelet
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier
 from retrodict.processes.recipes import external
@@ -22,6 +22,9 @@ BASIS_CASES = {
     "wavelet-haar": Wavelet((8, 4), levels=2, family="haar"),
     "wavelet-db2": Wavelet((8, 16), levels=2),
     "wavelet-3d": Wavelet((4, 4, 8), levels=1, family="db3"),
+    "orthonormal": Orthonormal.of(
+        torch.linalg.qr(torch.randn(20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))[0], (4, 5)
+    ),
 }
 
 

@@ -49,6 +49,16 @@ _PUBLIC = {
     "Fourier": "bases",
     "Cosine": "bases",
     "Wavelet": "bases",
+    "Orthonormal": "bases",
+    "DenseProcess": "processes.general",
+    "DenseGaussian": "samplers.general",
+    "dense_plan": "samplers.general",
+    "dense_sample": "samplers.general",
+    "dense_law": "samplers.general",
+    "dephased": "processes.general",
+    "LogDomain": "processes.multiplicative",
+    "GeometricBrownian": "processes.multiplicative",
+    "multiplicative_sample": "samplers.multiplicative",
     "Cond": "processes.observation",
     "Moments": "processes.observation",
     "Pairing": "processes.observation",
@@ -96,6 +106,10 @@ _PUBLIC = {
     "prepare_fit": "tasks.fit",
     "fit": "tasks.fit",
     "denoising_loss": "training.losses",
+    "Structure": "training.structure",
+    "labelled": "training.structure",
+    "regions": "training.structure",
+    "region_codes": "training.structure",
     # the instrument, and judging images
     "measure_nps": "tasks.measure",
     "measure_mtf": "tasks.measure",
@@ -140,6 +154,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.bases import BASES as BASES
     from retrodict.bases import Cosine as Cosine
     from retrodict.bases import Fourier as Fourier
+    from retrodict.bases import Orthonormal as Orthonormal
     from retrodict.bases import Pixel as Pixel
     from retrodict.bases import Wavelet as Wavelet
     from retrodict.bases.curve import Curve as Curve
@@ -184,6 +199,10 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.processes.foreign import foreign_schedule as foreign_schedule
     from retrodict.processes.foreign import scheduler_config as scheduler_config
     from retrodict.processes.fourier import FourierProcess as FourierProcess
+    from retrodict.processes.general import DenseProcess as DenseProcess
+    from retrodict.processes.general import dephased as dephased
+    from retrodict.processes.multiplicative import GeometricBrownian as GeometricBrownian
+    from retrodict.processes.multiplicative import LogDomain as LogDomain
     from retrodict.processes.observation import Cond as Cond
     from retrodict.processes.observation import Moments as Moments
     from retrodict.processes.observation import Pairing as Pairing
@@ -201,8 +220,13 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.ensemble import SamplingOptions as SamplingOptions
     from retrodict.samplers.ensemble import gate as gate
     from retrodict.samplers.ensemble import restore_batch as restore_batch
+    from retrodict.samplers.general import DenseGaussian as DenseGaussian
+    from retrodict.samplers.general import dense_law as dense_law
+    from retrodict.samplers.general import dense_plan as dense_plan
+    from retrodict.samplers.general import dense_sample as dense_sample
     from retrodict.samplers.loop import step as step
     from retrodict.samplers.loop import steps as steps
+    from retrodict.samplers.multiplicative import multiplicative_sample as multiplicative_sample
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
     from retrodict.tasks.batch import restore_all as restore_all
@@ -233,3 +257,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.restore import restore as restore
     from retrodict.tasks.restore import restore_image as restore_image
     from retrodict.training.losses import denoising_loss as denoising_loss
+    from retrodict.training.structure import Structure as Structure
+    from retrodict.training.structure import labelled as labelled
+    from retrodict.training.structure import region_codes as region_codes
+    from retrodict.training.structure import regions as regions

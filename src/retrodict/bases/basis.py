@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -35,6 +35,8 @@ class Basis(ABC):
     spacing: tuple[float, ...] = ()
     device: str = "cpu"
     complex: bool = False
+    fixed: ClassVar[bool] = False
+    """Whether the basis is on one grid, and `on` refuses another."""
 
     def __post_init__(self) -> None:
         """Fill in a spacing of 1 mm and refuse a grid that is none."""

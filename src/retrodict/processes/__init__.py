@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from retrodict.processes.discrete import discrete
 from retrodict.processes.fourier import fourier, measured
+from retrodict.processes.multiplicative import geometric
 from retrodict.processes.residual import mean_reverting
 from retrodict.processes.scalar import (
     cosine,
@@ -38,6 +39,7 @@ PROCESSES = {
     "trigonometric": trigonometric,
     "latent_flow": latent_flow,
     "encoder_decoder": encoder_decoder,
+    "geometric": geometric,
     "mean_reverting": mean_reverting,
     "wavelet_bands": wavelet_bands,
     "fourier": fourier,

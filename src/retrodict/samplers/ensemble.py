@@ -241,7 +241,8 @@ def restore_batch(
     names = [name for name in found[0] if name.startswith("stop-")]
     stops = tuple({name.removeprefix("stop-"): p[name] for name in names} for p in found) if names else ()
     seconds = time.perf_counter() - started
-    nfe, count = run.nfe, run.members if run.shared else None
+    shared = run.shared or (hasattr(finish, "moments") and not run.once)
+    nfe, count = run.nfe, run.members if shared else None
     return Restoration(mean, sd, kind, reason, samples, nfe, seeds, seconds, run.details, stops, count)
 
 
@@ -356,7 +357,7 @@ class _Run:
             starts=self.denoiser.process.pairing.starts,
         )
         if self.once:
-            wanted = self.kind == "posterior" or self.options.keep_samples
+            wanted = self.kind == "posterior" or self.options.keep_samples or hasattr(finish, "moments")
             kept.once(self._at_once(y, stream if wanted else None, factor))
             told(1)
             return kept.part(like)

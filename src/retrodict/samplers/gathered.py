@@ -20,6 +20,10 @@ Finish = Callable[[Tensor], Tensor]
 
 It may have a method `variance`, from the variances of pixels `(k, C, *N)` to those of what it makes; None (or no such
 method) where they do not tell, as on another grid.
+
+One that is not affine, such as an exponential, has a method `moments(mean, variance)` instead: mean and variance of
+what it makes of pixels with a Gaussian law.  What is delivered is then the mean of the images made, which is not the
+image made of the mean.
 """
 
 
@@ -45,6 +49,7 @@ class Gathered:
         self.variance: Callable[[Tensor], Tensor | None] = getattr(
             finish, "variance", _same if finish is None else _unknown
         )
+        self.moments: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = getattr(finish, "moments", None)
         self.saw, self.posterior, self.keep, self.crop = saw, posterior, keep, crop
         self.deterministic, self.starts = deterministic, starts
         self.centers, self.ends, self.lasts, self.within = (RunningMoments() for _ in range(4))
@@ -56,25 +61,31 @@ class Gathered:
         crop = self.crop
         members, last = drawn.x[crop], drawn.x0[crop]
         ends = self._ended(members)
-        if self.deterministic:
-            _each(self.centers, ends)
+        left = None if drawn.spread is None else drawn.spread.variance()[crop].expand_as(last.real)
+        if self.moments is not None and not self.deterministic:
+            made, left = (ends, None) if left is None else self.moments(last, left)
+            _each(self.centers, made)
         else:
-            _each(self.centers, self.finish(drawn.first[crop] if self.starts and drawn.first is not None else last))
-        left = None if drawn.spread is None else self.variance(drawn.spread.variance()[crop].expand_as(last.real))
+            first = drawn.first[crop] if self.starts and drawn.first is not None else last
+            _each(self.centers, ends if self.deterministic else self.finish(first))
+            left = None if left is None else self.variance(left)
+            made = ends if left is None else self.finish(last)
         if left is not None:
             _each(self.within, left)
-            _each(self.lasts, self.finish(last))
+            _each(self.lasts, made)
         if stop is not None:
             self.stops = self.stops or StopMoments(process, stop)
             self.stops.add(drawn.kept[0], drawn.x, self.finish(drawn.kept[0][crop]))
 
     def once(self, found: Instant) -> None:
         """Take in all that one call says."""
-        _each(self.centers, self.finish(found.mean))
-        if found.members is None or found.variance is None:
+        made, left = self.finish(found.mean), found.variance
+        if left is not None:
+            made, left = (made, self.variance(left)) if self.moments is None else self.moments(found.mean, left)
+        _each(self.centers, made)
+        if found.members is None:
             return
         self._ended(found.members)
-        left = self.variance(found.variance)
         if left is not None:
             _each(self.within, left)
 

@@ -49,6 +49,10 @@ WEIGHTS: dict[str, Weight] = {
 """Weight on |D - u_0|^2 per coefficient.  On the eps error these are S/H^2, 1, 1/S, G^4/S, S and G^2/S."""
 
 
+Noise = Callable[[Tensor, Tensor], Tensor]
+"""(white noise `(B, C, *N)`, times `(B,)`) -> the noise of a state in training."""
+
+
 class Losses(NamedTuple):
     """Per-item losses `(B,)`: total to minimize, weighted squared error, negative log-likelihood of the spread."""
 
@@ -65,12 +69,14 @@ def draw_times(seeds: Tensor, first: float = 1e-3) -> Tensor:
 class Example(NamedTuple):
     """A batch of clean images x0 `(B, C, *N)` and, where their law is not known, of measured images beside them.
 
-    `spacing` (mm per axis) is that of the batch where it is not the spacing of the model.
+    `spacing` (mm per axis) is that of the batch where it is not the spacing of the model.  `labels`: integer label maps
+    `(B, *N)` for objectives that know regions.
     """
 
     x0: Tensor
     y: Tensor | None = None
     spacing: tuple[float, ...] | None = None
+    labels: Tensor | None = None
 
 
 Batch = Callable[[list[int]], Tensor | Example]
@@ -79,18 +85,24 @@ Batch = Callable[[list[int]], Tensor | Example]
 
 def example(batch: Tensor | Example, denoiser: NetDenoiser) -> Example:
     """A batch on the device of the denoiser."""
-    x0, y, spacing = batch if isinstance(batch, Example) else Example(batch)
+    x0, y, spacing, labels = batch if isinstance(batch, Example) else Example(batch)
     device = denoiser.process.basis.device
-    return Example(x0.to(device), None if y is None else y.to(device), spacing)
+    y, labels = (None if x is None else x.to(device) for x in (y, labels))
+    return Example(x0.to(device), y, spacing, labels)
 
 
-def simulate(process: Process, x0: Tensor, t: Tensor, seeds: Tensor, y: Tensor | None = None) -> tuple[Tensor, Cond]:
+def simulate(
+    process: Process, x0: Tensor, t: Tensor, seeds: Tensor, y: Tensor | None = None, noise: Noise | None = None
+) -> tuple[Tensor, Cond]:
     """x_t and, for external conditioning, the measurement: x0 `(B, C, *N)` -> (xt, cond).
+
+    noise: makes the noise of the state of white noise `(B, C, *N)` and times `(B,)`; None leaves it white.
 
     The measurement is y where it is given, and else simulated with noise of its own; a process that does not know the
     law of its measurement needs pairs.
     """
     z = noise_like(x0, seeds, "state", 0)
+    z = z if noise is None else noise(z, t)
     if not process.pairing.sees:
         return process.corrupt(x0, t, z), Cond()
     if y is None:
@@ -106,6 +118,7 @@ def denoising_loss(
     spread_weight: float = 0.1,
     *,
     law: ProcessLaw | None = None,
+    noise: Noise | None = None,
 ) -> Losses:
     """Loss of each item of a batch of clean images `(B, C, *N)` at a random time; every draw is a function of its seed.
 
@@ -115,12 +128,12 @@ def denoising_loss(
     errors of the bands around what the predicted ratios leave in them, is exact for ratios that are constant over the
     reach of the band's filter and up to a factor of 2 off, pixel by pixel, where they change over a dozen pixels (an
     edge); on average over an image `calibrate_spread` sets it right.  `law` draws a process for every item
-    (`law(basis, seeds)`), whose denoiser is then trained.
+    (`law(basis, seeds)`), whose denoiser is then trained.  `noise`: see `simulate`.
     """
-    x0, y, spacing = example(batch, denoiser)
+    x0, y, spacing, _ = example(batch, denoiser)
     denoiser = bind(denoiser, law, spacing, seeds)
     t = draw_times(seeds)
-    xt, cond = simulate(denoiser.process, x0, t, seeds, y)
+    xt, cond = simulate(denoiser.process, x0, t, seeds, y, noise)
     terms = denoiser.training_terms(xt, t, cond)
     mean = denoiser.answer(terms, rate_of(denoiser.process, t))
     if weight == "unit" and denoiser.predicts == "wiener":
