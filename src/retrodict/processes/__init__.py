@@ -9,6 +9,7 @@ from retrodict.processes.fourier import fourier, measured
 from retrodict.processes.residual import mean_reverting
 from retrodict.processes.scalar import cosine, rectified_flow, scalar, sub_vp, ve, vp
 from retrodict.processes.wavelet import wavelet_bands
+from retrodict.processes.whitened import whitened
 
 __all__ = ["PROCESSES"]
 
@@ -21,6 +22,7 @@ PROCESSES = {
     "rectified_flow": rectified_flow,
     "mean_reverting": mean_reverting,
     "wavelet_bands": wavelet_bands,
+    "whitened": whitened,
     "fourier": fourier,
     "measured": measured,
 }
