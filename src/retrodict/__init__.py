@@ -54,11 +54,14 @@ _PUBLIC = {
     "Guided": "denoisers.wrappers",
     "Fused": "denoisers.wrappers",
     "Respread": "denoisers.wrappers",
+    "LikelihoodGuided": "denoisers.likelihood",
+    "UnknownKernel": "denoisers.likelihood",
     "Plan": "samplers",
     "RULES": "samplers",
     "GRIDS": "samplers.plan",
     "make_grid": "samplers.plan",
     "make_plan": "samplers",
+    "whitened_plan": "samplers.whitened",
     "sample": "samplers",
     "step": "samplers.loop",
     "steps": "samplers.loop",
@@ -84,6 +87,7 @@ _PUBLIC = {
     "read_index": "data.index",
     "IndexRow": "data.index",
     "ClockLaw": "processes.clocks",
+    "KernelLaw": "processes.whitened",
     "FitConfig": "tasks.fit_config",
     "load_config": "tasks.fit_config",
     "prepare_fit": "tasks.fit",
@@ -148,6 +152,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
     from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
+    from retrodict.denoisers.likelihood import LikelihoodGuided as LikelihoodGuided
+    from retrodict.denoisers.likelihood import UnknownKernel as UnknownKernel
     from retrodict.denoisers.mixture import GaussianLaw as GaussianLaw
     from retrodict.denoisers.mixture import MixtureDenoiser as MixtureDenoiser
     from retrodict.denoisers.mixture import MixtureLaw as MixtureLaw
@@ -175,6 +181,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.processes.observation import Pairing as Pairing
     from retrodict.processes.process import Process as Process
     from retrodict.processes.recipes import external as external
+    from retrodict.processes.whitened import KernelLaw as KernelLaw
     from retrodict.samplers import RULES as RULES
     from retrodict.samplers import Plan as Plan
     from retrodict.samplers import make_plan as make_plan
@@ -191,6 +198,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.loop import steps as steps
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
+    from retrodict.samplers.whitened import whitened_plan as whitened_plan
     from retrodict.tasks.batch import restore_all as restore_all
     from retrodict.tasks.calibrate import Calibrated as Calibrated
     from retrodict.tasks.calibrate import calibrate as calibrate

@@ -32,18 +32,20 @@ STATES = ("as image", "scaled", "norm")
 
 @dataclass(frozen=True)
 class LikelihoodGuided(Wrapper):
-    """A denoiser with lambda times the gradient of log p(y | x_t) in its score, y = A x_0 + N(0, Sigma_y) of moments
-    `law`, diagonal in the basis (A = h, real).
+    """A denoiser with lambda times the gradient of log p(y | x_t) in its score, for y = A x_0 + N(0, Sigma_y) of moments
+    `law`, diagonal in the basis (A = h, real); y is an image `(B|1, C, *N)`.
 
         D' = D + lambda (s^2/h) g,     so that     n' = n + lambda G^2 g,     G^2 = beta K K^T .
 
-    state: "as image", g = A (y - A x_t)/Sigma_y, x_t in the place of x_0 (Alido et al. 2025, algorithm 1, after Jalal et
-    al. 2021); "scaled", g = (A/h) (y - A x_t/h)/(Sigma_y + A^2 s^2/h^2), which is exact for a prior without information;
-    "norm", the form of their code: n' = n + lambda ||n|| A (y - A x_t)/||A (y - A x_t)||, item by item.
+    state: what stands for x_0 in the likelihood.  "as image": x_t itself, g = A (y - A x_t)/Sigma_y (Alido et al. 2025,
+    algorithm 1, after Jalal et al. 2021).  "scaled": x_t/h, g = (A/h) (y - A x_t/h)/(Sigma_y + A^2 s^2/h^2), exact for
+    a prior without information.  "norm", as their code has it, item by item: n' = n + lambda ||n|| v/||v|| with
+    v = A (y - A x_t).
 
-    Where Sigma_y has the shape of s^2, s^2/Sigma_y is the same number everywhere, and K is never inverted: the structured
-    prior of the paper.  A coefficient without noise in both takes the largest of these numbers.  `sign` "published" goes
-    down the likelihood, as their printed step does.  None of the three is the posterior at intermediate times: `Fused` is.
+    Where Sigma_y has the shape of s^2, s^2/Sigma_y is the same number everywhere and K is never inverted: that is the
+    structured prior of the paper.  A coefficient without noise in both takes the largest of these numbers.  `sign`
+    "published" goes down the likelihood, as their printed step does.  None of the three is the likelihood of x_t, which
+    needs the law of x_0 given x_t; `Fused` is exact.
 
     Raises `InputError` for a measurement without noise where the process has some.
     """
@@ -98,7 +100,7 @@ class LikelihoodGuided(Wrapper):
         return Estimate(mean + process.basis.inverse(a * y - b * w), None)
 
     def _by_norm(self, mean: Tensor, w: Tensor, y: Tensor, m: Moments, real: torch.dtype) -> Tensor:
-        """(lambda/h) ||h D - x_t|| A (y - A x_t)/||A (y - A x_t)||: with G^2/s^2 one number, ||n|| s^2/G^2 = ||h D - x||."""
+        """(lambda/h) ||h D - x_t|| v/||v||: with G^2/s^2 one number, ||n|| s^2/G^2 = ||h D - x_t||."""
         basis, gain, h = self.process.basis, self._law.h.to(real), m.h.to(real)
         up = basis.inverse(gain * (y - gain * w))
         n = basis.inverse(h * basis.forward(mean) - w)
@@ -129,13 +131,13 @@ class LikelihoodGuided(Wrapper):
 
 @dataclass(frozen=True)
 class UnknownKernel(Denoiser):
-    """E[x_0 | x_t] where the noise of x_t was drawn from several processes and it is not said which: what a network that
-    is not told the kernel learns (Gaussian data of `data`).
+    """E[x_0 | x_t] where the noise of x_t was drawn from one of several processes and it is not said which: what a
+    network that is not told the kernel learns.  For Gaussian data of `data`.
 
     D = sum_k p(k | x_t) D_k.  With kernels of one schedule G^2/s^2 is a number, so the averaged whitened score follows
     from D without a kernel, and by linearity of the continuity equation its flow carries the mixture of the marginals
-    exactly.  The reverse SDE does not: its diffusion would have to be that of the one kernel.  `process` is the schedule
-    itself (`vp`), which plans are made for; deterministic rules alone are exact.
+    exactly.  The reverse SDE does not: its diffusion would have to be that of the one kernel.  `process` is the
+    schedule itself (`vp`), which plans are made for; deterministic rules alone are exact.
     """
 
     process: Process

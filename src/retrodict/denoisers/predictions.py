@@ -116,4 +116,9 @@ def require_defined(kind: str, process: Process, t: Tensor) -> None:
             f"predicts {kind!r}", "a coefficient with gain h = 0", "h > 0", "Predict 'data', 'q' or 'wiener'."
         )
     if PREDICTIONS[kind].rates and process.stops(times):
-        raise InputError(f"predicts {kind!r}", "a coefficient with G^2 = 0", "G^2 > 0 wherever there is noise", "Predict 'data' or 'wiener'.")
+        raise InputError(
+            f"predicts {kind!r}",
+            "a coefficient with G^2 = 0",
+            "G^2 > 0 wherever there is noise",
+            "Predict 'data' or 'wiener'.",
+        )

@@ -2,8 +2,9 @@
 
     x_t = a(t) x_0 + sqrt(1 - a(t)^2) K z,      so per frequency  h = a,  k = 0,  s^2 = (1 - a^2) |K|^2 .
 
-G^2 / s^2 = beta / (1 - a^2) is one number for all frequencies, so the whitened score n = G^2 score and the colored noise
-kappa = x_t - a x_0 say the same, n = -beta / (1 - a^2) kappa, and neither divides by K (Alido, Li, Sun, Tian 2025).
+G^2 / s^2 = beta / (1 - a^2) is one number for all frequencies, so the whitened score n = G^2 score and the colored
+noise kappa = x_t - a x_0 say the same, n = -beta / (1 - a^2) kappa, and neither divides by K (Alido, Li, Sun, Tian
+2025).
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ __all__ = ["NORMALS", "KernelLaw", "kernel_power", "whitened"]
 NORMALS = ("l2", "none")
 """Scales of a kernel: unit energy, so that the noise has unit variance per pixel; or a unit sum, as published."""
 
+CHANNELS = ("each", "gray")
+
 DELTA = 0.05
 """Width in pixels below which a sampled Gaussian is a single pixel to double precision: its neighbors have e^-200."""
 
@@ -41,7 +44,7 @@ def whitened(
     normalise: str = "l2",
     white: float | None = None,
     high: bool = False,
-    gray: bool = False,
+    channels: str = "each",
     beta_min: float = 0.1,
     beta_max: float = 20.0,
     **pairing: Any,
@@ -55,21 +58,24 @@ def whitened(
     normalise: "l2" gives the kernel unit energy, so that z keeps its unit variance per pixel; "none" a unit sum, as in
     the published code, whose noise falls to 1 / (2 sqrt(pi) width) per pixel: x_1 then still shows the image.
     white: a share of white noise, |K|^2 + white^2 (over 1 + white with "none", as published).  high: what the kernel
-    leaves, K = 1 - K, without noise at f = 0.  gray: the same noise in all channels (`ChannelMix` basis whose first row
-    is their mean): the covariance has no inverse, and the chroma carries no noise.
+    leaves, K = 1 - K, without noise at f = 0.  channels: "each" has noise of its own; "gray" is one noise for all of
+    them (`ChannelMix` basis whose first row is their mean): the covariance has no inverse, the chroma carries no noise.
     """
     widths = _widths(width, basis)
-    options = {"normalise": normalise, "white": white, "high": high, "gray": gray}
+    options = {"normalise": normalise, "white": white, "high": high}
     schedule = {"beta_min": beta_min, "beta_max": beta_max}
     _check_kernel("whitened", normalise=normalise, white=white)
+    gray = choice("whitened channels", channels, CHANNELS) == "gray"
 
     def family(bound: Basis) -> Law:
-        table = kernel_power(bound, torch.tensor([widths], dtype=torch.float64, device="cpu"), **options)[0]
+        one = torch.tensor([widths], dtype=torch.float64, device="cpu")
+        table = kernel_power(bound, one, gray=gray, **options)[0]
         return _schedule(table, **schedule)
 
     family(basis)  # a kernel that this basis cannot hold is refused here, and not at the first state
     given = float(width) if isinstance(width, int | float) else [float(w) for w in width]
-    return assemble(family, basis, "whitened", {"width": given, **options, **schedule}, **pairing)
+    record = {"width": given, **options, "channels": channels, **schedule}
+    return assemble(family, basis, "whitened", record, **pairing)
 
 
 def _schedule(power: Tensor, beta_min: float, beta_max: float) -> Law:
@@ -137,7 +143,9 @@ def _colored(power: Tensor, basis: Basis, gray: bool | Tensor) -> Tensor:
         return power
     if not isinstance(basis, ChannelMix) or max(basis.rows[0]) - min(basis.rows[0]) > 1e-9:
         raise InputError(
-            "whitened gray", f"a {type(basis).__name__} basis", "a ChannelMix whose first row is the mean of channels"
+            "whitened channels 'gray'",
+            f"a {type(basis).__name__} basis",
+            "a ChannelMix whose first row is their mean",
         )
     share = torch.zeros(basis.channels, dtype=torch.float64, device=power.device)
     share[0] = basis.channels
@@ -151,7 +159,7 @@ def _plane(basis: Basis) -> Basis:
     inner = basis.single if isinstance(basis, ChannelMix) else basis
     inner = inner.plane if isinstance(inner, Stack) else inner
     if not isinstance(inner, Fourier | Cosine):
-        raise InputError("whitened basis", type(inner).__name__, "a Fourier or Cosine basis: a kernel is diagonal there")
+        raise InputError("whitened basis", type(inner).__name__, "Fourier or Cosine, where a kernel is diagonal")
     return inner
 
 

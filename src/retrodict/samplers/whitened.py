@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor
 
-import torch
-
 from retrodict._check import InputError, choice
 from retrodict.processes.observation import ratio
 from retrodict.processes.process import Process
@@ -23,9 +21,9 @@ def whitened_plan(process: Process, times: Tensor, *, signs: str = "corrected", 
 
         w' = (2 - sqrt(1 + 2 F d)) w + (d/2) n,     n = (G^2/s^2) (h D - w),     d = t - t'
 
-    with F = -beta/2, so that the first factor is 2 - sqrt(1 - beta d) = 1 + beta d/2 + O(d^2).  Order 1; no inverse of a
-    noise kernel: G^2/s^2 is a number, and 0 where there is no noise.  `signs` "published" subtracts n, as a network of
-    the published training does in the published sampler: its variance grows without bound.  `final`: the step onto
+    with F = -beta/2, so that the first factor is 2 - sqrt(1 - beta d) = 1 + beta d/2 + O(d^2).  Order 1.  No inverse of
+    a noise kernel: G^2/s^2 is a number, and 0 where there is no noise.  `signs` "published" subtracts n, as a network
+    of the published training does in the published sampler: its variance grows without bound.  `final`: the step onto
     t = 0 returns D (Tweedie) instead.  A likelihood enters by `LikelihoodGuided` round the denoiser.
 
     It is no entry of RULES: it is a baseline, stable from a few dozen steps on, and follows the flow of `ddim`, whose
@@ -34,7 +32,6 @@ def whitened_plan(process: Process, times: Tensor, *, signs: str = "corrected", 
     """
     sign = SIGNS[choice("whitened_plan signs", signs, SIGNS)]
     steps = len(times) - 1
-    _check_steps(process, times)
 
     def row(i: int) -> Row:
         t, s = times[i : i + 1], times[i + 1 : i + 2]
@@ -44,15 +41,20 @@ def whitened_plan(process: Process, times: Tensor, *, signs: str = "corrected", 
         push = sign * 0.5 * d * ratio(r.G2, m.s2)
         return Row(float(t), True, (2 - (1 + 2 * r.F * d).sqrt() - push,), (push * m.h,))
 
+    _check_steps(process, times)
     return Plan(process, times, row, steps, steps, "whitened")
 
 
 def _check_steps(process: Process, times: Tensor) -> None:
-    """Refuse erased coefficients, and steps d > 1/beta: there the square root does not exist."""
-    if process.erases(times[:-1]):
-        raise InputError("whitened_plan", "a coefficient with gain h = 0", "a gain above 0", "Use ddim: it has the limit.")
-    for t, s in zip(times[:-1], times[1:], strict=True):
-        beta = -2 * float(process._small.rates(t[None]).F.min())
-        if beta * float(t - s) > 1:
-            found = f"a step of {float(t - s):.3g} at t = {float(t):.3g}, where beta = {beta:.3g}"
+    """Refuse erased coefficients, and steps d > 1/beta, where the square root does not exist, of a schedule that is
+    fastest at t = 1 or at its longest step.
+    """
+    longest = int((times[:-1] - times[1:]).argmax())
+    for i in {0, longest}:
+        t, d = times[i : i + 1], float(times[i] - times[i + 1])
+        if process.erases(t):
+            raise InputError("whitened_plan", "a gain of zero", "a gain above 0", "Use ddim: it has the limit.")
+        beta = -2 * float(process._small.rates(t).F.min())
+        if beta * d > 1:
+            found = f"a step of {d:.3g} at t = {float(t):.3g}, where beta = {beta:.3g}"
             raise InputError("whitened_plan times", found, "steps of at most 1/beta", "Take more steps.")
