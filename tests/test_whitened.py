@@ -1,4 +1,4 @@
-"""Whitened-score diffusion: kernels, golden numbers of Algorithm 1 (T10), random kernels and training without an inverse."""
+"""Whitened-score diffusion: kernels, golden numbers (T10), random kernels, and training without an inverse."""
 
 from __future__ import annotations
 
@@ -201,9 +201,7 @@ def test_the_final_step_is_tweedie():
     plan, plain = (whitened_plan(process, even(100), final=final) for final in (True, False))
     before, m = 1.0, process.moments(at(0.01))
     for i in range(99):
-        t = plain.times[i : i + 1]
-        rest = process.moments(t)
-        answer = float(wiener(rest, spectrum)[0])
+        answer = float(wiener(process.moments(plain.times[i : i + 1]), spectrum)[0])
         before *= float(plain[i].keep[0]) + float(plain[i].data[0]) * answer
     assert float(gaussian_card(plan, spectrum).start) == pytest.approx(
         before * float(wiener(m, spectrum)[0]), rel=1e-12

@@ -32,7 +32,7 @@ STATES = ("as image", "scaled", "norm")
 
 @dataclass(frozen=True)
 class LikelihoodGuided(Wrapper):
-    """A denoiser with lambda times the gradient of log p(y | x_t) in its score, for y = A x_0 + N(0, Sigma_y) of moments
+    """A denoiser with lambda times the gradient of log p(y | x_t) in its score, y = A x_0 + N(0, Sigma_y) of moments
     `law`, diagonal in the basis (A = h, real); y is an image `(B|1, C, *N)`.
 
         D' = D + lambda (s^2/h) g,     so that     n' = n + lambda G^2 g,     G^2 = beta K K^T .
