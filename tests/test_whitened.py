@@ -192,8 +192,11 @@ def test_a_white_start_is_off_by_the_kernel():
     process = with_power(0.1, 0.01)
     gain = gaussian_card(whitened_plan(process, even(500)), at(1.0, 1.0)).start ** 2
     assert torch.allclose(gain / (0.9999568143 * gain * at(0.1, 0.01)), at(10, 100), rtol=1e-4)
-    found = [float(g) for g in gain]  # what it ends with, of data of variance 1
-    assert found == pytest.approx([10.6, 82.6], rel=0.01)
+    # what it ends with, of data of variance 1; the exact flow gives 1/(a^2 + s^2), and 500 steps 4 to 7 % more
+    m = process.moments(ONE)
+    exact = 1 / (m.h**2 + m.s2)[0, 0]
+    assert exact.tolist() == pytest.approx([9.996, 99.57], rel=1e-3)
+    assert bool(((gain / exact > 1.03) & (gain / exact < 1.08)).all())
 
 
 def test_the_final_step_is_tweedie():
@@ -227,7 +230,7 @@ def test_algorithm_1_has_order_1_and_the_flow_of_ddim():
               for n in (150, 300)]  # fmt: skip
     assert math.log2(errors[0] / errors[1]) == pytest.approx(1, abs=0.15)
     fine = gaussian_card(make_plan("ddim", process, even(800), spectrum), spectrum).start
-    assert torch.allclose(fine, exact, atol=2e-2)
+    assert torch.allclose(fine, exact, rtol=0.03)
 
 
 def test_noise_free_coefficients_pass_algorithm_1():
@@ -260,7 +263,7 @@ def quantiles(processes, weights, count=1201):
     density = torch.zeros_like(x)
     for p, process in zip(weights, processes, strict=True):
         m = process.moments(ONE)
-        density += p * torch.distributions.Normal(0.0, float((m.h**2 + m.s2).sqrt())).log_prob(x).exp()
+        density += p * torch.distributions.Normal(at(0), (m.h**2 + m.s2).sqrt().flatten()).log_prob(x).exp()
     return x, density * (x[1] - x[0])
 
 
@@ -309,8 +312,8 @@ def test_unknown_kernels_are_weighted_by_their_evidence():
     top = bottom = 0.0
     for p, process in zip((0.3, 0.7), processes, strict=True):
         m = process.moments(t)
-        joint = p * torch.distributions.Normal(0.3, math.sqrt(0.7)).log_prob(grid).exp()
-        joint = joint * torch.distributions.Normal(float(m.h) * grid, float(m.s2.sqrt())).log_prob(at(x)).exp()
+        joint = p * torch.distributions.Normal(at(0.3), at(0.7).sqrt()).log_prob(grid).exp()
+        joint = joint * torch.distributions.Normal(m.h.flatten() * grid, m.s2.sqrt().flatten()).log_prob(at(x)).exp()
         top, bottom = top + float((grid * joint).sum()), bottom + float(joint.sum())
     assert float(denoiser(at(x).reshape(1, 1, 1), t)) == pytest.approx(top / bottom, rel=1e-9)
 

@@ -47,7 +47,7 @@ def whitened_plan(process: Process, times: Tensor, *, signs: str = "corrected", 
             return denoise_row(t)
         h, drift, strength = rates(i)
         push = sign * 0.5 * (t - s) * strength
-        return Row(t, True, (2 - (1 + 2 * drift * (t - s)).sqrt() - push,), (push * h,))
+        return Row(t, True, (2 - (1 + 2 * drift * (t - s)).clamp_min(0.0).sqrt() - push,), (push * h,))
 
     _check_steps(process, times)
     return Plan(process, times, row, steps, steps, "whitened")
@@ -81,6 +81,6 @@ def _check_steps(process: Process, times: Tensor) -> None:
         if process.erases(t):
             raise InputError("whitened_plan", "a gain of zero", "a gain above 0", "Use ddim: it has the limit.")
         beta = -2 * float(process._small.rates(t).F.min())
-        if beta * d > 1:
+        if beta * d > 1 + 1e-9:  # round-off of exactly 1/beta is clamped
             found = f"a step of {d:.3g} at t = {float(t):.3g}, where beta = {beta:.3g}"
             raise InputError("whitened_plan times", found, "steps of at most 1/beta", "Take more steps.")
