@@ -53,7 +53,7 @@ OUT = Path(__file__).parent / "results" / "whitened.json"
 SIDE, SPACING, SIGMA, WHITE, BLUR = 64, 1.0, 100.0, 0.02, 1.0
 KERNELS: dict[str, dict[str, Any]] = {"overlap": {"width": 3.0}, "apart": {"width": 1.0, "high": True}}
 TASKS = [(what, kernel) for what in ("dehazing", "deblurring + haze") for kernel in KERNELS]
-STRENGTHS = (0.1, 0.5, 1.0, 2.0)
+STRENGTHS = (0.1, 0.5, 1.0, 2.0, 4.0)
 FUSED_CALLS = 16
 
 
@@ -71,8 +71,8 @@ METHODS = {
     "structured, algorithm 1": Method("structured", "true", "as image"),
     "isotropic, as if white": Method("isotropic", "white", "as image"),
     "isotropic, true noise": Method("isotropic", "true", "as image", (1.0,)),
-    "structured, norm of the code": Method("structured", "true", "norm"),
-    "isotropic, norm of the code": Method("isotropic", "true", "norm"),
+    "structured, norm of the code": Method("structured", "true", "norm", (0.5, 1.0, 2.0)),
+    "isotropic, norm of the code": Method("isotropic", "true", "norm", (0.5, 1.0, 2.0)),
     "structured, x/a": Method("structured", "true", "scaled", (1.0,)),
     "isotropic, x/a": Method("isotropic", "true", "scaled", (1.0,)),
     "structured, printed sign": Method("structured", "true", "as image", (1.0,), "published"),
