@@ -71,11 +71,14 @@ _PUBLIC = {
     "Respread": "denoisers.wrappers",
     "Converted": "denoisers.foreign",
     "foreign_denoiser": "denoisers.foreign",
+    "LikelihoodGuided": "denoisers.likelihood",
+    "UnknownKernel": "denoisers.likelihood",
     "Plan": "samplers",
     "RULES": "samplers",
     "GRIDS": "samplers.plan",
     "make_grid": "samplers.plan",
     "make_plan": "samplers",
+    "whitened_plan": "samplers.whitened",
     "sample": "samplers",
     "step": "samplers.loop",
     "steps": "samplers.loop",
@@ -101,6 +104,7 @@ _PUBLIC = {
     "read_index": "data.index",
     "IndexRow": "data.index",
     "ClockLaw": "processes.clocks",
+    "KernelLaw": "processes.whitened",
     "FitConfig": "tasks.fit_config",
     "load_config": "tasks.fit_config",
     "prepare_fit": "tasks.fit",
@@ -172,6 +176,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
     from retrodict.denoisers.foreign import Converted as Converted
     from retrodict.denoisers.foreign import foreign_denoiser as foreign_denoiser
+    from retrodict.denoisers.likelihood import LikelihoodGuided as LikelihoodGuided
+    from retrodict.denoisers.likelihood import UnknownKernel as UnknownKernel
     from retrodict.denoisers.mixture import GaussianLaw as GaussianLaw
     from retrodict.denoisers.mixture import MixtureDenoiser as MixtureDenoiser
     from retrodict.denoisers.mixture import MixtureLaw as MixtureLaw
@@ -208,6 +214,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.processes.observation import Pairing as Pairing
     from retrodict.processes.process import Process as Process
     from retrodict.processes.recipes import external as external
+    from retrodict.processes.whitened import KernelLaw as KernelLaw
     from retrodict.samplers import RULES as RULES
     from retrodict.samplers import Plan as Plan
     from retrodict.samplers import make_plan as make_plan
@@ -229,6 +236,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.multiplicative import multiplicative_sample as multiplicative_sample
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
+    from retrodict.samplers.whitened import whitened_plan as whitened_plan
     from retrodict.tasks.batch import restore_all as restore_all
     from retrodict.tasks.calibrate import Calibrated as Calibrated
     from retrodict.tasks.calibrate import calibrate as calibrate

@@ -4,6 +4,9 @@ Per coefficient, with h, s^2 = Sigma, F, G^2 of the process and eps = (w - h u_0
 
     data: u_0   eps: eps   kappa: s eps   score: -eps/s   whitened: -G^2 eps/s
     velocity: F w + G^2 eps/(2 s)   q: (h eps - s u_0)/sqrt(h^2 + s^2)
+
+The score alone divides by the noise.  Where a coefficient carries none (s = 0) the whitened score is 0 and the data are
+w / h: of data, kappa, whitened and velocity the ratios G^2/s^2 and s^2/G^2 are taken as numbers, never of an image.
 """
 
 from __future__ import annotations
@@ -53,13 +56,13 @@ PREDICTIONS: dict[str, Prediction] = {
         lambda out, w, m, rate: (w + m.s2 * out) / m.h,
     ),
     "whitened": Prediction(
-        lambda u0, w, m, rate: -rate()[1] * ratio(torch.ones_like(m.s2), m.s2) * (w - m.h * u0),
-        lambda out, w, m, rate: (w + m.s2 / rate()[1] * out) / m.h,
+        lambda u0, w, m, rate: -ratio(rate()[1], m.s2) * (w - m.h * u0),
+        lambda out, w, m, rate: (w + ratio(m.s2, rate()[1]) * out) / m.h,
         rates=True,
     ),
     "velocity": Prediction(
-        lambda u0, w, m, rate: rate()[0] * w + rate()[1] * (w - m.h * u0) / (2 * m.s2),
-        lambda out, w, m, rate: (w + 2 * m.s2 / rate()[1] * (rate()[0] * w - out)) / m.h,
+        lambda u0, w, m, rate: rate()[0] * w + ratio(rate()[1], 2 * m.s2) * (w - m.h * u0),
+        lambda out, w, m, rate: (w + 2 * ratio(m.s2, rate()[1]) * (rate()[0] * w - out)) / m.h,
         rates=True,
     ),
     "q": Prediction(
@@ -105,7 +108,7 @@ def to_data(kind: str, process: Process, out: Tensor, w: Tensor, t: Tensor) -> T
 
 def require_defined(kind: str, process: Process, t: Tensor) -> None:
     """Raise where a prediction of this kind leaves the data undefined at one of the times t, instead of returning
-    infinities: h = 0, or G^2 = 0 for kinds that need the rates.
+    infinities: h = 0, or noise without diffusion (s > 0, G^2 = 0) for kinds that need the rates.
     """
     times = torch.tensor(sorted(set(t.tolist())), dtype=torch.float64, device="cpu")
     if not PREDICTIONS[kind].erased and process.erases(times):
@@ -113,4 +116,9 @@ def require_defined(kind: str, process: Process, t: Tensor) -> None:
             f"predicts {kind!r}", "a coefficient with gain h = 0", "h > 0", "Predict 'data', 'q' or 'wiener'."
         )
     if PREDICTIONS[kind].rates and process.stops(times):
-        raise InputError(f"predicts {kind!r}", "a coefficient with G^2 = 0", "G^2 > 0", "Predict 'data' or 'wiener'.")
+        raise InputError(
+            f"predicts {kind!r}",
+            "a coefficient with G^2 = 0",
+            "G^2 > 0 wherever there is noise",
+            "Predict 'data' or 'wiener'.",
+        )

@@ -23,6 +23,7 @@ from retrodict.processes.scalar import (
     zero_snr,
 )
 from retrodict.processes.wavelet import wavelet_bands
+from retrodict.processes.whitened import whitened
 
 __all__ = ["PROCESSES"]
 
@@ -42,6 +43,7 @@ PROCESSES = {
     "geometric": geometric,
     "mean_reverting": mean_reverting,
     "wavelet_bands": wavelet_bands,
+    "whitened": whitened,
     "fourier": fourier,
     "measured": measured,
 }

@@ -199,8 +199,9 @@ class Process:
         return any(bool(what(self._small.moments(t[None])).any()) for t in times.cpu())
 
     def stops(self, times: Tensor) -> bool:
-        """Whether some coefficient takes up no noise at one of the times `(n,)`: G^2 = 0."""
-        return any(bool((self._small.rates(t[None]).G2 == 0).any()) for t in times.cpu())
+        """Whether some coefficient carries noise and takes up none at one of the times `(n,)`: s > 0, G^2 = 0."""
+        small = self._small
+        return any(bool(((small.rates(t[None]).G2 == 0) & (small.moments(t[None]).s2 != 0)).any()) for t in times.cpu())
 
     # ---- states --------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from retrodict._check import InputError, Recipe, build, choice
 from retrodict._output import write_file
-from retrodict.bases import Fourier, Pixel, Wavelet
+from retrodict.bases import Cosine, Fourier, Wavelet
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import Spectrum
 from retrodict.processes import PROCESSES
@@ -120,7 +120,9 @@ def _unconditional_process(name: str, options: Options) -> Process | str:
     """Process `name` on four coefficients, or why it has no unconditional card."""
     if name in ("fourier", "measured"):
         return "terminal: it starts at a measurement, so it has no unconditional card"
-    basis = Wavelet((4,), (1.0,), levels=1, family="haar") if name == "wavelet_bands" else Pixel((4,))
+    basis = (
+        Wavelet((4,), (1.0,), levels=1, family="haar") if name == "wavelet_bands" else Cosine((4,))
+    )  # real coefficients that have frequencies
     return build(PROCESSES, Recipe(name, {"conditioning": "none", **options}), "process", basis)
 
 

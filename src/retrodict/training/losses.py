@@ -42,11 +42,14 @@ WEIGHTS: dict[str, Weight] = {
     "data": lambda m, g2: torch.ones_like(m.s2),
     "eps": lambda m, g2: ratio(m.h**2, m.s2),
     "score": lambda m, g2: ratio(m.h**2, m.s2**2),
-    "whitened": lambda m, g2: ratio(g2**2 * m.h**2, m.s2**2),
+    "whitened": lambda m, g2: (ratio(g2, m.s2) * m.h) ** 2,
     "soft": lambda m, g2: m.h**2,
+    "kappa": lambda m, g2: ratio(m.h**2, m.s2.flatten(2).mean(-1).reshape(*m.s2.shape[:2], *[1] * (m.s2.ndim - 2))),
     "likelihood": lambda m, g2: ratio(g2 * m.h**2, m.s2**2),
 }
-"""Weight on |D - u_0|^2 per coefficient.  On the eps error these are S/H^2, 1, 1/S, G^4/S, S and G^2/S."""
+"""Weight on |D - u_0|^2 per coefficient.  On the eps error these are S/H^2, 1, 1/S, G^4/S, S, S over
+its mean, and G^2/S.  "data", "whitened", "soft" and "kappa" never divide by the noise of a coefficient, which may be
+nothing or next to nothing: with them a process of any noise kernel is trained without an inverse of it."""
 
 
 Noise = Callable[[Tensor, Tensor], Tensor]
