@@ -5,9 +5,11 @@ A process says how an image is degraded, as (h, k, s^2) per coefficient and time
 
 from __future__ import annotations
 
+from retrodict.processes.blurring import blurring, ihdm, soft
 from retrodict.processes.fourier import fourier, measured
 from retrodict.processes.residual import mean_reverting
 from retrodict.processes.scalar import cosine, rectified_flow, scalar, sub_vp, ve, vp
+from retrodict.processes.spectral import band_noise, matern, shortest_path
 from retrodict.processes.wavelet import wavelet_bands
 
 __all__ = ["PROCESSES"]
@@ -23,4 +25,10 @@ PROCESSES = {
     "wavelet_bands": wavelet_bands,
     "fourier": fourier,
     "measured": measured,
+    "blurring": blurring,
+    "ihdm": ihdm,
+    "soft": soft,
+    "band_noise": band_noise,
+    "shortest_path": shortest_path,
+    "matern": matern,
 }

@@ -167,8 +167,8 @@ class Process:
 
     def _memory_clock(self, t: Tensor) -> Tensor:
         """s^2/A^2 at times `(n,)`, a row for each."""
-        s2, gain = self.moments(t).s2, self.memory_gain(t)
-        return torch.where(gain == 0, torch.inf, ratio(s2, gain**2)).reshape(len(t), -1)
+        moments = self.moments(t)
+        return clock(moments._replace(h=self.memory_gain(t))).expand_as(moments.h + moments.s2).reshape(len(t), -1)
 
     def require_markov(self, what: str) -> None:
         """Raise where stochastic steps are not defined."""

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict._output import write_file
-from retrodict.bases import Fourier, Pixel, Wavelet
+from retrodict.bases import Cosine, Fourier, Wavelet
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import Spectrum
 from retrodict.processes import PROCESSES
@@ -117,7 +117,7 @@ def _unconditional_process(name: str) -> Process | str:
         return "terminal: it starts at a measurement, so it has no unconditional card"
     if name == "wavelet_bands":
         return PROCESSES[name](Wavelet((4,), (1.0,), levels=1, family="haar"))
-    return PROCESSES[name](Pixel((4,)), conditioning="none")
+    return PROCESSES[name](Cosine((4,)), conditioning="none")
 
 
 def _restoring_process(name: str, instrument: Process) -> Process | str:

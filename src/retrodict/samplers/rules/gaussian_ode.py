@@ -40,8 +40,10 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
         q = clock_ratio(ms, mt)
         root = torch.where(torch.isinf(rt), 0.0, ratio(spectrum + rs, spectrum + rt, otherwise=1.0).sqrt())
         b = (1 - q) / (1 + root)
-        total = ratio(ms.h**2 * spectrum + ms.s2, mt.h**2 * spectrum + mt.s2)
-        keep = torch.where(mt.h == 0, total.sqrt(), ratio(ms.h, mt.h) * (1 - b))
+        # (h'/h) (1 - b) = [sqrt(M'/M) + (h'/h) r'/r]/(1 + a) without a difference, and with its limit h = 0
+        gain, power = ratio(ms.h, mt.h), mt.h**2 * spectrum + mt.s2
+        scale = torch.where(power == 0, gain, ratio(ms.h**2 * spectrum + ms.s2, power).sqrt())
+        keep = (scale + torch.where(torch.isinf(rt), 0.0, gain * q)) / (1 + root)
         data = ms.h * torch.where(torch.isinf(rt), 1.0, b)
         if order == 1 or i == 0:
             return Row(float(times[i]), True, (keep,), (data,))
