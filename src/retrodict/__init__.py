@@ -36,6 +36,7 @@ _PUBLIC = {
     "PROCESSES": "processes",
     "FourierProcess": "processes.fourier",
     "external": "processes.recipes",
+    "path_lengths": "processes.paths",
     "Curve": "bases.curve",
     "Spectrum": "bases.spectrum",
     "radial_spectrum": "bases.spectrum",
@@ -173,6 +174,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.processes.observation import Cond as Cond
     from retrodict.processes.observation import Moments as Moments
     from retrodict.processes.observation import Pairing as Pairing
+    from retrodict.processes.paths import path_lengths as path_lengths
     from retrodict.processes.process import Process as Process
     from retrodict.processes.recipes import external as external
     from retrodict.samplers import RULES as RULES

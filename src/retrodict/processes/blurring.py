@@ -54,9 +54,7 @@ def _waves(basis: Basis) -> Tensor:
     return (2 * math.pi * basis.radius()) ** 2
 
 
-def blurring(
-    basis: Basis, blur: float = 20.0, floor: float = 0.001, log_snr: float = 10.0, **pairing: Any
-) -> Process:
+def blurring(basis: Basis, blur: float = 20.0, floor: float = 0.001, log_snr: float = 10.0, **pairing: Any) -> Process:
     """Blurring diffusion: a cosine schedule whose gain also blurs (Hoogeboom and Salimans 2023, eqs. 18-24).
 
     h = cos(a) d, s^2 = sin(a)^2, a(t) = A + (B - A) t, tan A = e^(-log_snr/2), tan B = e^(log_snr/2), so that the
@@ -99,9 +97,10 @@ def ihdm(
     h = exp(-(2 pi |f|)^2 sigma_B^2 / 2), s^2 = noise^2.  sigma_B(k / levels) are the published levels, k = 1 ... levels
     spaced evenly in log from `blur_min` to `blur_max` (mm); between 0 and 1/levels it rises linearly from 0.  `noise` is
     in model units (published for images in [0, 1]).  `chain` "markov" is the diffusion of these marginals: G^2 =
-    (2 pi |f|)^2 noise^2 d(sigma_B^2)/dt, no diffusion of the mean; "independent" the published chain, whose levels share
-    nothing but x_0.  Generation starts at a draw of the Gaussian law of blurred images, h^2 L + s^2 with the spectrum L
-    of the data, and not at a blurred training image as published, which would put a patient into every result.
+    (2 pi |f|)^2 noise^2 d(sigma_B^2)/dt, no diffusion of the mean; "independent" the published chain, whose levels
+    share nothing but x_0.  Generation starts at a draw of the Gaussian law of blurred images, h^2 L + s^2 with the
+    spectrum L of the data, and not at a blurred training image as published, which would put a patient into every
+    result.
     """
     _require_blur("ihdm", basis)
     _require("ihdm", noise=noise, blur_min=blur_min, blur_max=blur_max)
@@ -129,8 +128,8 @@ def soft(basis: Basis, blur: float = 8.0, noise: float = 0.1, chain: str = "mark
 
     h = exp(-(2 pi |f|)^2 (blur t)^2 / 2), s = noise t.  `blur`: standard deviation at t = 1 in mm; `noise` in model
     units.  The schedule is ours (the published one could not be read).  `chain` says which of the paper's samplers
-    `ancestral` steps are: "momentum", noise is only added, keep = s_s^2 / s_t^2; "independent", the naive one, keep = 0;
-    "markov", the diffusion of these marginals.  Soft score matching is the loss "soft" of every process, |C_t (D -
+    `ancestral` steps are: "momentum", noise is only added, keep = s_s^2 / s_t^2; "independent", the naive one, keep =
+    0; "markov", the diffusion of these marginals.  Soft score matching is the loss "soft" of every process, |C_t (D -
     x_0)|^2.
     """
     _require_blur("soft", basis)

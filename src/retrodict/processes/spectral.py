@@ -209,7 +209,9 @@ def matern(
     axes = plain(basis).ndim
     if not 2 * smoothness > axes:
         raise InputError(
-            "process 'matern' smoothness", smoothness, f"more than {axes / 2:g} on {axes} axes: the noise is no function"
+            "process 'matern' smoothness",
+            smoothness,
+            f"more than {axes / 2:g} on {axes} axes: the noise is no function",
         )
     if not 0 < length < math.inf or not 0 < variance < math.inf:
         raise InputError("process 'matern'", f"length {length:g}, variance {variance:g}", "positive numbers")
