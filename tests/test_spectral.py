@@ -46,9 +46,8 @@ def transform(kind, n):
         rows = torch.cos(math.pi * k * (2 * i + 1) / (2 * n)) * math.sqrt(2 / n)
         rows[0] /= math.sqrt(2)
         return rows.to(torch.complex128), k[:, 0] / (2 * n)
-    return torch.polar(torch.ones(n, n).double() / math.sqrt(n), -2 * math.pi * k * i / n), torch.fft.fftfreq(
-        n
-    ).double().abs()
+    rows = torch.polar(torch.full((n, n), 1 / math.sqrt(n), dtype=torch.float64), -2 * math.pi * k * i / n)
+    return rows, torch.fft.fftfreq(n, dtype=torch.float64).abs()
 
 
 def plane(kind, shape):
@@ -138,7 +137,7 @@ def test_golden_numbers_of_blurring_diffusion():
     """t = 0.5, 64 pixels, blur 20: d and h at n = 0, 1, 2, 4, 8, 63, s^2 = 1/2."""
     m = blurring(Cosine((64,))).moments(at(0.5))
     h = m.h[0, 0, [0, 1, 2, 4, 8, 63]]
-    assert near(h, [0.7071067812, 0.6269276528, 0.4369795469, 0.1034802513, 0.0010236020, 0.00070711], 0, 3e-9)
+    assert near(h, [0.7071067812, 0.6269276528, 0.4369795469, 0.1034802513, 0.0010236020, 0.00070711], 0, 5e-9)
     assert near(h / math.sqrt(0.5), [1, 0.8866095892, 0.6179824018, 0.1463431748, 0.0014475918, 0.001], 0, 1e-10)
     assert near(m.s2, 0.5)
 
@@ -276,7 +275,7 @@ def test_golden_numbers_of_shortest_path_diffusion():
     }
     for t, values in known.items():
         h = shortest_path(Fourier((32,))).moments(at(t)).h[0, 0, [0, 1, 2, 8, 16]]
-        assert near(h**2, values, 8e-4, 0)
+        assert near(h**2, values, 1.1e-3, 0)  # printed with three digits
 
 
 @pytest.mark.parametrize("level", [1.0, 0.3])

@@ -95,8 +95,8 @@ def ihdm(
     """Inverse heat dissipation: the image only blurs, under noise that stays small (Rissanen et al. 2023).
 
     h = exp(-(2 pi |f|)^2 sigma_B^2 / 2), s^2 = noise^2.  sigma_B(k / levels) are the published levels, k = 1 ... levels
-    spaced evenly in log from `blur_min` to `blur_max` (mm); between 0 and 1/levels it rises linearly from 0.  `noise` is
-    in model units (published for images in [0, 1]).  `chain` "markov" is the diffusion of these marginals: G^2 =
+    spaced evenly in log from `blur_min` to `blur_max` (mm); between 0 and 1/levels it rises linearly from 0.  `noise`
+    is in model units (published for images in [0, 1]).  `chain` "markov" is the diffusion of these marginals: G^2 =
     (2 pi |f|)^2 noise^2 d(sigma_B^2)/dt, no diffusion of the mean; "independent" the published chain, whose levels
     share nothing but x_0.  Generation starts at a draw of the Gaussian law of blurred images, h^2 L + s^2 with the
     spectrum L of the data, and not at a blurred training image as published, which would put a patient into every
