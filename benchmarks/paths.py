@@ -4,7 +4,8 @@
 
 Gaussian data with the stored spectrum of the shipped model on 64 x 64 pixels of 1 mm.  Fisher length of the law of the
 state per square root of the degrees of freedom, beside the shortest between the same ends; way of a pixel in the
-probability flow (HU); rms change of a pixel in the largest of 8 and of 32 reverse steps (HU).  `benchmarks/results/paths.json` and the block of docs/processes/spectral.md are written.
+probability flow (HU); rms change of a pixel in the largest of 8 and of 32 reverse steps (HU).
+`benchmarks/results/paths.json` and the block of docs/processes/spectral.md are written.
 """
 
 from __future__ import annotations

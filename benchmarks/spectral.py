@@ -8,6 +8,7 @@ Data with the stored spectrum of the shipped model `ct` on 64 x 64 pixels of 1 m
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -80,11 +81,11 @@ def shortest() -> tuple[list, dict]:
     rows = [
         ["`shortest_path`: the variance of a state is a power of that of the data", held(identity < 1e-12)],
         ["`shortest_path`: every deviation is longer in the Fisher metric", held(min(excess) > 0)],
-        ["`shortest_path`: other schedules are longer than the geodesic between their own ends"],
+        ["`shortest_path` alone is the shortest path between its own ends; length / shortest of the others"],
     ]
     rows[0].append(f"largest relative error {identity:.1g}")
     rows[1].append(figure)
-    rows[2] += [held(min(others.values()) > 1), ", ".join(f"{k} {v:.3f}" for k, v in others.items())]
+    rows[2] += [held(min(others.values()) > 1 + 1e-6), ", ".join(f"{k} {v:.3f}" for k, v in others.items())]
     sample = {name: by_band(generated(p)) for name, p in (("vp", PROCESSES["vp"](BASIS)), ("shortest_path", process))}
     away = {name: max(abs(v - 1) for v in values) for name, values in sample.items()}
     figure = "; ".join(f"{k} {numbers(v)} of the variance in three bands" for k, v in sample.items())
@@ -135,8 +136,11 @@ def bands() -> tuple[list, dict]:
     power = card.start**2 * m.s2[0, 0] + card.variance
     left, kept = float(power[empty].max()), float((power / L)[~empty].sub(1).abs().max())
     start = float(m.h[0, 0] ** 2 * L[~empty].max())
-    row = ["`band_noise`: generation from N(0, s^2) leaves a masked band empty and the others right"]
-    row += [held(left == 0 and kept < 0.02), f"largest power in the band {left:g}; elsewhere off by at most {kept:.1g}"]
+    row = ["`band_noise`: generation from N(0, s^2) leaves a masked band empty, and the others as they are"]
+    row += [
+        held(left == 0 and kept < 0.05),
+        f"largest power in the band {left:g}; elsewhere off by {kept:.1g}, what this start leaves out of the data",
+    ]
     snr = L / PROCESSES["band_noise"](BASIS, spectrum=SPECTRUM).clock(torch.tensor([0.5], dtype=torch.float64))[0, 0]
     even = ["`band_noise` with the spectrum of the data: one signal-to-noise ratio at all frequencies"]
     even += [
@@ -164,7 +168,7 @@ def grids() -> tuple[list, dict]:
         shared = [t[::k, ::k] for t, k in zip(tables, steps, strict=True)]
         off[s] = [float((a - shared[-1]).abs().max() / tables[-1][0, 0]) for a in shared[:-1]]
         at_point = [float(t[0, 0]) for t in tables]
-        gaps = [b - a for a, b in zip(at_point[:-1], at_point[1:], strict=True)]
+        gaps = [b - a for a, b in itertools.pairwise(at_point)]
         order[s] = -math.log2(gaps[-1] / gaps[-2])
     data = replace(Spectrum.power_law(0.0, 40.0, 0.03, 4.0), volume=1.0)
     errors = {}
@@ -178,7 +182,7 @@ def grids() -> tuple[list, dict]:
     rows = [
         ["`matern`: shared points of grids of 64 mm have one law to 1e-3 (64 against 256 pixels)"],
         ["`matern`: the variance that pixels lack falls as N^(2 - 2s)"],
-        ["`matern`: the error of sampling does not depend on the grid (8 ancestral steps, |f| < 1/6 of 32 pixels)"],
+        ["`matern`: the error of sampling does not depend on the grid (8 ancestral steps, lowest third)"],
     ]
     rows[0] += [held(off[3.0][1] < 1e-3), "; ".join(f"s = {s:g}: {numbers(v)} at 32, 64, 128" for s, v in off.items())]
     close = all(abs(v - (2 * s - 2)) < 0.15 for s, v in order.items())
@@ -211,7 +215,8 @@ def cards() -> tuple[str, list]:
         row = [f"`{name}`"]
         for rule in RULES:
             (r,) = [x for x in records if x["process"] == name and x["sampler"] == rule and x["default"]]
-            row.append(f"{r['worst_gain']:.3f} / {r['worst_variance']:.3f}")
+            stable = r["verdict"] != "failed" and max(abs(r["worst_gain"]), r["worst_variance"]) < 1e3
+            row.append(f"{r['worst_gain']:.3f} / {r['worst_variance']:.3f}" if stable else "unstable")
         body.append(row)
     return table(["process", *(f"`{n}` ({r.steps})" for n, r in RULES.items())], body), records
 

@@ -12,6 +12,9 @@ from retrodict.samplers.plan import Plan, Row
 
 __all__ = ["gaussian_ode"]
 
+FARTHEST = 1e4
+"""How many times its last step a coefficient may be continued: beyond, what two answers differ by is round-off."""
+
 
 def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None, *, order: int = 2) -> Plan:
     """Probability-flow steps that are exact in the Gaussian part, NFE = N; deterministic.
@@ -52,7 +55,8 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
         tau, before, after = (_inverse_root(spectrum + r) for r in (rt, rp, rs))
         step, previous = after - tau, tau - before
         part = 0.5 * ratio(step, previous) * step * (spectrum + rs).sqrt()
-        usable = torch.isfinite(rp) & torch.isfinite(rt) & (rt > 0) & (previous != 0)
+        usable = torch.isfinite(rp) & torch.isfinite(rt) & (rt > 0) & (step.abs() <= FARTHEST * previous.abs())
+        usable = usable & (previous != 0)
         gt, gp = (torch.where(usable, ratio(spectrum + r, r), 0.0) for r in (rt, rp))
         part = torch.where(usable, part, 0.0)
         ct, cp = part * gt, part * gp
