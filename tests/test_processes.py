@@ -104,24 +104,26 @@ def test_terminal_law_is_exactly_the_instrument():
 
 def test_clean_at_time_zero(process):
     m = process.moments(torch.zeros(1, dtype=torch.float64))
-    assert torch.allclose(m.h, torch.ones_like(m.h), atol=1e-14)
+    assert bool(((1 - m.h).abs() <= m.s2.clamp_min(1e-14)).all())  # what is lost is less than the noise that is there
     assert float(m.s2.max()) <= 1e-4 + 1e-12  # VE starts at sigma_min^2
     assert float(m.k.abs().max()) < 1e-14
 
 
 def test_diffusion_is_the_rate_of_the_clock(process):
-    """G^2 = h^2 dr/dt (T1), the derivative of r by central differences of order 4."""
-    r, m, e = process.rates(TIMES[:3]), process.moments(TIMES[:3]), 1e-3
-    points = [process.clock(TIMES[:3] + j * e) for j in (-2, -1, 1, 2)]
+    """G^2 = h^2 dr/dt = s^2 d(log r)/dt (T1), the derivative by central differences of order 4."""
+    r, m, e = process.rates(TIMES[:3]), process.moments(TIMES[:3]), 1e-4
+    points = [process.clock(TIMES[:3] + j * e).log() for j in (-2, -1, 1, 2)]
     slope = (points[0] - 8 * points[1] + 8 * points[2] - points[3]) / (12 * e)
-    assert torch.allclose(r.G2, m.h**2 * slope, rtol=2e-6, atol=1e-9)
+    seen = torch.isfinite(slope)  # and not erased
+    assert bool(seen.any())
+    assert torch.allclose(r.G2.expand_as(seen)[seen], (m.s2 * slope)[seen], rtol=2e-6, atol=1e-9)
 
 
 def test_derivatives_are_those_of_the_law(process):
     r, e = process.rates(TIMES[:3]), 1e-4
-    up, down = process.moments(TIMES[:3] + e), process.moments(TIMES[:3] - e)
-    for got, a, b in ((r.dh, up.h, down.h), (r.dk, up.k, down.k), (r.ds2, up.s2, down.s2)):
-        assert torch.allclose(got, (a - b) / (2 * e), rtol=1e-6, atol=1e-5)
+    far, down, up, beyond = (process.moments(TIMES[:3] + j * e) for j in (-2, -1, 1, 2))
+    for got, a, b, c, d in zip((r.dh, r.dk, r.ds2), far, down, up, beyond, strict=True):
+        assert torch.allclose(got, (a - 8 * b + 8 * c - d) / (12 * e), rtol=1e-6, atol=1e-8)
 
 
 def test_transitions_compose(process):

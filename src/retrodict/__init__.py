@@ -41,6 +41,7 @@ _PUBLIC = {
     "foreign_schedule": "processes.foreign",
     "scheduler_config": "processes.foreign",
     "Foreign": "processes.foreign",
+    "path_lengths": "processes.paths",
     "Curve": "bases.curve",
     "Spectrum": "bases.spectrum",
     "radial_spectrum": "bases.spectrum",
@@ -212,6 +213,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.processes.observation import Cond as Cond
     from retrodict.processes.observation import Moments as Moments
     from retrodict.processes.observation import Pairing as Pairing
+    from retrodict.processes.paths import path_lengths as path_lengths
     from retrodict.processes.process import Process as Process
     from retrodict.processes.recipes import external as external
     from retrodict.processes.whitened import KernelLaw as KernelLaw

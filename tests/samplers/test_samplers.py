@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from objects import curves, make_process, restoring_process
+from objects import curves, make_process, restoring_process, steps_needed
 from retrodict import InputError
 from retrodict._random import white
 from retrodict.bases import Fourier, Pixel
@@ -190,7 +190,7 @@ def test_documented_posterior_samplers_pass_the_card(rule, name):
     """Gain within 2 %, variance within 5 % in five bands, at the default number of steps."""
     process = restoring_process(name, (16, 16))
     spectrum = SPECTRUM.on(process.basis)
-    times = make_grid(process, RULES[rule].steps, RULES[rule].grid, spectrum=spectrum)
+    times = make_grid(process, steps_needed(process, RULES[rule]), RULES[rule].grid, spectrum=spectrum)
     gain, variance = posterior_card(make_plan(rule, process, times, spectrum), spectrum)
     K, V = gaussian_posterior(spectrum, process.measurement)
     radius = process.basis.radius()

@@ -5,6 +5,7 @@ A process says how an image is degraded, as (h, k, s^2) per coefficient and time
 
 from __future__ import annotations
 
+from retrodict.processes.blurring import blurring, ihdm, soft
 from retrodict.processes.discrete import discrete
 from retrodict.processes.fourier import fourier, measured
 from retrodict.processes.multiplicative import geometric
@@ -22,6 +23,7 @@ from retrodict.processes.scalar import (
     vp,
     zero_snr,
 )
+from retrodict.processes.spectral import band_noise, matern, shortest_path
 from retrodict.processes.wavelet import wavelet_bands
 from retrodict.processes.whitened import whitened
 
@@ -46,4 +48,10 @@ PROCESSES = {
     "whitened": whitened,
     "fourier": fourier,
     "measured": measured,
+    "blurring": blurring,
+    "ihdm": ihdm,
+    "soft": soft,
+    "band_noise": band_noise,
+    "shortest_path": shortest_path,
+    "matern": matern,
 }

@@ -57,8 +57,12 @@ def ratio(a: Tensor, b: Tensor, otherwise: float = 0.0) -> Tensor:
 
 
 def clock(m: Moments) -> Tensor:
-    """Noise clock r = s^2 / h^2, infinite where h = 0 (an erased coefficient, noise-free or not)."""
-    return torch.where(m.h == 0, torch.inf, ratio(m.s2, m.h**2))
+    """Noise clock r = s^2 / h^2, infinite where h = 0 (an erased coefficient, noise-free or not).
+
+    A gain whose square is below the smallest number is erased too.
+    """
+    squared = m.h**2
+    return torch.where(squared == 0, torch.inf, ratio(m.s2, squared))
 
 
 def clock_ratio(clean: Moments, noisy: Moments) -> Tensor:

@@ -167,8 +167,8 @@ class Process:
 
     def _memory_clock(self, t: Tensor) -> Tensor:
         """s^2/A^2 at times `(n,)`, a row for each."""
-        s2, gain = self.moments(t).s2, self.memory_gain(t)
-        return torch.where(gain == 0, torch.inf, ratio(s2, gain**2)).reshape(len(t), -1)
+        moments = self.moments(t)
+        return clock(moments._replace(h=self.memory_gain(t))).expand_as(moments.h + moments.s2).reshape(len(t), -1)
 
     def require_markov(self, what: str) -> None:
         """Raise where stochastic steps are not defined."""
@@ -185,6 +185,20 @@ class Process:
     def anchored(self) -> bool:
         """Whether k(t) is not zero everywhere, so that the state is pulled towards a condition image."""
         return self._ever(torch.linspace(0, 1, 21, dtype=torch.float64, device="cpu"), lambda m: m.k != 0)
+
+    @cached_property
+    def clock_spread(self) -> float:
+        """Largest distance of log r between two coefficients at one time, of 21: 0 for a clock that all share.
+
+        Rules that are not exact in the Gaussian part step in log r, all coefficients on one time grid; they need more
+        steps the farther the clocks are apart.  Erased and noise-free coefficients do not count.
+        """
+        widest = 0.0
+        for t in torch.linspace(0, 1, 21, dtype=torch.float64, device="cpu"):
+            log = self._small.clock(t[None]).log()
+            log = log[torch.isfinite(log)]
+            widest = max(widest, float(log.max() - log.min()) if log.numel() else 0.0)
+        return widest
 
     def noise_free(self, times: Tensor) -> bool:
         """Whether no coefficient carries noise at any of the times `(n,)`."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
-from retrodict.processes.observation import ratio
+from retrodict.processes.observation import clock
 from retrodict.processes.process import Process
 
 __all__ = ["GRIDS", "Plan", "Row", "Rule", "denoise_row", "make_grid"]
@@ -165,7 +165,7 @@ def _summary(process: Process, t: Tensor) -> Tensor:
     rows = []
     for times in t.split(max(1, BLOCK // weight.numel())):
         m = process.moments(times)
-        r = torch.where(m.s2 == 0, 1.0, torch.where(m.h == 0, ERASED, ratio(m.s2, m.h**2))).log()
+        r = torch.where(m.s2 == 0, 1.0, clock(m).clamp_max(ERASED)).log()  # no more erased than erased
         rows.append((r.expand(len(times), 1, *process.basis.shape)[:, 0] * weight).flatten(1).sum(1) / weight.sum())
     return torch.cat(rows).cpu()
 

@@ -12,6 +12,9 @@ from retrodict.samplers.plan import Plan, Row
 
 __all__ = ["gaussian_ode"]
 
+FARTHEST = 1e4
+"""How many times its last step a coefficient may be continued: beyond, what two answers differ by is round-off."""
+
 
 def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None, *, order: int = 2) -> Plan:
     """Probability-flow steps that are exact in the Gaussian part, NFE = N; deterministic.
@@ -40,8 +43,10 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
         q = clock_ratio(ms, mt)
         root = torch.where(torch.isinf(rt), 0.0, ratio(spectrum + rs, spectrum + rt, otherwise=1.0).sqrt())
         b = (1 - q) / (1 + root)
-        total = ratio(ms.h**2 * spectrum + ms.s2, mt.h**2 * spectrum + mt.s2)
-        keep = torch.where(mt.h == 0, total.sqrt(), ratio(ms.h, mt.h) * (1 - b))
+        # (h'/h) (1 - b) = [sqrt(M'/M) + (h'/h) r'/r]/(1 + a) without a difference, and with its limit h = 0
+        gain, power = ratio(ms.h, mt.h), mt.h**2 * spectrum + mt.s2
+        scale = torch.where(power == 0, gain, ratio(ms.h**2 * spectrum + ms.s2, power).sqrt())
+        keep = (scale + torch.where(torch.isinf(rt), 0.0, gain * q)) / (1 + root)
         data = ms.h * torch.where(torch.isinf(rt), 1.0, b)
         if order == 1 or i == 0:
             return Row(float(times[i]), True, (keep,), (data,))
@@ -50,7 +55,8 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
         tau, before, after = (_inverse_root(spectrum + r) for r in (rt, rp, rs))
         step, previous = after - tau, tau - before
         part = 0.5 * ratio(step, previous) * step * (spectrum + rs).sqrt()
-        usable = torch.isfinite(rp) & torch.isfinite(rt) & (rt > 0) & (previous != 0)
+        usable = torch.isfinite(rp) & torch.isfinite(rt) & (rt > 0) & (step.abs() <= FARTHEST * previous.abs())
+        usable = usable & (previous != 0)
         gt, gp = (torch.where(usable, ratio(spectrum + r, r), 0.0) for r in (rt, rp))
         part = torch.where(usable, part, 0.0)
         ct, cp = part * gt, part * gp
