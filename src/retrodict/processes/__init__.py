@@ -5,9 +5,11 @@ A process says how an image is degraded, as (h, k, s^2) per coefficient and time
 
 from __future__ import annotations
 
+from retrodict.processes.bridges import bridge, brownian_bridge, ddbm_ve, ddbm_vp, goub, i2sb, unidb
 from retrodict.processes.fourier import fourier, measured
 from retrodict.processes.residual import mean_reverting
 from retrodict.processes.scalar import cosine, rectified_flow, scalar, sub_vp, ve, vp
+from retrodict.processes.shift import anchored_flow, denoising_sde, ir_sde, rddm, resfusion, resshift
 from retrodict.processes.wavelet import wavelet_bands
 
 __all__ = ["PROCESSES"]
@@ -20,6 +22,19 @@ PROCESSES = {
     "scalar": scalar,
     "rectified_flow": rectified_flow,
     "mean_reverting": mean_reverting,
+    "ir_sde": ir_sde,
+    "denoising_sde": denoising_sde,
+    "rddm": rddm,
+    "resfusion": resfusion,
+    "resshift": resshift,
+    "anchored_flow": anchored_flow,
+    "bridge": bridge,
+    "brownian_bridge": brownian_bridge,
+    "i2sb": i2sb,
+    "ddbm_ve": ddbm_ve,
+    "ddbm_vp": ddbm_vp,
+    "goub": goub,
+    "unidb": unidb,
     "wavelet_bands": wavelet_bands,
     "fourier": fourier,
     "measured": measured,

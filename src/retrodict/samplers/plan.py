@@ -122,8 +122,9 @@ class Rule(NamedTuple):
     build(process, times, spectrum, **options) makes the plan on a grid of N + 1 times.  `steps`: the default N.
     posterior: from a fixed measurement its samples have the gain and variance of the posterior (within 2 % and 5 % on
     the Gaussian card at `steps`); where False the spread is not an uncertainty and is refused as one.  deterministic:
-    no randomness after the start.  calls_per_step: denoiser calls of one step of the grid.  order: global order in the
-    step of the mean it follows.  exact: gain and variance are right on Gaussian data at any number of steps.
+    no randomness after the start, but for the first step out of the pinned end of a bridge.  calls_per_step: denoiser
+    calls of one step of the grid.  order: global order in the step of the mean it follows.  exact: gain and variance
+    are right on Gaussian data at any number of steps.  markov: refused where the noise has a memory of its own.
     """
 
     build: Callable[..., Plan]
@@ -135,6 +136,7 @@ class Rule(NamedTuple):
     calls_per_step: int = 1
     order: int = 1
     exact: bool = False
+    markov: bool = False
 
 
 def denoise_row(t: float) -> Row:

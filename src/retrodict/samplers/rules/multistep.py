@@ -49,9 +49,7 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
         raise InputError(f"{name} order", order, "1 or 2")
     if eta:
         process.require_markov(name)
-    if eta and process.memory is not None:
-        raise InputError(name, "a process with a noise memory of its own", "a Markov one", "Use ancestral or matched.")
-    steps = len(times) - 1
+    steps, pinned = len(times) - 1, process.pinned(times[:1], times[1:2])
 
     def row(i: int) -> Row:
         before, now, after = (process.moments(times[j : j + 1]) for j in (max(i - 1, 0), i, i + 1))
@@ -62,6 +60,8 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
         keep = torch.where(s_now == 0, ratio(after.h, now.h), ratio(s, s_now)) * decay
         data = after.h * -torch.expm1(-(1 + eta) * dl)
         noise = (s * (-torch.expm1(-2 * eta * dl)).clamp_min(0.0).sqrt(),) if eta else ()
+        if pinned and i == 0:  # what leaves the end of a bridge has to be drawn
+            noise = (torch.where((now.h == 0) & (s_now == 0), s, noise[0] if eta else 0.0),)
         last = i == steps - 1 and (lower_last or float(times[-1]) == 0)
         if order == 1 or i == 0 or last:
             return Row(float(times[i]), True, (keep,), (data,), noise)
@@ -70,4 +70,4 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
         half = torch.where(usable, 0.5 * data * ratio(dl, torch.where(usable, old, 1.0)), 0.0)
         return Row(float(times[i]), True, (keep,), (data + half, -half), noise)
 
-    return Plan(process, times, row, steps, steps, name, depth=order, stochastic=eta > 0)
+    return Plan(process, times, row, steps, steps, name, depth=order, stochastic=eta > 0 or pinned)
