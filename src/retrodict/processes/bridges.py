@@ -74,15 +74,15 @@ def bridge(
 
 
 def brownian_bridge(basis: Basis, variance: float = 2.0, **pairing: Any) -> Process:
-    """Brownian bridge: h = 1 - t, k = t, s^2 = variance t (1 - t), Markov, pinned at the condition image.
+    """Brownian bridge: h = 1 - u, k = u, s^2 = variance u (1 - u), u = t^2, Markov, pinned at the condition image.
 
-    BBDM (Li et al. 2023, eq. 4) with variance 2 and t = 0.001 .. 0.999; a stochastic interpolant of noise sqrt(t (1 -
-    t)).  `variance` in data units squared.
+    BBDM (Li et al. 2023, eq. 4) with variance 2 and u = 0.001 .. 0.999; a stochastic interpolant of noise sqrt(u (1 -
+    u)).  The time t is a label: with u = t^2 the noise is linear in it at the clean end.  `variance`: data units^2.
     """
     check_positive("brownian_bridge", "variance", variance)
     options = {"variance": variance}
     return _bridge_of(
-        _scalar(lambda t: (1 + 0 * t, 0 * t, variance * t)), basis, "brownian_bridge", options, math.inf, pairing
+        _scalar(lambda t: (1 + 0 * t, 0 * t, variance * t**2)), basis, "brownian_bridge", options, math.inf, pairing
     )
 
 
@@ -111,12 +111,13 @@ def i2sb(basis: Basis, beta_max: float = 0.3, steps: int = 1000, **pairing: Any)
 
 
 def ddbm_ve(basis: Basis, sigma_max: float = 80.0, **pairing: Any) -> Process:
-    """DDBM-VE: h = 1 - t^2, k = t^2, s = sigma_max t sqrt(1 - t^2): the bridge of h = 1, s = sigma_max t.
+    """DDBM-VE: h = 1 - u^2, k = u^2, s = sigma_max u sqrt(1 - u^2), u = t^3: the bridge of h = 1, s = sigma_max u.
 
-    Zhou et al. 2024, table 1; `sigma_max` in data units.  Markov, pinned.
+    Zhou et al. 2024, table 1; `sigma_max` in data units.  The time t is a label: u = t^3 gives small noise its share of
+    it, as the grids of that paper do.  Markov, pinned.
     """
     check_positive("ddbm_ve", "sigma_max", sigma_max)
-    law = _scalar(lambda t: (1 + 0 * t, 0 * t, sigma_max**2 * t**2))
+    law = _scalar(lambda t: (1 + 0 * t, 0 * t, sigma_max**2 * t**6))
     return _bridge_of(law, basis, "ddbm_ve", {"sigma_max": sigma_max}, math.inf, pairing)
 
 

@@ -30,7 +30,7 @@ RULES: dict[str, Rule] = {
         exponential, 20, False, True, "logsnr", "Li et al. 2025, corrected third order; any process", order=3
     ),
     "sde_exponential": Rule(
-        sde_exponential, 64, True, False, "logsnr", "the same, with the noise memory of the process", order=2
+        sde_exponential, 64, True, False, "total", "the same, with the noise memory of the process", order=3
     ),
     "gaussian_ode": Rule(
         gaussian_ode, 8, False, True, "time", "probability flow, exact in the Gaussian part", order=2, exact=True

@@ -38,7 +38,7 @@ def exponential(
 
 
 def sde_exponential(
-    process: Process, times: Tensor, spectrum: Tensor | None = None, *, order: int = 2, form: str = "exact"
+    process: Process, times: Tensor, spectrum: Tensor | None = None, *, order: int = 3, form: str = "exact"
 ) -> Plan:
     """The same with the noise memory of the process itself, orders 1 to 3, NFE = N; order 1 is `ancestral`.
 
