@@ -222,18 +222,25 @@ class Process:
         """Whether some coefficient has lost the image at one of the times `(n,)`: h = 0."""
         return self._ever(times, lambda m: m.h == 0)
 
+    def grows(self, times: Tensor) -> bool:
+        """Whether some coefficient has lost nothing at one of the times `(n,)` though it is noisy, or has grown."""
+        return self._ever(times, lambda m: (m.h > 1) | ((m.h == 1) & (m.s2 > 0)))
+
     def _ever(self, times: Tensor, what: Callable[[Moments], Tensor]) -> bool:
         """Whether something holds at one of the times; one at a time, because a law may have a row for every item."""
         return any(bool(what(self._small.moments(t[None])).any()) for t in times.cpu())
 
-    def pinned(self, t: Tensor, s: Tensor) -> bool:
-        """Whether some coefficient is known exactly at t `(1,)`, h = s = 0, and carries noise again at s `(1,)`.
+    def pinned(self, t: Tensor) -> bool:
+        """Whether some coefficient is known exactly at t `(1,)`, h = s = 0, and carries noise on the way there.
 
         Such is the end of a bridge.  What it leaves with has to be drawn: no deterministic step keeps its variance.
         """
-        end = self._small.moments(t.cpu())
-        still = (end.h == 0) & (end.s2 == 0)
-        return bool(still.any()) and bool((still & (self._small.moments(s.cpu()).s2 != 0)).any())
+        return bool(self._small.pins(t.cpu()).any())
+
+    def pins(self, t: Tensor) -> Tensor:
+        """The coefficients that are pinned at t `(1,)`; one that never carries noise is not."""
+        end = self.moments(t)
+        return (end.h == 0) & (end.s2 == 0) & (self.moments(t / 2).s2 != 0)
 
     def stops(self, times: Tensor) -> bool:
         """Whether some coefficient takes up no noise at one of the times `(n,)`: G^2 = 0."""

@@ -20,7 +20,7 @@ def ddim(process: Process, times: Tensor, spectrum: Tensor | None = None, *, eta
     """
     if eta:
         process.require_admissible("ddim with eta > 0")
-    pinned = process.pinned(times[:1], times[1:2])
+    pinned = process.pinned(times[:1])
 
     def row(i: int) -> Row:
         t, s = times[i : i + 1], times[i + 1 : i + 2]

@@ -55,7 +55,7 @@ def _exponential(process: Process, times: Tensor, order: int, form: str, memory:
     own = memory == "own"
     if own:
         process.require_admissible(name)
-    steps, pinned = len(times) - 1, process.pinned(times[:1], times[1:2])
+    steps, pinned = len(times) - 1, process.pinned(times[:1])
 
     def clocks(i: int) -> tuple[Tensor, Tensor]:
         """Steps (dX, H) of the two clocks at row i."""

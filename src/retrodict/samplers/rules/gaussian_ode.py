@@ -30,7 +30,7 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
     if process.pairing.sees and process.measurement is not None:
         _, spectrum = wiener(process.measurement, spectrum)  # the flow of the Gaussian posterior given y
     steps = len(times) - 1
-    pinned = process.pinned(times[:1], times[1:2])
+    pinned = process.pinned(times[:1])
 
     def moments(i: int) -> tuple[Moments, Tensor]:
         m = process.moments(times[i : i + 1])
@@ -45,8 +45,10 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
         keep = torch.where(mt.h == 0, total.sqrt(), ratio(ms.h, mt.h) * (1 - b))
         data = ms.h * torch.where(torch.isinf(rt), 1.0, b)
         if order == 1 or i == 0:
-            drawn = torch.where((mt.h == 0) & (mt.s2 == 0) & (ms.s2 != 0), (ms.h**2 * spectrum + ms.s2).sqrt(), 0.0)
-            return Row(float(times[i]), True, (keep,), (data,), (drawn,) if pinned and i == 0 else ())
+            if not pinned or i:
+                return Row(float(times[i]), True, (keep,), (data,))
+            drawn = torch.where(process.pins(times[:1]), (ms.h**2 * spectrum + ms.s2).sqrt(), 0.0)
+            return Row(float(times[i]), True, (keep,), (data,), (drawn,))
         # second difference: with g = (L + r)/r the rest is Q = g D - (g - 1) y, so that g (1 - L/(L + r)) = 1
         mp, rp = moments(i - 1)
         tau, before, after = (_inverse_root(spectrum + r) for r in (rt, rp, rs))

@@ -22,7 +22,7 @@ def heun(process: Process, times: Tensor, spectrum: Tensor | None = None) -> Pla
     """
     steps = len(times) - 1
     length = 2 * steps - int(process.noise_free(times[-1:]))
-    pinned = process.pinned(times[:1], times[1:2])
+    pinned = process.pinned(times[:1])
 
     def row(i: int) -> Row:
         now, after = times[i // 2 : i // 2 + 1], times[i // 2 + 1 : i // 2 + 2]

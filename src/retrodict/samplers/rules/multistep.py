@@ -49,7 +49,7 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
         raise InputError(f"{name} order", order, "1 or 2")
     if eta:
         process.require_markov(name)
-    steps, pinned = len(times) - 1, process.pinned(times[:1], times[1:2])
+    steps, pinned = len(times) - 1, process.pinned(times[:1])
 
     def row(i: int) -> Row:
         before, now, after = (process.moments(times[j : j + 1]) for j in (max(i - 1, 0), i, i + 1))
