@@ -62,6 +62,13 @@ _PUBLIC = {
     "sample": "samplers",
     "step": "samplers.loop",
     "steps": "samplers.loop",
+    "choose_start": "samplers.starts",
+    "StartChoice": "samplers.starts",
+    "time_at": "processes.shift",
+    "data_from_heads": "denoisers.heads",
+    "data_from_label": "denoisers.heads",
+    "data_from_resnoise": "denoisers.heads",
+    "two_head_step": "denoisers.heads",
     "start_state": "samplers",
     # evidence
     "GaussianDenoiser": "denoisers.denoiser",
@@ -148,6 +155,10 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
     from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
+    from retrodict.denoisers.heads import data_from_heads as data_from_heads
+    from retrodict.denoisers.heads import data_from_label as data_from_label
+    from retrodict.denoisers.heads import data_from_resnoise as data_from_resnoise
+    from retrodict.denoisers.heads import two_head_step as two_head_step
     from retrodict.denoisers.mixture import GaussianLaw as GaussianLaw
     from retrodict.denoisers.mixture import MixtureDenoiser as MixtureDenoiser
     from retrodict.denoisers.mixture import MixtureLaw as MixtureLaw
@@ -175,6 +186,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.processes.observation import Pairing as Pairing
     from retrodict.processes.process import Process as Process
     from retrodict.processes.recipes import external as external
+    from retrodict.processes.shift import time_at as time_at
     from retrodict.samplers import RULES as RULES
     from retrodict.samplers import Plan as Plan
     from retrodict.samplers import make_plan as make_plan
@@ -191,6 +203,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.loop import steps as steps
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
+    from retrodict.samplers.starts import StartChoice as StartChoice
+    from retrodict.samplers.starts import choose_start as choose_start
     from retrodict.tasks.batch import restore_all as restore_all
     from retrodict.tasks.calibrate import Calibrated as Calibrated
     from retrodict.tasks.calibrate import calibrate as calibrate

@@ -56,7 +56,7 @@ def two_head_step(
     """RDDM's own step with two heads (Liu et al. 2024, eq. 15): shifted coefficients at s < t, times `(1,)`.
 
     x_s = D + k_s R + sqrt(s_s^2 - v) eps + sqrt(v) z, v = eta s_s^2 (1 - s_s^2/s_t^2), D by `data_from_heads`; their
-    eta is linear in the variance, the square of that of `ddim`.  With R = c - D it is that step.  eta > 0 needs white `z`.
+    eta is linear in the variance, the square of that of `ddim`.  With R = c - D it is that step.  eta > 0 needs `z`.
     """
     if not 0 <= eta <= 1 or (eta > 0 and z is None):
         raise InputError("two_head_step eta", eta, "a number from 0 to 1, with white noise z above 0")

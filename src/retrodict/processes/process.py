@@ -323,7 +323,7 @@ class Process:
         mt, ms = self.moments(t), self.moments(s)
         q = clock_ratio(ms, mt)
         memory = self._memory_ratio(t, s, mt, ms)
-        shrink = (1 - eta**2 * (1 - memory)).clamp_min(0.0).sqrt()
+        shrink = ((1 - eta**2) + eta**2 * memory).clamp_min(0.0).sqrt()  # in this form a tiny ratio keeps its digits
         keep = ratio(ms.s2, mt.s2).sqrt() * shrink
         data = ms.h * (1 - q.clamp_min(0.0).sqrt() * shrink)
         std = eta * (ms.s2 * (1 - memory)).clamp_min(0.0).sqrt()

@@ -20,7 +20,7 @@ from retrodict.processes.process import Law, Process, assemble
 from retrodict.processes.residual import elapsed_time
 from retrodict.processes.scalar import _scalar
 
-__all__ = ["anchored_flow", "denoising_sde", "ir_sde", "rddm", "resfusion", "resshift", "resshift_nodes"]
+__all__ = ["anchored_flow", "denoising_sde", "ir_sde", "rddm", "resfusion", "resshift", "resshift_nodes", "time_at"]
 
 
 def ir_sde(
@@ -283,3 +283,31 @@ def check_level(name: str, level: float, delta: float) -> None:
     check_positive(name, "delta", delta)
     if delta >= 1:
         raise InputError(f"process {name!r} delta", delta, "a gain h(1) below 1")
+
+
+# ---- times ----------------------------------------------------------------------------------------------------------
+
+
+def time_at(process: Process, sigma: float | Sequence[float] | Tensor) -> Tensor:
+    """Times `(n,)` at which s/h of a process, the same at every coefficient, is `sigma` in data units; by bisection.
+
+    A noisy image is the state of a process with h = 1 at the time of its noise.  Refused where s/h never is so large,
+    and where it differs between coefficients.
+    """
+    wanted = torch.atleast_1d(torch.as_tensor(sigma, dtype=torch.float64, device="cpu"))
+    own = process._small
+
+    def clock(t: Tensor) -> Tensor:
+        return own.clock(t).flatten(1)
+
+    ends = clock(torch.tensor([0.5, 1.0], dtype=torch.float64, device="cpu"))
+    if bool((ends != ends[:, :1]).any()):
+        raise InputError("time_at", "a process whose clock differs between coefficients", "one clock for all")
+    if not bool(((wanted > 0) & (wanted**2 <= ends[1, 0])).all()):
+        raise InputError("time_at sigma", wanted.tolist(), f"positive numbers up to {float(ends[1, 0]) ** 0.5:.4g}")
+    low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+    for _ in range(80):
+        middle = (low + high) / 2
+        below = clock(middle)[:, 0] < wanted**2
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return high
