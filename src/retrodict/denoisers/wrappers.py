@@ -235,7 +235,7 @@ def stacked(process: Process, depth: int, pitch: float = 1.0) -> Process:
         Stack.of(process.basis, depth, pitch),
         pairing,
         memory
-        if memory is None or isinstance(memory, str)
+        if memory is None or memory == "frozen" or memory == "independent"
         else (lambda b: lambda t: memory(plane(b))(t.squeeze(2)).unsqueeze(2)),
     )
 

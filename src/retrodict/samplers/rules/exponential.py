@@ -69,9 +69,10 @@ def _exponential(process: Process, times: Tensor, order: int, form: str, memory:
         s, s_now = after.s2.sqrt(), now.s2.sqrt()
         dx, H = clocks(i)
         keep = torch.where(s_now == 0, ratio(after.h, now.h), ratio(s, s_now) * torch.exp(-dx))
-        noise = (s * (-torch.expm1(-2 * dx)).clamp_min(0.0).sqrt(),) if own else ()
+        std = s * (-torch.expm1(-2 * dx)).clamp_min(0.0).sqrt()
         if pinned and i == 0:  # what leaves the end of a bridge has to be drawn
-            noise = (torch.where((now.h == 0) & (s_now == 0), s, noise[0] if own else 0.0),)
+            std = torch.where((now.h == 0) & (s_now == 0), s, std)
+        noise = (std,) if own or (pinned and i == 0) else ()
         past = [clocks(i - j)[1] for j in range(1, min(order, i + 1))]
         weights = tuple(after.h * w for w in _weights(H, past, form))
         return Row(float(times[i]), True, (keep,), weights, noise)

@@ -59,9 +59,10 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
         decay = torch.exp(-eta * dl) if eta else 1.0
         keep = torch.where(s_now == 0, ratio(after.h, now.h), ratio(s, s_now)) * decay
         data = after.h * -torch.expm1(-(1 + eta) * dl)
-        noise = (s * (-torch.expm1(-2 * eta * dl)).clamp_min(0.0).sqrt(),) if eta else ()
+        std = s * (-torch.expm1(-2 * eta * dl)).clamp_min(0.0).sqrt() if eta else torch.zeros_like(s)
         if pinned and i == 0:  # what leaves the end of a bridge has to be drawn
-            noise = (torch.where((now.h == 0) & (s_now == 0), s, noise[0] if eta else 0.0),)
+            std = torch.where((now.h == 0) & (s_now == 0), s, std)
+        noise = (std,) if eta or (pinned and i == 0) else ()
         last = i == steps - 1 and (lower_last or float(times[-1]) == 0)
         if order == 1 or i == 0 or last:
             return Row(float(times[i]), True, (keep,), (data,), noise)
