@@ -8,6 +8,7 @@ from retrodict.bases import Cosine, Fourier, Orthonormal, Pixel, Wavelet
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier
 from retrodict.processes.recipes import external
+from retrodict.samplers import RULES
 
 torch.set_num_threads(1)
 
@@ -48,6 +49,11 @@ def restoring_process(name: str, size=(8, 8)):
         return None
     process = make_process(name, size)
     return process if process.pairing.kind == "terminal" else external(process, fourier(Fourier(size)))
+
+
+def fits(rule: str, process) -> bool:
+    """Whether a rule takes a process: one that integrates an SDE is refused where the noise has a memory of its own."""
+    return not (RULES[rule].markov and process.memory is not None)
 
 
 TIMES = torch.tensor([0.15, 0.4, 0.7, 1.0], dtype=torch.float64)

@@ -245,7 +245,12 @@ def test_grids_share_weights_and_the_unit_of_the_inputs(tmp_path):
 def test_predictions_go_there_and_back(kind, name):
     process = make_process(name)
     u0, w = process.basis.forward(images(seed=3)), process.basis.forward(images(seed=4))
-    back = to_data(kind, process, target(kind, process, u0, w, T3), w, T3)
+    c = process.basis.forward(images(seed=5))
+    if PREDICTIONS[kind].turns and process.grows(T3):
+        with pytest.raises(InputError, match="gain h of 1"):
+            to_data(kind, process, w, w, T3, c)
+        return
+    back = to_data(kind, process, target(kind, process, u0, w, T3, c), w, T3, c)
     assert (back - u0).abs().max() < 1e-8 * float(process.clock(T3).max().clamp_min(1))
 
 
@@ -254,10 +259,10 @@ def test_predictions_that_divide_by_an_erased_gain_are_refused():
     w = process.basis.forward(images())
     for kind in PREDICTIONS:
         if PREDICTIONS[kind].erased:
-            assert bool(torch.isfinite(to_data(kind, process, w, w, T3).abs()).all())
+            assert bool(torch.isfinite(to_data(kind, process, w, w, T3, w).abs()).all())
         else:
             with pytest.raises(InputError, match="gain h = 0"):
-                to_data(kind, process, w, w, T3)
+                to_data(kind, process, w, w, T3, w)
 
 
 def test_weights_are_those_of_the_published_losses():

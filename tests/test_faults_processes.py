@@ -178,7 +178,9 @@ def other_options(name):
     for key, value in defaults.items():
         if isinstance(value, bool):
             yield {key: not value}
-        elif isinstance(value, int | float):
+        elif isinstance(value, int):
+            yield {key: value - 1}
+        elif isinstance(value, float):
             yield {key: value * 0.9}
         elif isinstance(value, tuple):
             yield {key: tuple(0.9 * v for v in value)}

@@ -83,6 +83,13 @@ _PUBLIC = {
     "sample": "samplers",
     "step": "samplers.loop",
     "steps": "samplers.loop",
+    "choose_start": "samplers.starts",
+    "StartChoice": "samplers.starts",
+    "time_at": "processes.shift",
+    "data_from_heads": "denoisers.heads",
+    "data_from_label": "denoisers.heads",
+    "data_from_resnoise": "denoisers.heads",
+    "two_head_step": "denoisers.heads",
     "start_state": "samplers",
     # evidence
     "GaussianDenoiser": "denoisers.denoiser",
@@ -177,6 +184,10 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
     from retrodict.denoisers.foreign import Converted as Converted
     from retrodict.denoisers.foreign import foreign_denoiser as foreign_denoiser
+    from retrodict.denoisers.heads import data_from_heads as data_from_heads
+    from retrodict.denoisers.heads import data_from_label as data_from_label
+    from retrodict.denoisers.heads import data_from_resnoise as data_from_resnoise
+    from retrodict.denoisers.heads import two_head_step as two_head_step
     from retrodict.denoisers.likelihood import LikelihoodGuided as LikelihoodGuided
     from retrodict.denoisers.likelihood import UnknownKernel as UnknownKernel
     from retrodict.denoisers.mixture import GaussianLaw as GaussianLaw
@@ -216,6 +227,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.processes.paths import path_lengths as path_lengths
     from retrodict.processes.process import Process as Process
     from retrodict.processes.recipes import external as external
+    from retrodict.processes.shift import time_at as time_at
     from retrodict.processes.whitened import KernelLaw as KernelLaw
     from retrodict.samplers import RULES as RULES
     from retrodict.samplers import Plan as Plan
@@ -238,6 +250,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.multiplicative import multiplicative_sample as multiplicative_sample
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
+    from retrodict.samplers.starts import StartChoice as StartChoice
+    from retrodict.samplers.starts import choose_start as choose_start
     from retrodict.samplers.whitened import whitened_plan as whitened_plan
     from retrodict.tasks.batch import restore_all as restore_all
     from retrodict.tasks.calibrate import Calibrated as Calibrated

@@ -270,7 +270,7 @@ class NetDenoiser(Observer):
         if self.predicts == "wiener":
             return terms.skip + terms.c_out.to(terms.skip.real) * terms.out
         linear, basis = terms.linear, self.process.basis
-        data = data_from(self.predicts, basis.forward(terms.out), linear.w, linear.m, rate)
+        data = data_from(self.predicts, basis.forward(terms.out), linear.w, linear.m, rate, linear.y)
         return basis.inverse(data.to(linear.w))
 
     def noise_level(self, terms: Terms) -> Tensor:

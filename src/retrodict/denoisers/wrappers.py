@@ -234,7 +234,9 @@ def stacked(process: Process, depth: int, pitch: float = 1.0) -> Process:
         lambda b: lifted(process.family(plane(b))),
         Stack.of(process.basis, depth, pitch),
         pairing,
-        None if memory is None else (lambda b: lambda t: memory(plane(b))(t.squeeze(2)).unsqueeze(2)),
+        memory
+        if memory is None or memory == "frozen" or memory == "independent"
+        else (lambda b: lambda t: memory(plane(b))(t.squeeze(2)).unsqueeze(2)),
     )
 
 

@@ -6,6 +6,7 @@ A process says how an image is degraded, as (h, k, s^2) per coefficient and time
 from __future__ import annotations
 
 from retrodict.processes.blurring import blurring, ihdm, soft
+from retrodict.processes.bridges import bridge, brownian_bridge, ddbm_ve, ddbm_vp, goub, i2sb, unidb
 from retrodict.processes.discrete import discrete
 from retrodict.processes.fourier import fourier, measured
 from retrodict.processes.multiplicative import geometric
@@ -23,6 +24,7 @@ from retrodict.processes.scalar import (
     vp,
     zero_snr,
 )
+from retrodict.processes.shift import anchored_flow, denoising_sde, ir_sde, rddm, resfusion, resshift
 from retrodict.processes.spectral import band_noise, matern, shortest_path
 from retrodict.processes.wavelet import wavelet_bands
 from retrodict.processes.whitened import whitened
@@ -44,6 +46,19 @@ PROCESSES = {
     "encoder_decoder": encoder_decoder,
     "geometric": geometric,
     "mean_reverting": mean_reverting,
+    "ir_sde": ir_sde,
+    "denoising_sde": denoising_sde,
+    "rddm": rddm,
+    "resfusion": resfusion,
+    "resshift": resshift,
+    "anchored_flow": anchored_flow,
+    "bridge": bridge,
+    "brownian_bridge": brownian_bridge,
+    "i2sb": i2sb,
+    "ddbm_ve": ddbm_ve,
+    "ddbm_vp": ddbm_vp,
+    "goub": goub,
+    "unidb": unidb,
     "wavelet_bands": wavelet_bands,
     "whitened": whitened,
     "fourier": fourier,

@@ -14,19 +14,23 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from retrodict._check import InputError, Recipe
 from retrodict.bases import Basis
-from retrodict.processes.observation import Kind, Moments, Pairing, clock, clock_ratio, lift, ratio
+from retrodict.processes.observation import Kind, Moments, Pairing, clock, clock_ratio, lift, log_snr_step, ratio
 
-__all__ = ["Law", "Process", "Rates", "assemble"]
+__all__ = ["Law", "NoiseMemory", "Process", "Rates", "assemble"]
 
 Law = Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]
 """t, float64, shaped to broadcast over (B, 1, *K) -> (h, k, s2)."""
+
+
+NoiseMemory = Callable[[Basis], Callable[[Tensor], Tensor]] | Literal["frozen", "independent"]
+"""basis -> t -> A(t); "frozen" is A = s (one noise for all times), "independent" A = 1 (independent increments)."""
 
 
 class Rates(NamedTuple):
@@ -53,13 +57,14 @@ class Process:
     """One forward process bound to a basis.
 
     `family(basis)` returns its law (h, k, s^2)(t).  `pairing` says where a measured image stands.  `memory(basis)` is
-    the noise-memory gain A(t) with Cov(x_s, x_t | x_0) = (A_t / A_s) s_s^2 for s < t; None is the Markov choice A = h.
+    the noise-memory gain A(t) with Cov(x_s, x_t | x_0) = (A_t / A_s) s_s^2 for s < t; None is the Markov choice A = h,
+    "independent" A = 1 and "frozen" A = s: one noise for all times, a deterministic path.
     """
 
     family: Callable[[Basis], Law]
     basis: Basis
     pairing: Pairing = NO_PAIRING
-    memory: Callable[[Basis], Callable[[Tensor], Tensor]] | None = None
+    memory: NoiseMemory | None = None
     recipe: Recipe | None = None
 
     # ---- the law -------------------------------------------------------------------------------------------------
@@ -122,6 +127,9 @@ class Process:
         """A(t); equals h for a Markov process."""
         if self.memory is None:
             return self.moments(t).h
+        if self.memory in ("frozen", "independent"):
+            s2 = self.moments(t).s2
+            return s2.sqrt() if self.memory == "frozen" else torch.ones_like(s2)
         time = lift(t.to(device=self.basis.device, dtype=torch.float64), self.ndim)
         return self.memory(self.basis)(time).double()
 
@@ -135,9 +143,17 @@ class Process:
         return self if self.recipe is None else replace(self, basis=self.basis.small().to("cpu"))
 
     @cached_property
+    def admissible(self) -> bool:
+        """Whether s^2/A^2 never decreases in t at any coefficient, on 1001 times: stochastic steps exist iff so."""
+        return self.memory == "frozen" or self.first_decrease is None
+
+    @property
     def markov(self) -> bool:
-        """Whether r never decreases in t at any coefficient, on 1001 times: SDE and ancestral steps exist iff so."""
-        return self.first_decrease is None
+        """Whether the states are a Markov chain: A = h, and a clock that never decreases.
+
+        Only then is there an SDE whose drift does not know x_0.
+        """
+        return self.memory is None and self.admissible
 
     @cached_property
     def first_decrease(self) -> tuple[int, float] | None:
@@ -145,7 +161,8 @@ class Process:
         process = self._small
         if process.recipe is None:
             return process._search()
-        name = (json.dumps(process.recipe.to_json(), sort_keys=True), process.basis)
+        memory = self.memory if self.memory is None or isinstance(self.memory, str) else "own"
+        name = (json.dumps([process.recipe.to_json(), memory], sort_keys=True), process.basis)
         if name not in _VERDICTS:
             _VERDICTS[name] = process._search()
         return _VERDICTS[name]
@@ -171,8 +188,19 @@ class Process:
         return clock(moments._replace(h=self.memory_gain(t))).expand_as(moments.h + moments.s2).reshape(len(t), -1)
 
     def require_markov(self, what: str) -> None:
+        """Raise where there is no SDE: the clock decreases, or the noise has a memory of its own."""
+        self.require_admissible(what)
+        if self.memory is not None:
+            raise InputError(
+                what,
+                "a process that is not Markov: its noise has a memory of its own",
+                "a Markov one, whose SDE this rule integrates",
+                "matched, ancestral and sde_exponential take any noise memory; so do the deterministic rules.",
+            )
+
+    def require_admissible(self, what: str) -> None:
         """Raise where stochastic steps are not defined."""
-        if not self.markov:
+        if not self.admissible:
             index, time = self.first_decrease  # type: ignore[misc]
             raise InputError(
                 what,
@@ -208,9 +236,25 @@ class Process:
         """Whether some coefficient has lost the image at one of the times `(n,)`: h = 0."""
         return self._ever(times, lambda m: m.h == 0)
 
+    def grows(self, times: Tensor) -> bool:
+        """Whether some coefficient has lost nothing at one of the times `(n,)` though it is noisy, or has grown."""
+        return self._ever(times, lambda m: (m.h > 1) | ((m.h == 1) & (m.s2 > 0)))
+
     def _ever(self, times: Tensor, what: Callable[[Moments], Tensor]) -> bool:
         """Whether something holds at one of the times; one at a time, because a law may have a row for every item."""
         return any(bool(what(self._small.moments(t[None])).any()) for t in times.cpu())
+
+    def pinned(self, t: Tensor) -> bool:
+        """Whether some coefficient is known exactly at t `(1,)`, h = s = 0, and carries noise on the way there.
+
+        Such is the end of a bridge.  What it leaves with has to be drawn: no deterministic step keeps its variance.
+        """
+        return bool(self._small.pins(t.cpu()).any())
+
+    def pins(self, t: Tensor) -> Tensor:
+        """The coefficients that are pinned at t `(1,)`; one that never carries noise is not."""
+        end = self.moments(t)
+        return (end.h == 0) & (end.s2 == 0) & (self.moments(t / 2).s2 != 0)
 
     def stops(self, times: Tensor) -> bool:
         """Whether some coefficient carries noise and takes up none at one of the times `(n,)`: s > 0, G^2 = 0."""
@@ -274,9 +318,12 @@ class Process:
     # ---- transitions ---------------------------------------------------------------------------------------------
 
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """H_D = h_t / h_s and Sigma_D = s_t^2 - H_D^2 s_s^2 of w_t | w_s, s < t (eqs. 7-8)."""
+        """H_D = h_t / h_s and Sigma_D = s_t^2 - H_D^2 s_s^2 of w_t | w_s, s < t (eqs. 7-8).
+
+        With a noise memory of its own, of the noise alone: n_t | n_s, n = w - h u_0, has the gain A_t / A_s.
+        """
         ms, mt = self.moments(s), self.moments(t)
-        gain = ratio(mt.h, ms.h)
+        gain = ratio(self.memory_gain(t), self.memory_gain(s))
         return gain, mt.s2 - gain**2 * ms.s2
 
     def conditional(self, t: Tensor, s: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -284,23 +331,33 @@ class Process:
 
         With q = r_s / r_t and V = s_s^2 (1 - q): std = eta sqrt(V), keep = (s_s/s_t) sqrt(1 - eta^2 (1 - q)),
         data = h_s - keep h_t.  eta = 1 is the exact (ancestral) conditional, eta = 0 the deterministic member; each
-        preserves the marginals (Song, Meng, Ermon 2020, eq. 7, per coefficient).  Degenerate coefficients: clean at
-        t (s_t = 0 < h_t) keep h_s/h_t; erased at t (h_t = 0) have q = 0.
+        preserves the marginals (Song, Meng, Ermon 2020, eq. 7, per coefficient).  A noise memory of its own has
+        q = (A_t s_s / A_s s_t)^2 in keep and V.  Degenerate coefficients: clean at t (s_t = 0 < h_t) keep h_s/h_t;
+        erased at t (h_t = 0) have q = 0; pinned at t (h_t = s_t = 0) are drawn anew at any eta, std = s_s.
         """
         mt, ms = self.moments(t), self.moments(s)
         q = clock_ratio(ms, mt)
-        memory = q if self.memory is None else self._memory_ratio(t, s, mt, ms)
-        shrink = (1 - eta**2 * (1 - memory)).clamp_min(0.0).sqrt()
+        memory = self._memory_ratio(t, s, mt, ms)
+        shrink = ((1 - eta**2) + eta**2 * memory).clamp_min(0.0).sqrt()  # in this form a tiny ratio keeps its digits
         keep = ratio(ms.s2, mt.s2).sqrt() * shrink
         data = ms.h * (1 - q.clamp_min(0.0).sqrt() * shrink)
         std = eta * (ms.s2 * (1 - memory)).clamp_min(0.0).sqrt()
         clean = (mt.s2 == 0) & (mt.h != 0)
         keep = torch.where(clean, ratio(ms.h, mt.h), keep)
         data = torch.where(clean, 0.0, torch.where(mt.h == 0, ms.h, data))
-        return keep, data, torch.where(clean, ms.s2.sqrt(), std)
+        return keep, data, torch.where(mt.s2 == 0, ms.s2.sqrt(), std)
+
+    def memory_step(self, t: Tensor, s: Tensor) -> Tensor:
+        """X_s - X_t >= 0 of the memory clock X = log(A/s), s < t: that of l where A = h, 0 for frozen noise."""
+        mt, ms = self.moments(t), self.moments(s)
+        return log_snr_step(mt, ms) if self.memory is None else -0.5 * self._memory_ratio(t, s, mt, ms).log()
 
     def _memory_ratio(self, t: Tensor, s: Tensor, mt: Moments, ms: Moments) -> Tensor:
         """exp(-2 dX) = (A_t^2 s_s^2) / (A_s^2 s_t^2), the correlation that survives from s to t."""
+        if self.memory is None:
+            return clock_ratio(ms, mt)
+        if self.memory == "frozen":
+            return torch.where(mt.s2 == 0, 0.0, torch.ones_like(ms.s2 * mt.s2))
         return ratio(self.memory_gain(t) ** 2 * ms.s2, self.memory_gain(s) ** 2 * mt.s2)
 
 
@@ -312,7 +369,7 @@ def assemble(
     *,
     conditioning: Kind = "none",
     measurement: Callable[[Basis], Moments] | None = None,
-    memory: Callable[[Basis], Callable[[Tensor], Tensor]] | None = None,
+    memory: NoiseMemory | None = None,
     **unknown: Any,
 ) -> Process:
     """A process and the recipe that rebuilds it: `name` in PROCESSES and its options."""

@@ -123,8 +123,9 @@ class Rule(NamedTuple):
     build(process, times, spectrum, **options) makes the plan on a grid of N + 1 times.  `steps`: the default N.
     posterior: from a fixed measurement its samples have the gain and variance of the posterior (within 2 % and 5 % on
     the Gaussian card at `steps`); where False the spread is not an uncertainty and is refused as one.  deterministic:
-    no randomness after the start.  calls_per_step: denoiser calls of one step of the grid.  order: global order in the
-    step of the mean it follows.  exact: gain and variance are right on Gaussian data at any number of steps.
+    no randomness after the start, but for the first step out of the pinned end of a bridge.  calls_per_step: denoiser
+    calls of one step of the grid.  order: global order in the step of the mean it follows.  exact: gain and variance
+    are right on Gaussian data at any number of steps.  markov: refused where the noise has a memory of its own.
     """
 
     build: Callable[..., Plan]
@@ -136,6 +137,7 @@ class Rule(NamedTuple):
     calls_per_step: int = 1
     order: int = 1
     exact: bool = False
+    markov: bool = False
 
 
 def denoise_row(t: float) -> Row:
@@ -159,15 +161,25 @@ def _uniform(process: Process, steps: int, last: float, spectrum: Tensor | None)
     return torch.linspace(1.0, last, steps + 1, dtype=torch.float64, device="cpu")
 
 
-def _summary(process: Process, t: Tensor) -> Tensor:
-    """Mean log clock over degrees of freedom at times `(n,)`: the one number that stands for a structured clock."""
+def _summary(process: Process, t: Tensor, gain: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Mean log clock over degrees of freedom at times `(n,)`: the one number that stands for a structured clock.
+
+    `gain` stands in for h where it is given.
+    """
     weight = process.basis.multiplicity()
     rows = []
     for times in t.split(max(1, BLOCK // weight.numel())):
         m = process.moments(times)
-        r = torch.where(m.s2 == 0, 1.0, clock(m).clamp_max(ERASED)).log()  # no more erased than erased
+        moments = m if gain is None else m._replace(h=gain(times))
+        r = torch.where(m.s2 == 0, 1.0, clock(moments).clamp_max(ERASED)).log()  # no more erased than erased
         rows.append((r.expand(len(times), 1, *process.basis.shape)[:, 0] * weight).flatten(1).sum(1) / weight.sum())
     return torch.cat(rows).cpu()
+
+
+def _with_memory(process: Process, t: Tensor) -> Tensor:
+    """Mean of log s^2/(h A): `_summary` where A = h."""
+    total = _summary(process, t)
+    return total if process.memory is None else (total + _summary(process, t, process.memory_gain)) / 2
 
 
 def _invert(times: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
@@ -184,6 +196,14 @@ def _logsnr(process: Process, steps: int, last: float, spectrum: Tensor | None) 
     return _warped(process, steps, last, lambda r: r, lambda v: v)
 
 
+def _total(process: Process, steps: int, last: float, spectrum: Tensor | None) -> Tensor:
+    """Uniform in the mean of log(h A/s^2), in which a step with the noise memory A averages the denoised images.
+
+    For a Markov process it is "logsnr": A = h.
+    """
+    return _warped(process, steps, last, lambda r: r, lambda v: v, _with_memory)
+
+
 def _rho(process: Process, steps: int, last: float, spectrum: Tensor | None) -> Tensor:
     """Uniform in sigma^(1/7), sigma = s/h as geometric mean over coefficients (Karras et al. 2022, eq. 5)."""
     return _warped(process, steps, last, lambda r: (r / 14).exp(), lambda v: 14 * v.log())
@@ -195,23 +215,27 @@ def _warped(
     last: float,
     forward: Callable[[Tensor], Tensor],
     backward: Callable[[Tensor], Tensor],
+    summary: Callable[[Process, Tensor], Tensor] | None = None,
 ) -> Tensor:
     if last <= 0:
         raise InputError("grid last", last, "a positive time for a log-SNR or rho grid")
     times = last * (1 / last) ** torch.linspace(0, 1, 513, dtype=torch.float64, device="cpu")
-    values = torch.cummax(_summary(process, times), 0).values
+    summary = summary or _summary
+    values = torch.cummax(summary(process, times), 0).values
     span = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     wanted = backward(forward(values[-1]) * (1 - span) + forward(values[0]) * span)
     grid = _invert(times, values, wanted)
     # interpolation leaves 1e-4 errors; two Newton-free bisection refinements make the grid exact to round-off
-    return _refine(process, grid, wanted, times)
+    return _refine(process, grid, wanted, times, summary)
 
 
-def _refine(process: Process, grid: Tensor, wanted: Tensor, times: Tensor) -> Tensor:
+def _refine(
+    process: Process, grid: Tensor, wanted: Tensor, times: Tensor, summary: Callable[[Process, Tensor], Tensor]
+) -> Tensor:
     low, high = (grid * 0.97).clamp_min(float(times[0])), (grid * 1.03).clamp_max(1.0)
     for _ in range(46):
         middle = 0.5 * (low + high)
-        below = _summary(process, middle) < wanted
+        below = summary(process, middle) < wanted
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     exact = 0.5 * (low + high)
     exact[0], exact[-1] = 1.0, times[0]
@@ -238,7 +262,7 @@ def _energy(process: Process, steps: int, last: float, spectrum: Tensor | None) 
     return grid
 
 
-GRIDS = {"time": _uniform, "logsnr": _logsnr, "rho": _rho, "energy": _energy}
+GRIDS = {"time": _uniform, "logsnr": _logsnr, "total": _total, "rho": _rho, "energy": _energy}
 
 
 CLEAN = 1.2e-4
@@ -256,7 +280,7 @@ def _nearly_clean(process: Process, spectrum: Tensor | None) -> float:
     def dirty(t: float) -> bool:
         m = process.moments(torch.tensor([t], dtype=torch.float64, device="cpu"))
         noisy = weight * (m.s2 != 0) * (m.h != 0)
-        level = torch.where(noisy > 0, ratio(m.s2, m.h**2), 1.0).log()
+        level = torch.where(noisy > 0, clock(m), 1.0).log()
         return float((level * noisy).sum()) > math.log(CLEAN * max(1.0, power)) * float(noisy.sum())
 
     low, high = 1e-9, 1e-3

@@ -9,6 +9,7 @@ from retrodict.processes.process import Process
 from retrodict.samplers.plan import Plan, Rule
 from retrodict.samplers.rules.ancestral import ancestral, ddim, matched
 from retrodict.samplers.rules.euler import euler
+from retrodict.samplers.rules.exponential import exponential, sde_exponential
 from retrodict.samplers.rules.gaussian_ode import gaussian_ode
 from retrodict.samplers.rules.heun import heun
 from retrodict.samplers.rules.multistep import dpmpp2m, sde_dpmpp2m
@@ -19,12 +20,18 @@ RULES: dict[str, Rule] = {
     "matched": Rule(
         matched, 8, True, False, "time", "ancestral with drawn x_0; exact in the Gaussian part", exact=True
     ),
-    "euler": Rule(euler, 256, False, False, "time", "Tivnan et al. 2023, eq. 21"),
+    "euler": Rule(euler, 256, False, False, "time", "Tivnan et al. 2023, eq. 21", markov=True),
     "ancestral": Rule(ancestral, 32, False, False, "time", "Ho, Jain, Abbeel 2020; Song et al. 2020, eta = 1"),
     "ddim": Rule(ddim, 32, False, True, "time", "Song, Meng, Ermon 2020"),
     "heun": Rule(heun, 16, False, True, "logsnr", "Karras et al. 2022, algorithm 1", calls_per_step=2, order=2),
     "dpmpp2m": Rule(dpmpp2m, 16, False, True, "logsnr", "Lu et al. 2022, algorithm 2", order=2),
-    "sde_dpmpp2m": Rule(sde_dpmpp2m, 64, True, False, "logsnr", "Lu et al. 2022, stochastic 2M"),
+    "sde_dpmpp2m": Rule(sde_dpmpp2m, 64, True, False, "logsnr", "Lu et al. 2022, stochastic 2M", markov=True),
+    "exponential": Rule(
+        exponential, 20, False, True, "logsnr", "Li et al. 2025, corrected third order; any process", order=3
+    ),
+    "sde_exponential": Rule(
+        sde_exponential, 64, True, False, "total", "the same, with the noise memory of the process", order=3
+    ),
     "gaussian_ode": Rule(
         gaussian_ode, 8, False, True, "time", "probability flow, exact in the Gaussian part", order=2, exact=True
     ),

@@ -15,17 +15,19 @@ __all__ = ["ancestral", "ddim", "matched"]
 def ddim(process: Process, times: Tensor, spectrum: Tensor | None = None, *, eta: float = 0.0) -> Plan:
     """DDIM in the consistent convention (Song, Meng, Ermon 2020), NFE = N; eta = 1 is the ancestral sampler.
 
-    w' = keep w + data D + eta sqrt(V) z with the weights of `Process.conditional`.
+    w' = keep w + data D + eta sqrt(V) z with the weights of `Process.conditional`.  Out of the pinned end of a bridge
+    the first step draws its noise at any eta.
     """
     if eta:
-        process.require_markov("ddim with eta > 0")
+        process.require_admissible("ddim with eta > 0")
+    pinned = process.pinned(times[:1])
 
     def row(i: int) -> Row:
         t, s = times[i : i + 1], times[i + 1 : i + 2]
         keep, data, std = process.conditional(t, s, eta)
-        return Row(float(t), True, (keep,), (data,), (std,) if eta else ())
+        return Row(float(t), True, (keep,), (data,), (std,) if eta or (pinned and i == 0) else ())
 
-    return Plan(process, times, row, len(times) - 1, len(times) - 1, "ddim", stochastic=eta > 0)
+    return Plan(process, times, row, len(times) - 1, len(times) - 1, "ddim", stochastic=eta > 0 or pinned)
 
 
 def ancestral(process: Process, times: Tensor, spectrum: Tensor | None = None) -> Plan:
@@ -41,7 +43,7 @@ def matched(process: Process, times: Tensor, spectrum: Tensor | None = None) -> 
     Gaussian part of the reverse SDE exactly: keep w + data D is the exact drift with the non-Gaussian rest of the
     whitened score held constant over the step, and V + data^2 v the exact Gaussian noise.  NFE = N.
     """
-    process.require_markov("matched")
+    process.require_admissible("matched")
     quiet = process.noise_free(times[-1:])
 
     def row(i: int) -> Row:

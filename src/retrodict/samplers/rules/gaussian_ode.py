@@ -24,7 +24,7 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
     Gaussian data).  Q is held constant (order 1) or continued linearly in tau (order 2, Adams-Bashforth).  L = 0 gives
     DDIM; for external conditioning with a known law L is the posterior variance given y.  Order 1 in weights:
     a = sqrt((L + r')/(L + r)), b = (1 - r'/r)/(1 + a): y' = (1 - b) y + b D.  Out of an erased coefficient (h = 0) the
-    state keeps sqrt(M'/M), M = h^2 L + s^2.
+    state keeps sqrt(M'/M), M = h^2 L + s^2; out of the pinned end of a bridge (M = 0) it is drawn, with std sqrt(M').
     """
     if spectrum is None:
         raise InputError("gaussian_ode", "no spectrum", "the data spectrum (variance of every coefficient)")
@@ -33,6 +33,7 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
     if process.pairing.sees and process.measurement is not None:
         _, spectrum = wiener(process.measurement, spectrum)  # the flow of the Gaussian posterior given y
     steps = len(times) - 1
+    pinned = process.pinned(times[:1])
 
     def moments(i: int) -> tuple[Moments, Tensor]:
         m = process.moments(times[i : i + 1])
@@ -49,7 +50,10 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
         keep = (scale + torch.where(torch.isinf(rt), 0.0, gain * q)) / (1 + root)
         data = ms.h * torch.where(torch.isinf(rt), 1.0, b)
         if order == 1 or i == 0:
-            return Row(float(times[i]), True, (keep,), (data,))
+            if not pinned or i:
+                return Row(float(times[i]), True, (keep,), (data,))
+            drawn = torch.where(process.pins(times[:1]), (ms.h**2 * spectrum + ms.s2).sqrt(), 0.0)
+            return Row(float(times[i]), True, (keep,), (data,), (drawn,))
         # second difference: with g = (L + r)/r the rest is Q = g D - (g - 1) y, so that g (1 - L/(L + r)) = 1
         mp, rp = moments(i - 1)
         tau, before, after = (_inverse_root(spectrum + r) for r in (rt, rp, rs))
@@ -64,7 +68,7 @@ def gaussian_ode(process: Process, times: Tensor, spectrum: Tensor | None = None
         keeps = (keep - ms.h * ct * ratio(lt, mt.h), ms.h * cp * ratio(lp, mp.h))
         return Row(float(times[i]), True, keeps, (data + ms.h * ct, -ms.h * cp))
 
-    return Plan(process, times, row, steps, steps, "gaussian_ode", depth=1 if order == 1 else 2)
+    return Plan(process, times, row, steps, steps, "gaussian_ode", depth=1 if order == 1 else 2, stochastic=pinned)
 
 
 def _inverse_root(x: Tensor) -> Tensor:

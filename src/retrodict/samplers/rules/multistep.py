@@ -49,9 +49,7 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
         raise InputError(f"{name} order", order, "1 or 2")
     if eta:
         process.require_markov(name)
-    if eta and process.memory is not None:
-        raise InputError(name, "a process with a noise memory of its own", "a Markov one", "Use ancestral or matched.")
-    steps = len(times) - 1
+    steps, pinned = len(times) - 1, process.pinned(times[:1])
 
     def row(i: int) -> Row:
         before, now, after = (process.moments(times[j : j + 1]) for j in (max(i - 1, 0), i, i + 1))
@@ -61,7 +59,10 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
         decay = torch.exp(-eta * dl) if eta else 1.0
         keep = torch.where(s_now == 0, ratio(after.h, now.h), ratio(s, s_now)) * decay
         data = after.h * -torch.expm1(-(1 + eta) * dl)
-        noise = (s * (-torch.expm1(-2 * eta * dl)).clamp_min(0.0).sqrt(),) if eta else ()
+        std = s * (-torch.expm1(-2 * eta * dl)).clamp_min(0.0).sqrt() if eta else torch.zeros_like(s)
+        if pinned and i == 0:  # what leaves the end of a bridge has to be drawn
+            std = torch.where((now.h == 0) & (s_now == 0), s, std)
+        noise = (std,) if eta or (pinned and i == 0) else ()
         last = i == steps - 1 and (lower_last or float(times[-1]) == 0)
         if order == 1 or i == 0 or last:
             return Row(float(times[i]), True, (keep,), (data,), noise)
@@ -70,4 +71,4 @@ def _multistep(process: Process, times: Tensor, *, eta: float, order: int, lower
         half = torch.where(usable, 0.5 * data * ratio(dl, torch.where(usable, old, 1.0)), 0.0)
         return Row(float(times[i]), True, (keep,), (data + half, -half), noise)
 
-    return Plan(process, times, row, steps, steps, name, depth=order, stochastic=eta > 0)
+    return Plan(process, times, row, steps, steps, name, depth=order, stochastic=eta > 0 or pinned)
