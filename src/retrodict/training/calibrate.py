@@ -37,7 +37,7 @@ def calibrate_spread(
     nodes, factors = [], []
     for number, time in enumerate(torch.logspace(-1.7, 0, levels, dtype=torch.float64, device="cpu")):
         keys = [key(seed, "calibration", number * items + i) for i in range(items)]
-        seeds, (x0, y, _) = torch.tensor(keys, device="cpu"), example(batch(keys), denoiser)
+        seeds, (x0, y, *_) = torch.tensor(keys, device="cpu"), example(batch(keys), denoiser)
         t = time.expand(items)
         xt, cond = simulate(denoiser.process, x0, t, seeds, y)
         with torch.no_grad():
