@@ -20,7 +20,7 @@ from retrodict.tasks.processes import markdown
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, IMAGES = ROOT / "docs" / "processes" / "index.md", ROOT / "docs" / "images" / "processes"
 BEGIN, END = "<!-- processes: written by scripts/process_pages.py -->\n", "<!-- end of processes -->\n"
-MOST = 60_000
+MOST = 80_000
 """Bytes of a picture."""
 
 

@@ -87,7 +87,7 @@ def brownian_bridge(basis: Basis, variance: float = 2.0, **pairing: Any) -> Proc
 
 
 def i2sb(basis: Basis, beta_max: float = 0.3, steps: int = 1000, **pairing: Any) -> Process:
-    """I2SB: h = 1 - u, k = u, s^2 = S u (1 - u), u = (1/S) int_0^t beta, a symmetric schedule, Markov, pinned.
+    """Image-to-image bridge (I2SB): h = 1 - u, k = u, s^2 = S u (1 - u), u = (1/S) int_0^t beta, Markov, pinned.
 
     sqrt(beta_j) is linear from 0.01 to sqrt(beta_max/1000) over `steps` indices, of which the first half is used and
     mirrored; S is the whole sum, 0.1410 for beta_max 0.3 (Liu et al. 2023, eq. 11 and released code).  A Brownian
@@ -111,7 +111,7 @@ def i2sb(basis: Basis, beta_max: float = 0.3, steps: int = 1000, **pairing: Any)
 
 
 def ddbm_ve(basis: Basis, sigma_max: float = 80.0, **pairing: Any) -> Process:
-    """DDBM-VE: h = 1 - u^2, k = u^2, s = sigma_max u sqrt(1 - u^2), u = t^3: the bridge of h = 1, s = sigma_max u.
+    """Bridge of ve (DDBM-VE): h = 1 - u^2, k = u^2, s = sigma_max u sqrt(1 - u^2), u = t^3, of h = 1, s = sigma_max u.
 
     Zhou et al. 2024, table 1; `sigma_max` in data units.  The time t is a label: u = t^3 gives small noise its share of
     it, as the grids of that paper do.  Markov, pinned.
@@ -122,7 +122,7 @@ def ddbm_ve(basis: Basis, sigma_max: float = 80.0, **pairing: Any) -> Process:
 
 
 def ddbm_vp(basis: Basis, beta_min: float = 0.1, beta_max: float = 2.1, **pairing: Any) -> Process:
-    """DDBM-VP: the bridge of `vp`, h = h_r (1 - q), k = (h_r/h_r(1)) q, s^2 = (1 - h_r^2)(1 - q), q as in `bridge`.
+    """Bridge of vp (DDBM-VP): h = h_r (1 - q), k = (h_r/h_r(1)) q, s^2 = (1 - h_r^2)(1 - q), q as in `bridge`.
 
     Zhou et al. 2024, table 1, with beta_d = 2 and beta_min = 0.1.  Markov, pinned; k is not 1 - h.
     """
@@ -139,7 +139,7 @@ def goub(
     schedule: str = "cosine",
     **pairing: Any,
 ) -> Process:
-    """GOUB: the bridge of `ir_sde`, h = e^-T v(t, 1)/v(0, 1), k = 1 - h, s^2 = v(0, t) v(t, 1)/v(0, 1), Markov, pinned.
+    """Bridge of ir_sde (GOUB): h = e^-T v(t, 1)/v(0, 1), k = 1 - h, s^2 = v(0, t) v(t, 1)/v(0, 1), Markov, pinned.
 
     v(a, b) = level^2 (1 - e^(-2 (T_b - T_a))), the variance that the reference gains from a to b (Yue et al. 2024,
     proposition 3.2); options as those of `ir_sde`.

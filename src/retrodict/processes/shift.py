@@ -92,7 +92,7 @@ def rddm(
     steps: int = 1000,
     **pairing: Any,
 ) -> Process:
-    """RDDM: h = 1 - a, k = a, s = b, two schedules a(t), b(t) of their own, noise memory A = 1: independent increments.
+    """Residual denoising (RDDM): h = 1 - a, k = a, s = b, schedules a(t), b(t), memory A = 1: independent increments.
 
     One step adds alpha_i of the residual c - x_0 and beta_i of fresh noise, so that a = sum alpha_i, b^2 = sum beta_i^2
     (Liu et al. 2024, eqs. 7-10); a(1) = 1, b(1) = `level` in data units.  The parts grow ("increased"), shrink
