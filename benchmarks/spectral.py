@@ -180,7 +180,7 @@ def grids() -> tuple[list, dict]:
         errors[name] = values
     same = max(errors["matern"]) / min(errors["matern"]) - 1
     rows = [
-        ["`matern`: shared points of grids of 64 mm have one law to 1e-3 (64 against 256 pixels)"],
+        ["`matern`: shared points of grids of 64 mm have one law to 1e-3 (s = 3, 64 against 256 pixels)"],
         ["`matern`: the variance that pixels lack falls as N^(2 - 2s)"],
         ["`matern`: the error of sampling does not depend on the grid (8 ancestral steps, lowest third)"],
     ]
@@ -197,7 +197,7 @@ def updates() -> tuple[list, dict]:
     a, b = found["fourier"], found["scalar"]
     rows = []
     for key, words, digits in (
-        ("updates_8_HU", "rms of all 8 reverse updates of a pixel, HU", 0),
+        ("updates_8_HU", "8 reverse updates of a pixel, root of summed squares, HU", 0),
         ("transport_HU", "way of a pixel in the probability flow, HU", 0),
         ("fisher", "Fisher length per root of the degrees of freedom", 2),
         ("fisher_step_8", "the largest of 8 Fisher steps", 2),

@@ -59,5 +59,6 @@ def path_lengths(process: Process, spectrum: Tensor, times: Tensor) -> Paths:
         update.append(rms((power + power_next - 2 * together).clamp_min(0.0)))
     first, last = states[0][3], states[-1][3]
     shortest = float((total / 2).sqrt() * rms((last / first).log() ** 2))
-    metric, moved, changed = (torch.stack(part).flip(0).cpu() for part in (fisher, transport, update))
-    return Paths(metric, moved, changed, shortest, float(rms((last.sqrt() - first.sqrt()) ** 2)))
+    lengths = [torch.stack(part).flip(0).cpu() for part in (fisher, transport, update)]
+    straight = float(rms((last.sqrt() - first.sqrt()) ** 2))
+    return Paths(lengths[0], lengths[1], lengths[2], shortest, straight)
