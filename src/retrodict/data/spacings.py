@@ -60,7 +60,7 @@ class SpacingSet:
     size : pixels along both sides of a patch.  spacings : (least, most) in mm.  copies : see `by_spacing`.
     balance : "patients" draws a spacing as often as patients have slices of it, and then each of those patients
         equally often; "pixels" draws every pixel equally often.
-    seed : another seed gives other patches for the same numbers.  empty_below : as in `PatchSet`.
+    seed : another seed gives other patches for the same numbers.  empty_below, max_empty : as in `PatchSet`.
 
     `reach` is the (least, most) spacing of a batch; `notes` says what was left out.
     """
@@ -72,6 +72,7 @@ class SpacingSet:
     balance: str = "patients"
     seed: int = 0
     empty_below: float | None = None
+    max_empty: float = 0.9
     notes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -131,7 +132,7 @@ class SpacingSet:
         balance = "groups" if self.balance == "patients" else "pixels"
         channels = items[0].image.values.shape[0]
         return PatchSet(groups, self.size, seed=self.seed, balance=balance, empty_below=self.empty_below,
-                        channels=channels)  # fmt: skip
+                        max_empty=self.max_empty, channels=channels)  # fmt: skip
 
     def _weight(self, items: list[Slice]) -> float:
         if self.balance == "patients":

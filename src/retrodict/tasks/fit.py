@@ -149,7 +149,9 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
         return plan.spec
     denoiser = plan.spec.build(plan.config.name, precision_for(plan.config.training.precision))
     denoiser.net.load_state_dict(average)
-    batch = _batcher(plan.validation, plan.spec.intensity)
+    # what surrounds a body errs little and says nothing of it
+    fuller = replace(plan.validation, max_empty=0.5) if isinstance(plan.validation, SpacingSet) else plan.validation
+    batch = _batcher(fuller, plan.spec.intensity)
     law, seed = plan.config.clocks(), plan.config.training.seed
     if law is not None:
         scale = calibrate_over_law(denoiser, batch, law, seed=seed)
