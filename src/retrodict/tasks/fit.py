@@ -31,6 +31,7 @@ from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.held_out import by_group, held_out, held_out_over_law
+from retrodict.tasks.in_use import in_use
 from retrodict.tasks.machine import torch_threads
 from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.calibrate_law import calibrate_over_law
@@ -155,12 +156,13 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     law, seed = plan.config.clocks(), plan.config.training.seed
     if law is not None:
         scale = calibrate_over_law(denoiser, batch, law, seed=seed)
-        spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
         pairs: dict[str, list[Any]] = {}
         if isinstance(plan.validation, SpacingSet):
             for item in plan.validation.slices:
                 own = plan.spec.intensity.encode(item.image.values), math.sqrt(math.prod(item.spacing))
                 pairs.setdefault(item.patient, []).append(own)
+        scale = in_use(replace(denoiser, spread_scale=scale), law, pairs, seed)
+        spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
         record = held_out_over_law(replace(denoiser, spread_scale=scale), law, pairs, seed)
         return spec if record is None else replace(spec, held_out=record.to_json())
     scale = calibrate_spread(denoiser, batch, seed=seed)
