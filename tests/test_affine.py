@@ -28,7 +28,7 @@ from retrodict.samplers.rules.exponential import _phi
 from retrodict.samplers.starts import choose_start
 
 ONE = Pixel((1,))
-AFFINE = [name for name in PROCESSES if name not in ("fourier", "measured", "wavelet_bands")]
+AFFINE = [name for name in PROCESSES if name not in ("fourier", "measured", "wavelet_bands", "whitened")]
 PINNED = ["bridge", "brownian_bridge", "i2sb", "ddbm_ve", "ddbm_vp", "goub"]
 PAIRS = [(0.0, 0.3), (0.3, 0.5), (0.5, 0.92), (0.15, 1.0), (0.9, 1.0), (0.0, 1.0)]
 

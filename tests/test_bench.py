@@ -183,8 +183,8 @@ def test_another_file_is_refused(content, tmp_path):
 
 
 def test_peers_are_shown_beside_ours(records, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "card_unconditional", lambda steps: records)
-    monkeypatch.setattr(bench, "card_restoration", lambda steps: [])
+    monkeypatch.setattr(bench, "card_unconditional", lambda steps, **_: records)
+    monkeypatch.setattr(bench, "card_restoration", lambda steps, **_: [])
     peer = {**records[0], "library": "azula", "sampler": "zAB", "gain": [], "verdict": "failed", "reason": "no [luck]"}
     path = tmp_path / "peers.json"
     bench.write_json(path, [records[0], peer])

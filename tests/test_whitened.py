@@ -418,7 +418,7 @@ def test_random_kernels_train_every_item_with_its_own(predicts, weight):
     assert torch.allclose(whole[:1], first, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [k for k in PREDICTIONS if k != "score"])
+@pytest.mark.parametrize("kind", [k for k, p in PREDICTIONS.items() if k != "score" and not p.anchored])
 def test_predictions_go_there_and_back_where_the_kernel_has_zeros(kind):
     """Of a noise-free coefficient the data are w / h, whatever a network says of its noise."""
     process = singular(Fourier((8, 8)))

@@ -35,7 +35,7 @@ class Orthonormal(Basis):
 
         Raises `InputError` for a matrix of another size, a complex one, or rows that are not orthonormal to 1e-9.
         """
-        n, rows = math.prod(size), torch.as_tensor(matrix)
+        n, rows = math.prod(size), torch.as_tensor(matrix, device=matrix.device)
         if rows.is_complex() or tuple(rows.shape) != (n, n):
             found = f"a {'complex' if rows.is_complex() else 'real'} matrix {tuple(rows.shape)}"
             raise InputError("Orthonormal matrix", found, f"a real one {(n, n)}, a row for each of {n} pixels")

@@ -202,7 +202,8 @@ class DenseProcess:
         keep Sigma_t keep^T + eta^2 V = Sigma_s and so the marginals, V the exact covariance.  Of the keeps that do,
         keep = (Sigma_s - eta^2 V)^(1/2) U Sigma_t^(-1/2) with U orthogonal, that one is taken which is nearest to the
         flow of the stochastic equation with the share eta of its noise, so that eta = 0 tends to the probability flow.
-        In directions without noise at t, where x_0 is known, keep is H_s H_t^-1.
+        In directions without noise at t, where x_0 is known, keep is H_s H_t^-1; where there is nothing of x_0
+        either, the state is drawn anew at any eta.
         """
         mt, ms = self.moments(t), self.moments(s)
         gain = self._gain(s, t)
@@ -211,8 +212,10 @@ class DenseProcess:
         covariance = ms.S - exact @ mt.S @ exact.mH
         keep = exact if eta == 1 else self._turned(exact, gain, eta, ms.S - eta**2 * covariance, mt.S)
         silent = torch.eye(len(inverse), dtype=inverse.dtype, device=inverse.device) - inverse @ mt.S
-        keep = keep + ms.H @ _inverted(mt.H) @ silent
-        return keep, ms.H - keep @ mt.H, eta**2 * covariance
+        known = _inverted(mt.H)
+        keep = keep + ms.H @ known @ silent
+        pinned = silent - known @ mt.H @ silent
+        return keep, ms.H - keep @ mt.H, eta**2 * covariance + (1 - eta**2) * pinned @ ms.S @ pinned.mH
 
     @staticmethod
     def _turned(exact: Tensor, gain: Tensor, eta: float, left: Tensor, noise: Tensor) -> Tensor:

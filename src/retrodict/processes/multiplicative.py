@@ -107,11 +107,11 @@ class GeometricBrownian:
 
     def shift(self, t: Tensor | float) -> Tensor:
         """m(t) = (mu - sigma^2 / 2) t, in nats; zero for mu = sigma^2 / 2."""
-        return (self.mu - 0.5 * self.sigma**2) * torch.as_tensor(t, dtype=torch.float64)
+        return (self.mu - 0.5 * self.sigma**2) * _time(t)
 
     def variance(self, t: Tensor | float) -> Tensor:
         """Variance of log x_t given x_0, sigma^2 t."""
-        return self.sigma**2 * torch.as_tensor(t, dtype=torch.float64)
+        return self.sigma**2 * _time(t)
 
     def corrupt(self, x0: Tensor, t: Tensor, z: Tensor) -> Tensor:
         """x_t = x_0 exp(m(t) + sigma sqrt(t) z); x0, z `(B, ...)`, t `(B,)`."""
@@ -155,3 +155,7 @@ class GeometricBrownian:
         if choice("form", form, FORMS) == "log":
             return x * ((1.5 * s2 - self.mu) * d + s2 * d * score + noise).exp()
         return x * (1 + (2 * s2 - self.mu) * d + s2 * d * score + noise)
+
+
+def _time(t: Tensor | float) -> Tensor:
+    return t.double() if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64, device="cpu")
