@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import retrodict
-from models import make_model
+from models import field, make_model
 from retrodict import Image, InputError
 from retrodict.cli.app import app
 from retrodict.metrics.bootstrap import bootstrap, paired_bootstrap
@@ -124,9 +124,13 @@ def test_files(result, tmp_path):
 
 
 def test_a_model_is_run_where_no_folder_is_given(folders, tmp_path):
+    """A truth that the model knows: one of its spectrum."""
     make_model(tmp_path, bands=0)
+    save(tmp_path / "truth.npz", 100 * (field((96, 96), 1)[0].double() - 5))
     methods = [{"name": "model", "model": str(tmp_path / "model"), "samples": 4, "steps": 1}]
-    found = evaluate(config(methods=methods, measured=None, simulate=True, truth=["truth/image0.npz"]), folders)
+    found = evaluate(
+        config(methods=methods, measured=None, simulate=True, truth=[str(tmp_path / "truth.npz")]), folders
+    )
     assert summary(found, "model")["summary"]["ssr"]["value"] > 0
     assert summary(found, "model")["summary"]["rmse"]["lower"] is None  # one image gives no band
 
