@@ -23,6 +23,10 @@ __all__ = ["in_use"]
 INSTRUMENTS = 4
 """Instruments of the law that measure every image."""
 
+BORDER = 8
+"""Pixels that are not looked at: one call knows one margin around an image, and members with margins of their own say
+what that costs."""
+
 NODES = (0.1, 0.5, 0.9)
 """Quantiles of the noise level between which the factor is a line."""
 
@@ -36,8 +40,8 @@ def in_use(
     """The factors of `denoiser`, times a function of the noise level that makes SSR^2 = 1 where patients count alike.
 
     The factors by level and frequency (`training.calibrate_law`) come from patches that are periodic, of states
-    anywhere along their ramps, and count by their error.  A restoration meets instruments at their ends and images that
-    go on beyond their border; and a patient who errs little counts as much as another.  So the middle of every image is
+    anywhere along their ramps, and count by their error.  A restoration meets instruments at their ends, on images
+    that are not periodic; and a patient who errs little counts as much as another.  So the middle of every image is
     measured by instruments of the law, restored by one call, and squared error over variance, averaged over a patient's
     images, is fitted by a line over the level that is broken once (least squares).
 
@@ -67,7 +71,9 @@ def _rows(denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, f
             y, truth = (center(x) for x in (measured_inside(bound.process, image[None], own, AROUND)[0], image))
             result = restore_batch(bound, y[None], replace(options, seed=own))
             assert result.sd is not None
-            ratio = (result.mean[0] - truth).double().square().mean() / result.sd.double().square().mean()
+            inside = (..., *(slice(BORDER, -BORDER) if n > 4 * BORDER else slice(None) for n in truth.shape[1:]))
+            error, sd = (x.double()[inside].square().mean() for x in (result.mean[0] - truth, result.sd[0]))
+            ratio = error / sd
             found.append(torch.stack([_level(bound, y), ratio.cpu()]))
     return torch.stack(found)
 
