@@ -17,10 +17,12 @@ from retrodict.bases.spectrum import Spectrum, density_spectrum
 from retrodict.data.collection import Slice
 from retrodict.data.index import IndexRow, write_index
 from retrodict.data.spacings import SpacingSet, bin_of, by_spacing, center_of
+from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.processes.fourier import fourier
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_collection import training_sets
 from retrodict.tasks.fit_config import load_config
+from retrodict.tasks.in_use import in_use
 from retrodict.training.calibrate_law import calibrate_over_law
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -350,6 +352,19 @@ def test_the_spectrum_of_the_error_is_found_where_the_data_have_more_power_than_
     said = wide.at(law(basis, None)).estimate(y, torch.ones(1, dtype=torch.float64)).spread.variance().mean()
     weight = basis.multiplicity() / basis.multiplicity().sum()
     assert float(said.detach()) == pytest.approx(float((found * v[0, 0] * weight).sum()), rel=0.05)
+
+
+def test_the_factor_in_use_is_the_ratio_where_the_spread_is_wrong(tmp_path):
+    """A zero network on Gaussian data of its spectrum, its variance a quarter too large: the factor takes it back."""
+    denoiser = planned(settings(tmp_path), tmp_path / "run").spec.build("test")
+    basis = denoiser.process.on((64, 64)).basis
+    z = torch.randn(4, 1, *basis.size, generator=torch.Generator().manual_seed(2))
+    x = basis.inverse(denoiser.spectrum.on(basis).sqrt().to(z) * basis.forward(z)) + denoiser.spectrum.mean
+    large = replace(denoiser, spread_scale=SpreadScale((-9.0, 9.0), ((1.25, 1.25), (1.25, 1.25))))
+    law = ClockLaw(noise=(2.0, 100.0), scale=100.0)
+    found = in_use(large, law, {f"p{k}": [(x[k], 0.8)] for k in range(4)})
+    assert torch.tensor(found.factor).flatten().tolist() == pytest.approx([1.0] * 4, abs=0.12)
+    assert in_use(large, law, {"p0": [(x[0], 0.8)]}) is large.spread_scale
 
 
 @pytest.mark.skipif(not (DATA / "ct_tcga_lung").is_dir(), reason="no CT patients beside the repository")
