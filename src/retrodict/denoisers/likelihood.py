@@ -20,7 +20,7 @@ from retrodict.denoisers.denoiser import (
     check_state,
 )
 from retrodict.denoisers.mixture import GaussianLaw
-from retrodict.denoisers.wrappers import Wrapper
+from retrodict.denoisers.wrappers import Measured
 from retrodict.processes.observation import Cond, Moments, ratio
 from retrodict.processes.process import Process
 
@@ -31,7 +31,7 @@ STATES = ("as image", "scaled", "norm")
 
 
 @dataclass(frozen=True)
-class LikelihoodGuided(Wrapper):
+class LikelihoodGuided(Measured):
     """A denoiser with lambda times the gradient of log p(y | x_t) in its score, y = A x_0 + N(0, Sigma_y) of moments
     `law`, diagonal in the basis (A = h, real); y is an image `(B|1, C, *N)`.
 
@@ -50,8 +50,6 @@ class LikelihoodGuided(Wrapper):
     Raises `InputError` for a measurement without noise where the process has some.
     """
 
-    y: Tensor
-    law: Moments
     strength: float = 1.0
     state: str = "as image"
     sign: str = "corrected"
@@ -116,17 +114,6 @@ class LikelihoodGuided(Wrapper):
         inner: Linear = self.inner.linear(t)  # type: ignore[attr-defined]
         a, b = (x[0, 0] for x in self._gains(self.process.moments(t)))
         return inner._replace(state=inner.state - b, measurement=inner.measurement + a)
-
-    def on(self, size: Sequence[int]) -> Self:
-        """Itself: a measurement is on one grid."""
-        if tuple(size) != self.process.basis.size:
-            raise InputError("size", tuple(size), f"{self.process.basis.size}, the grid of the measurement")
-        return self
-
-    def to(self, device: str | torch.device) -> Self:
-        """The inner denoiser, the measurement and its law on another device."""
-        law = Moments(*(x.to(device) for x in self.law))
-        return replace(self, inner=self.inner.to(device), y=self.y.to(device), law=law)
 
 
 @dataclass(frozen=True)

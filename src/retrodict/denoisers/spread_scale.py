@@ -39,16 +39,13 @@ class SpectrumScale:
     unknown: tuple[float, ...]
     factor: tuple[tuple[float, ...], ...]
 
-    def weights(self, v: Tensor, power: Tensor, basis: Basis) -> Tensor:
-        """Weights `(n, m, *v)` of the factors at every coefficient of v `(B|1, C|1, *K)`; power broadcasts to it."""
+    def at(self, unknown: Tensor, basis: Basis) -> Tensor:
+        """Factors where `unknown` of the data is not known, `(..., *K)`."""
+        table = torch.tensor(self.factor, dtype=torch.float64, device=unknown.device)
         radius = hats(self.radius, basis.radius() * 2 * min(basis.spacing))
-        unknown = hats(self.unknown, ratio(v, power.expand_as(v), otherwise=1.0))
-        return radius[(slice(None), None, None, None)] * unknown[None]
-
-    def at(self, v: Tensor, power: Tensor, basis: Basis) -> Tensor:
-        """Factors in the shape of v."""
-        table = torch.tensor(self.factor, dtype=torch.float64, device=v.device)
-        return torch.einsum("nm,nm...->...", table, self.weights(v, power, basis))
+        across = torch.einsum("nm,n...->m...", table, radius)
+        parts = [weight * row for weight, row in zip(hats(self.unknown, unknown), across, strict=True)]
+        return torch.stack(parts).sum(0)
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class SpreadScale:
 
     `level` (n,) rising, the noise level log(c_out / std) that the network sees; `factor` (n, bands).  Linear in level
     and log factor between nodes, constant beyond them.  `spectrum`, where there is one, is multiplied to
-    it: it says how the error of one level is spread over the frequencies of a band.
+    them: it says how the error of one level is spread over the frequencies of a band.
     """
 
     level: tuple[float, ...]
@@ -71,7 +68,9 @@ class SpreadScale:
 
     def variances(self, v: Tensor, power: Tensor, basis: Basis) -> Tensor:
         """The spectrum of the error, v `(B|1, C|1, *K)`, as held-out data have it; power is that of the data."""
-        return v if self.spectrum is None else v * self.spectrum.at(v, power, basis)
+        if self.spectrum is None:
+            return v
+        return v * self.spectrum.at(ratio(v, power.expand_as(v), otherwise=1.0), basis)
 
     @staticmethod
     def from_json(record: Any, bands: int) -> SpreadScale:

@@ -123,7 +123,26 @@ class Guided(Wrapper):
 
 
 @dataclass(frozen=True)
-class Fused(Wrapper):
+class Measured(Wrapper):
+    """A denoiser with one more measurement: y, an image `(B|1, C, *N)`, and its moments `law` in the basis."""
+
+    y: Tensor
+    law: Moments
+
+    def on(self, size: Sequence[int]) -> Self:
+        """Itself: a measurement is on one grid."""
+        if tuple(size) != self.process.basis.size:
+            raise InputError("size", tuple(size), f"{self.process.basis.size}, the grid of the measurement")
+        return self
+
+    def to(self, device: str | torch.device) -> Self:
+        """The inner denoiser, the measurement and its law on another device."""
+        law = Moments(*(x.to(device) for x in self.law))
+        return replace(self, inner=self.inner.to(device), y=self.y.to(device), law=law)
+
+
+@dataclass(frozen=True)
+class Fused(Measured):
     """A denoiser that knows one more measurement y of the image, diagonal in the basis of its process (identity I5).
 
     State and measurement are fused to one observation, and the inner denoiser is asked once: no guidance and no inner
@@ -132,8 +151,6 @@ class Fused(Wrapper):
     """
 
     inner: Observer
-    y: Tensor
-    law: Moments
 
     def __post_init__(self) -> None:
         """Refuse an inner denoiser that cannot answer for a fused observation."""
@@ -160,17 +177,6 @@ class Fused(Wrapper):
         gain, left = wiener(self.law, variance)
         mean, real = mean.to(u), u.real.dtype
         return mean + gain.to(real) * (u - self.law.h.to(real) * mean), left
-
-    def on(self, size: Sequence[int]) -> Self:
-        """Itself: a measurement is on one grid."""
-        if tuple(size) != self.process.basis.size:
-            raise InputError("size", tuple(size), f"{self.process.basis.size}, the grid of the measurement")
-        return self
-
-    def to(self, device: str | torch.device) -> Self:
-        """The inner denoiser, the measurement and its law on another device."""
-        law = Moments(*(x.to(device) for x in self.law))
-        return replace(self, inner=self.inner.to(device), y=self.y.to(device), law=law)
 
     def gaussian(self) -> Denoiser | None:
         """The exact denoiser of Gaussian data that y is known of already."""

@@ -120,9 +120,8 @@ def _unconditional_process(name: str, options: Options) -> Process | str:
     """Process `name` on four coefficients, or why it has no unconditional card."""
     if name in ("fourier", "measured"):
         return "terminal: it starts at a measurement, so it has no unconditional card"
-    basis = (
-        Wavelet((4,), (1.0,), levels=1, family="haar") if name == "wavelet_bands" else Cosine((4,))
-    )  # real coefficients that have frequencies
+    # real coefficients that have frequencies
+    basis = Wavelet((4,), (1.0,), levels=1, family="haar") if name == "wavelet_bands" else Cosine((4,))
     return build(PROCESSES, Recipe(name, {"conditioning": "none", **options}), "process", basis)
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from retrodict._random import key
-from retrodict.denoisers.network import NetDenoiser
+from retrodict.denoisers.network import NetDenoiser, rms_level
 from retrodict.denoisers.spread_scale import SpreadScale, hats
 from retrodict.models.instrument import AROUND, measured_inside
 from retrodict.processes.clocks import ClockLaw
-from retrodict.processes.observation import Cond
+from retrodict.processes.observation import wiener
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from retrodict.tasks.held_out import IMAGES, center
 
@@ -45,13 +45,16 @@ def in_use(
     measured by instruments of the law, restored by one call, and squared error over variance, averaged over a patient's
     images, is fitted by a line over the level that is broken once (least squares).
 
-    patients: of each, pairs of a clean image `(C, *N)` in model units and its pixel spacing in mm.  None for a denoiser
-    without factors, or fewer than two patients.
+    patients: of each, pairs of a clean image `(C, *N)` in model units and its pixel spacing in mm.  The factors stay as
+    they are for fewer than two patients, and where the denoiser gives no uncertainty to measure.
     """
     scale = denoiser.spread_scale
     if scale is None or len(patients) < 2:
         return scale
     rows = [_rows(denoiser, law, x[:IMAGES], key(seed, f"in-use-{n}")) for n, x in enumerate(patients.values())]
+    rows = [r for r in rows if len(r)]
+    if not rows:
+        return scale
     weight = torch.cat([torch.full((len(r),), 1 / len(r), dtype=torch.float64, device="cpu") for r in rows])
     nodes, values = _broken_line(torch.cat(rows), weight)
     at = torch.tensor(scale.level, dtype=torch.float64, device="cpu")
@@ -70,21 +73,21 @@ def _rows(denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, f
             bound = denoiser.at(law.instrument(basis, own))
             y, truth = (center(x) for x in (measured_inside(bound.process, image[None], own, AROUND)[0], image))
             result = restore_batch(bound, y[None], replace(options, seed=own))
-            assert result.sd is not None
+            if result.sd is None:
+                continue
             inside = (..., *(slice(BORDER, -BORDER) if n > 4 * BORDER else slice(None) for n in truth.shape[1:]))
-            error, sd = (x.double()[inside].square().mean() for x in (result.mean[0] - truth, result.sd[0]))
-            ratio = error / sd
-            found.append(torch.stack([_level(bound, y), ratio.cpu()]))
-    return torch.stack(found)
+            error, variance = (x.double()[inside].square().mean() for x in (result.mean[0] - truth, result.sd[0]))
+            found.append(torch.stack([_level(bound.on(tuple(y.shape[1:]))), (error / variance).cpu()]))
+    return torch.stack(found) if found else torch.zeros(0, 2, dtype=torch.float64, device="cpu")
 
 
-def _level(denoiser: NetDenoiser, y: Tensor) -> Tensor:
-    side = [n - n % denoiser.multiple for n in y.shape[1:]]
-    cut = y[(None, slice(None), *(slice(n) for n in side))]
-    on = denoiser.on(tuple(side))
-    with torch.no_grad():
-        terms = on.training_terms(cut, torch.ones(1, dtype=torch.float64, device="cpu"), Cond())
-    return on.noise_level(terms)[0].cpu()
+def _level(denoiser: NetDenoiser) -> Tensor:
+    """What `NetDenoiser.noise_level` is of a measurement on this grid."""
+    basis, law, power = denoiser.process.basis, denoiser.process.measurement, denoiser.data_power
+    assert law is not None
+    assert denoiser.unit is not None
+    v = wiener(law, power)[1].reshape(1, -1, *basis.shape)
+    return rms_level(v, power, basis, denoiser.unit)[0, 0].cpu()
 
 
 def _broken_line(rows: Tensor, weight: Tensor) -> tuple[list[float], Tensor]:

@@ -31,7 +31,7 @@ UNKNOWN = (0.0, 0.05, 0.15, 0.35, 0.65, 1.0)
 """Nodes of the factors on the spectrum: |f| over Nyquist, Wiener error over data power."""
 
 MOST_PIXELS = 2**24
-"""Pixels of all observations together; the factors of half as many scatter by a tenth."""
+"""Pixels of all observations together: of a quarter as many, two draws give factors that differ by a tenth."""
 
 HELD = 0.02
 """What speaks for a factor of 1, as a part of an average cell: cells in which next to nothing lies stay there."""
@@ -54,8 +54,8 @@ def calibrate_over_law(
     errs: the ratio of the sums is that of squared error to variance over whole images (a mean of ratios would give air,
     where the error is small, the weight of an organ).
 
-    A band is an octave, and its highest one holds frequencies that a soft kernel has erased beside others
-    that it passes; so the spectrum of the error gets factors by frequency and by how much of the data is unknown there
+    A band is an octave, and its highest one holds frequencies that a soft kernel has erased beside others that it
+    passes; so the spectrum of the error gets factors by frequency and by how much of the data is unknown there
     (`SpectrumScale`).  Both tables are fitted in turn, each to the ratio of found to predicted energy with the other in
     place (iterative proportional fitting, Deming and Stephan 1940).
     """
@@ -163,9 +163,7 @@ class _Seen:
         """
         v, weight = self.v, self.basis.multiplicity() / self.basis.multiplicity().sum()
         if scale.spectrum is not None:
-            table = torch.tensor(scale.spectrum.factor, dtype=torch.float64, device=v.device)
-            across = torch.einsum("nm,n...->m...", table, self._radius)
-            v = v * torch.stack([p * row for p, row in zip(self._unknown, across, strict=True)]).sum(0)[:, None]
+            v = v * scale.spectrum.at(self.unknown, self.basis)[:, None]
         pairs = zip(self.together.unbind(1), self.filters, strict=True)
         return [scattered(self.basis, one, v * square).sum(1) * weight for one, square in pairs]
 
