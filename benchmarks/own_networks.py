@@ -72,7 +72,7 @@ WIDTHS = {10: "0.14 M", 16: "0.3 M", 32: "1.0 M", 48: "2.1 M"}
 PAIR = ("fourier", "scalar")
 MIXER = {"size": SIDE, "patch": 4, "width": 128, "depth": 4}
 BANDS = 4
-RULED = ("matched", "sde_dpmpp2m", "ancestral")
+RULED = ("matched", "sde_dpmpp2m", "sde_exponential", "ancestral")
 CALLS = (4, 8, 16)
 TIMES = tuple((i + 0.5) / 10 for i in range(10))
 
@@ -214,8 +214,7 @@ def trained(job: Job, bank: Bank, s: Settings) -> tuple[NetDenoiser, float]:
     average = train(denoiser, bank.batch(), s.training, folder, identity=identity, watch=watch)
     denoiser.net.load_state_dict(average)
     denoiser = replace(denoiser, net=denoiser.net.eval().requires_grad_(False))
-    with torch.inference_mode():
-        scale = calibrate_spread(denoiser, bank.batch(held=True), items=min(64, len(bank.held)), seed=s.seed)
+    scale = calibrate_spread(denoiser, bank.batch(held=True), seed=s.seed)
     return replace(denoiser, spread_scale=None if scale is None else rising(scale)), pace[0]
 
 
@@ -235,7 +234,7 @@ def rising(scale: SpreadScale, least: float = 1e-3) -> SpreadScale:
 
 
 class Measured:
-    """The crops of all patients, measured, and the error of the Wiener filter of each."""
+    """The crops of all patients, measured, and the error of the Wiener filter of each; figures are in HU^2."""
 
     def __init__(self, task: str, bank: Bank, device: str) -> None:
         end, count = end_of(task), len(bank.patients)
@@ -247,7 +246,7 @@ class Measured:
         self.wiener = squares(filtered.mean - bank.truth)
 
     def restored(self, denoiser: NetDenoiser, rule: str, calls: int, count: int) -> list[dict[str, Any]]:
-        """Figures of every patient, or one row that says why the rule is not defined."""
+        """Figures of every crop, or one row that says why the rule is not defined."""
         y = self.y.repeat_interleave(count, 0).to(self.device)
         streams = torch.cat([member_seeds(0, n + 1, count) for n in range(len(self.patients))])
         try:
@@ -259,26 +258,25 @@ class Measured:
         return [self._row(n, part) for n, part in enumerate(x.split(count))]
 
     def _row(self, n: int, x: Tensor) -> dict[str, Any]:
-        parts = decompose(x, self.truth[n])
-        spread = parts.variance_corrected
+        parts, square = decompose(x, self.truth[n]), INTENSITY.scale**2
         return {
             "patient": self.patients[n],
-            "error": parts.bias2_corrected / self.wiener[n],
-            "single": parts.mse / self.wiener[n],
-            "ssr2": parts.bias2_corrected / spread if spread > 1e-9 else None,
-            "rms_hu": max(parts.bias2_corrected, 0.0) ** 0.5 * INTENSITY.scale,
+            "error": parts.bias2_corrected * square,
+            "single": parts.mse * square,
+            "variance": parts.variance_corrected * square,
+            "wiener": self.wiener[n] * square,
         }
 
     def denoised(self, denoiser: NetDenoiser, time: float) -> list[dict[str, Any]]:
-        """Error of one call at a time over that of the Wiener filter there, by patient."""
+        """Error of one call at a time and that of the Wiener filter there, of every crop."""
         t = torch.full((len(self.patients),), time, dtype=torch.float64)
         twin, truth = denoiser.gaussian(), self.truth.to(self.device)
         y = self.y.to(self.device) if denoiser.process.pairing.sees else None
         with torch.inference_mode():
             xt, cond = simulate(denoiser.process, truth, t, self.seeds, y)
             ours, theirs = (squares(d(xt, t, cond) - truth) for d in (denoiser, twin))
-        scale = INTENSITY.scale
-        return [{"patient": p, "error": a / b, "rms_hu": a**0.5 * scale, "wiener_rms_hu": b**0.5 * scale}
+        square = INTENSITY.scale**2
+        return [{"patient": p, "error": a * square, "wiener": b * square}
                 for p, a, b in zip(self.patients, ours, theirs, strict=True)]  # fmt: skip
 
 
@@ -312,7 +310,8 @@ def perform(job: Job, bank: Bank, s: Settings) -> None:
 
 def rows_of(job: Job) -> list[str]:
     """Names of the rows of a job in the order in which they are made."""
-    return ["network", *(f"time | {t:.2f}" for t in TIMES), *(f"{r} | {n}" for r in RULED for n in CALLS)]
+    pairs = [(r, n) for r in RULED for n in CALLS] if job.kind == "process" else [(r, CALLS[-1]) for r in RULED[:2]]
+    return ["network", *(f"time | {t:.2f}" for t in TIMES), *(f"{r} | {n}" for r, n in pairs)]
 
 
 # ---- workers ---------------------------------------------------------------------------------------------------------

@@ -12,16 +12,40 @@ from rich.console import Console
 from rich.table import Table
 
 from own_networks import CALLS, PAIR, RULED, TASKS, TIMES, Job
-from processes import _cell
 from unseen import mean_sd, shown
 
 Rows = dict[str, Any]
+COLUMNS = (("error", "wiener"), ("single", "wiener"), ("error", "variance"))
 
 
 def read(out: Path, jobs: Sequence[Job]) -> dict[str, Rows]:
     """The rows of every job that has any, by its name."""
     paths = {job.name: out / job.folder / "figures.json" for job in jobs}
     return {name: json.loads(path.read_text())["rows"] for name, path in paths.items() if path.exists()}
+
+
+def ratios(rows: Sequence[dict[str, Any]] | None, above: str, below: str) -> dict[str, float]:
+    """Sum over the crops of a patient of one figure over that of another, by patient; nothing where not defined."""
+    sums: dict[str, list[float]] = {}
+    for row in rows or []:
+        if "undefined" in row:
+            return {}
+        part = sums.setdefault(row["patient"], [0.0, 0.0])
+        part[0] += row[above]
+        part[1] += row[below]
+    return {patient: a / b for patient, (a, b) in sums.items() if b > 1e-6}
+
+
+def cell(rows: Sequence[dict[str, Any]] | None) -> str:
+    """Error of the mean and of one member over Wiener, and SSR^2."""
+    if not rows:
+        return ""
+    if "undefined" in rows[0]:
+        return "not defined"
+    parts = [list(ratios(rows, *names).values()) for names in COLUMNS]
+    if mean_sd(parts[0])[0] > 100:
+        return "> 100"
+    return f"{shown(parts[0])} / {shown(parts[1])}, {shown(parts[2]) if parts[2] else 'no spread'}"
 
 
 def process_table(found: dict[str, Rows], task: str) -> Table | None:
@@ -36,22 +60,27 @@ def process_table(found: dict[str, Rows], task: str) -> Table | None:
     for name in names:
         rows = found[f"process|{task}|{name}"]
         for rule in RULED:
-            table.add_row(f"{name}, {rule}", *(_cell(rows.get(f"{rule} | {n}")) for n in CALLS))
+            table.add_row(f"{name}, {rule}", *(cell(rows.get(f"{rule} | {n}")) for n in CALLS))
     return table
+
+
+def reasons(found: dict[str, Rows]) -> list[str]:
+    """Why a rule is not defined for a process, each said once."""
+    said = {}
+    for name, rows in found.items():
+        for key, row in rows.items():
+            if isinstance(row, list) and row and "undefined" in row[0]:
+                said[name.split("|")[-1], key.split(" | ")[0]] = row[0]["undefined"]
+    return [f"{process}, {rule}: {why}" for (process, rule), why in said.items()]
 
 
 def over_times(rows: Rows) -> dict[str, float]:
     """Error of one call over Wiener of every patient, the mean over the times."""
     parts: dict[str, list[float]] = {}
     for t in TIMES:
-        for row in rows.get(f"time | {t:.2f}", []):
-            parts.setdefault(row["patient"], []).append(row["error"])
+        for patient, value in ratios(rows.get(f"time | {t:.2f}"), "error", "wiener").items():
+            parts.setdefault(patient, []).append(value)
     return {patient: sum(values) / len(values) for patient, values in parts.items()}
-
-
-def by_patient(rows: Rows, name: str) -> dict[str, float]:
-    """Error of the mean over Wiener of every patient."""
-    return {r["patient"]: r["error"] for r in rows.get(name, []) if "undefined" not in r}
 
 
 def excess(ours: dict[str, float], best: dict[str, float]) -> str:
@@ -79,7 +108,7 @@ def capacity_table(found: dict[str, Rows]) -> Table | None:
         for name in own:
             kind = "U-Net" if name.startswith("capacity") else "mixer"
             cells = [process, kind, f"{found[name].get('network', {}).get('parameters', 0) / 1e6:.2f} M"]
-            for figures in (over_times, lambda rows: by_patient(rows, "matched | 16")):
+            for figures in (over_times, lambda rows: ratios(rows.get("matched | 16"), "error", "wiener")):
                 ours = figures(found[name])
                 cells += [shown(list(ours.values())) if ours else ""]
                 cells += ["" if most is None or most == name else excess(ours, figures(found[most]))]
@@ -93,3 +122,5 @@ def show(out: Path, jobs: Sequence[Job]) -> None:
     for table in (*(process_table(found, task) for task in TASKS), capacity_table(found)):
         if table is not None:
             console.print(table)
+    for sentence in reasons(found):
+        console.print(f"not defined: {sentence}", markup=False)
