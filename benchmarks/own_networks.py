@@ -17,7 +17,8 @@ instrument, U-Nets of that width: 0.1 to 2 million parameters.
 mixer|NAME: the same two with an MLP-mixer (`retrodict.nets.Mixer`) of the size of the U-Net of width 32.
 
 A job is a folder of OUT: checkpoints of its network (removed when it is done, unless --keep) and figures.json.  A run
-that was killed goes on where it was.  Every process of --workers takes the next job, or start several with --jobs.
+that was killed, or stopped by --seconds, goes on where it was.  Every process of --workers takes the next job, or start
+several with --jobs.
 """
 
 from __future__ import annotations
@@ -166,6 +167,10 @@ def fresh(job: Job, bank: Bank, seed: int) -> NetDenoiser:
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
+class OutOfTime(Exception):
+    """The time of --seconds is over; what is done is kept."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What all jobs share."""
@@ -178,6 +183,12 @@ class Settings:
     most: int
     seed: int
     keep: bool
+    until: float = math.inf
+
+    def check_time(self) -> None:
+        """Raise `OutOfTime` where the time of --seconds is over."""
+        if time.time() > self.until:
+            raise OutOfTime
 
     @property
     def data(self) -> Path:
@@ -186,7 +197,7 @@ class Settings:
     @property
     def training(self) -> TrainingOptions:
         """Of every network."""
-        every = max(1, min(1000, self.steps // 4))
+        every = max(1, min(500, self.steps // 4))
         warmup = max(1, min(200, self.steps // 10))
         return TrainingOptions(steps=self.steps, batch=self.batch, warmup=warmup, decay=0.25, ema=0.999,
                                seed=self.seed, checkpoint_every=every, validate_every=every)  # fmt: skip
@@ -206,6 +217,7 @@ def trained(job: Job, bank: Bank, s: Settings) -> tuple[NetDenoiser, float]:
 
     def watch(p: Progress) -> None:
         pace[0] = p.seconds
+        s.check_time()
         if p.step % 500 == 0 or p.step == p.steps:
             print(f"  {job.name}: step {p.step} of {p.steps}, loss {p.loss:.3f}, {1000 * p.seconds:.0f} ms a step, "
                   f"{p.left:.0f} s left", flush=True)  # fmt: skip
@@ -301,6 +313,7 @@ def perform(job: Job, bank: Bank, s: Settings) -> None:
     makers |= {f"time | {t:.2f}": lambda t=t: found.denoised(denoiser, t) for t in TIMES}
     makers |= {f"{r} | {n}": lambda r=r, n=n: found.restored(denoiser, r, n, s.members) for r in RULED for n in CALLS}
     for name in wanted:
+        s.check_time()
         results.row(name, makers[name])
     if not s.keep:
         shutil.rmtree(s.out / job.folder / "network")
@@ -323,7 +336,11 @@ def work(queue: Any, s: Settings, failed: Any = None) -> None:
     bank = load(s.data, s.device, s.most)
     while (job := queue.get()) is not None:
         try:
+            s.check_time()
             perform(job, bank, s)
+        except OutOfTime:
+            print(f"  {job.name}: no time left; start again to go on", flush=True)
+            return
         except Exception:
             print(f"  {job.name}: FAILED\n{traceback.format_exc()}", flush=True)
             if failed is None:
@@ -373,13 +390,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and training")
     parser.add_argument("--jobs", nargs="+", default=[], metavar="NAME", help="names or patterns, such as 'mixer|*'")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the jobs")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so many, to go on another time")
     parser.add_argument("--patches", type=int, default=6144, help="to train on, of --prepare")
     parser.add_argument("--keep", action="store_true", help="keep the networks of jobs that are done")
     parser.add_argument("--prepare", action="store_true", help="only cut the images")
     parser.add_argument("--list", action="store_true", help="only list the jobs")
     parser.add_argument("--show", action="store_true", help="only print the tables of what is there")
     a = parser.parse_args()
-    s = Settings(a.out, a.device, a.steps, a.batch, a.members, a.most, a.seed, a.keep)
+    s = Settings(a.out, a.device, a.steps, a.batch, a.members, a.most, a.seed, a.keep, time.time() + a.seconds)
     try:
         jobs = chosen(a.jobs)
     except InputError as error:

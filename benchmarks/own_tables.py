@@ -97,10 +97,10 @@ def capacity_table(found: dict[str, Rows]) -> Table | None:
     names = [n for n in found if n.startswith(("capacity|", "mixer|"))]
     if not names:
         return None
-    table = Table(title="Capacity: error over Wiener, and what it is above the largest U-Net; mean±SD over patients")
+    table = Table(title="Capacity: error over Wiener; a U-Net against the largest, a mixer against that of its size")
     for column in ("process", "network", "parameters"):
         table.add_column(column)
-    for column in ("one call, mean over t", "over the largest", "16 calls, matched", "over the largest"):
+    for column in ("one call, mean over t", "above", "16 calls, matched", "above"):
         table.add_column(column, justify="right")
     for process in PAIR:
         own = [n for n in names if n.split("|")[1] == process]
@@ -111,7 +111,8 @@ def capacity_table(found: dict[str, Rows]) -> Table | None:
             for figures in (over_times, lambda rows: ratios(rows.get("matched | 16"), "error", "wiener")):
                 ours = figures(found[name])
                 cells += [shown(list(ours.values())) if ours else ""]
-                cells += ["" if most is None or most == name else excess(ours, figures(found[most]))]
+                other = most if kind == "U-Net" else f"capacity|{process}|32"
+                cells += ["" if other not in found or other == name else excess(ours, figures(found[other]))]
             table.add_row(*cells, end_section=name == own[-1])
     return table
 
