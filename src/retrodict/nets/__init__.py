@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from retrodict.nets.mixer import Mixer
 from retrodict.nets.network import Network, network
 from retrodict.nets.precision import PRECISIONS, precision_for
 from retrodict.nets.tiles import Tiled
 from retrodict.nets.unet import UNet
 
-__all__ = ["NETS", "PRECISIONS", "Network", "Tiled", "UNet", "network", "precision_for"]
+__all__ = ["NETS", "PRECISIONS", "Mixer", "Network", "Tiled", "UNet", "network", "precision_for"]
 
-NETS: dict[str, Callable[..., Network]] = {"unet": UNet}
+NETS: dict[str, Callable[..., Network]] = {"unet": UNet, "mixer": Mixer}
 """The networks by name, for configurations."""
