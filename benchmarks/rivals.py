@@ -126,7 +126,7 @@ def objective(head: Head, law: ProcessLaw) -> Callable[..., Losses]:
     """The loss of a head on measurements of `law`, for `retrodict.training.loop.train`."""
 
     def loss(denoiser: NetDenoiser, batch: object, seeds: Tensor, weight: str, spread_weight: float) -> Losses:
-        x0, y, spacing, _ = example(batch, denoiser)  # type: ignore[arg-type]
+        x0, y, spacing, *_ = example(batch, denoiser)  # type: ignore[arg-type]
         bound = bind(denoiser, law, spacing, seeds)
         if isinstance(bound.net, Dropped):
             bound.net.seeds = seeds

@@ -117,6 +117,17 @@ def test_more_steps_are_the_same_run_before_the_rate_falls(tmp_path):
     assert resumed == run(long, tmp_path / "long").read_bytes()
 
 
+def test_batches_made_ahead_are_the_same_run(tmp_path):
+    state = torch.get_rng_state()
+    alone = run(settings(tmp_path), tmp_path / "alone").read_bytes()
+    assert run(settings(tmp_path, workers=2), tmp_path / "ahead").read_bytes() == alone
+    assert torch.equal(torch.get_rng_state(), state)
+    # a run may go on with other workers
+    run(settings(tmp_path, steps=STEPS - 4, decay=0.0), tmp_path / "part")
+    path = settings(tmp_path, decay=0.0, workers=1)
+    assert run(path, tmp_path / "part").read_bytes() == run(path, tmp_path / "all").read_bytes()
+
+
 def test_cost_is_known_before_it_is_paid(tmp_path):
     path = settings(tmp_path)
     plan = prepare_fit(load_config(path), tmp_path / "run", path.parent)

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from models import make_model, scan
 from retrodict import InputError, RestoreOptions
 from retrodict.cli.app import app
-from retrodict.tasks.machine import torch_threads
+from retrodict.tasks.machine import device_named, torch_threads
 from retrodict.tasks.options import ALSO_CALLED, described
-from retrodict.tasks.prepare import device_named, model_channels
+from retrodict.tasks.prepare import model_channels
 from retrodict.tasks.restore import restore, restore_image
 
 FIELDS = {f.name: f for f in fields(RestoreOptions)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,24 @@ def key(seed: int, stream: str, step: int = 0) -> int:
     return _mix(_mix(_mix(seed & _MASK) ^ zlib.crc32(stream.encode())) ^ (step & _MASK)) >> 1
 
 
+def _keys(seeds: Tensor | Sequence[int], stream: str, step: int) -> np.ndarray:
+    """`key` of many seeds at once, `(B,)` uint64."""
+    name, number = np.uint64(zlib.crc32(stream.encode())), np.uint64(step & _MASK)
+    if isinstance(seeds, Tensor) and seeds.dtype == torch.int64:
+        state = seeds.cpu().numpy().astype(np.uint64)  # a negative number as the mask of `key` has it
+    else:
+        state = np.array([int(seed) & _MASK for seed in seeds], dtype=np.uint64)
+    return _mixed(_mixed(_mixed(state) ^ name) ^ number) >> np.uint64(1)
+
+
+def _mixed(state: np.ndarray) -> np.ndarray:
+    """`_mix` of many states; uint64 wraps as the mask does."""
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
 def _generator(seed: int, stream: str, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(key(seed, stream, step))
 
@@ -43,7 +62,7 @@ def white(seeds: Tensor | Sequence[int], stream: str, step: int, shape: Sequence
 
 def uniform(seeds: Tensor | Sequence[int], stream: str, step: int) -> Tensor:
     """One float64 number in [0, 1) per seed, `(B,)`."""
-    return torch.tensor([key(int(seed), stream, step) / 2.0**63 for seed in seeds], dtype=torch.float64, device="cpu")
+    return torch.from_numpy(_keys(seeds, stream, step).astype(np.float64) / 2.0**63)
 
 
 def member_seeds(seed: int, item: int, members: int) -> Tensor:

@@ -175,7 +175,7 @@ class _Draw:
 
 
 def _lift(x: Tensor, basis: Basis) -> Tensor:
-    return x.to(basis.device).reshape(-1, *[1] * basis.ndim)
+    return x.to(basis.device, non_blocking=True).reshape(-1, *[1] * basis.ndim)
 
 
 def _tent(radius: Tensor, nodes: tuple[float, ...], k: int) -> Tensor:

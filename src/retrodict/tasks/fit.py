@@ -23,6 +23,7 @@ from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import Spectrum, channel_spectrum
 from retrodict.data import PatchSet
 from retrodict.data.spacings import SpacingSet
+from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.model import Intensity, ModelSpec, model_files, save_model
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import precision_for
@@ -32,7 +33,7 @@ from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.held_out import by_group, held_out, held_out_over_law
 from retrodict.tasks.in_use import in_use
-from retrodict.tasks.machine import torch_threads
+from retrodict.tasks.machine import device_named, torch_threads, usable_cores
 from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.calibrate_law import calibrate_over_law
 from retrodict.training.checkpoints import newest
@@ -59,6 +60,7 @@ class FitPlan:
     start_from: Path | None = None
     identity: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
+    device: str = "cpu"
 
     @property
     def seconds(self) -> float:
@@ -74,7 +76,8 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     sets = training_sets(config, base)
     training, validation = sets.training, sets.validation
     spec = _spec(config, sets, base)
-    denoiser = spec.build(config.name, precision_for(config.training.precision))
+    device = device_named(config.training.device)  # refuse a GPU that is not there now
+    denoiser = _built(spec, config)
     parameters = sum(p.numel() for p in denoiser.net.parameters())
     first = base / config.start_from if config.start_from else None
     if first is not None:
@@ -82,7 +85,7 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     identity = identity_of(config, spec.process, {"training": training, "validation": validation}, first)
     start, notes = _start(config, folder, identity)
     spec = replace(spec, card={**spec.card, "run": signature(identity)})
-    plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first, identity, notes)
+    plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first, identity, notes, device)
     with torch_threads(config.training.threads):
         plan.seconds_per_step = _time_step(plan)
     return plan
@@ -99,6 +102,14 @@ def _start(config: FitConfig, folder: Path, identity: dict[str, Any]) -> tuple[i
         return 0, notes
     check_resumable(found, _options(config), identity)
     return found.step, notes
+
+
+def _built(spec: ModelSpec, config: FitConfig) -> NetDenoiser:
+    """With fresh weights, drawn on the CPU, so that they do not depend on the device."""
+    training = config.training
+    with torch.random.fork_rng(devices=[]):  # the global stream is the caller's
+        torch.manual_seed(key(training.seed, "weights") % 2**31)
+        return spec.build(config.name, precision_for(training.precision, device_named(training.device)))
 
 
 def _start_from(net: nn.Module, path: Path) -> None:
@@ -126,12 +137,11 @@ def _trained(
 ) -> dict[str, Tensor]:
     """The averaged weights after all steps."""
     config = plan.config
-    torch.manual_seed(key(config.training.seed, "weights") % 2**31)  # only the initial weights come from here
-    denoiser = plan.spec.build(config.name, precision_for(config.training.precision))
+    denoiser = _built(plan.spec, config)
     if plan.start_from is not None:
         _start_from(denoiser.net, plan.start_from)
     return train(
-        denoiser,
+        denoiser.to(plan.device),
         _batcher(plan.training, plan.spec.intensity),
         _options(config),
         folder,
@@ -148,8 +158,9 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     """The specification with the error variances calibrated on the validation groups, where there are any."""
     if plan.validation is None:
         return plan.spec
-    denoiser = plan.spec.build(plan.config.name, precision_for(plan.config.training.precision))
+    denoiser = _built(plan.spec, plan.config)
     denoiser.net.load_state_dict(average)
+    denoiser = denoiser.to(plan.device)
     # what surrounds a body errs little and says nothing of it
     fuller = replace(plan.validation, max_empty=0.5) if isinstance(plan.validation, SpacingSet) else plan.validation
     batch = _batcher(fuller, plan.spec.intensity)
@@ -173,8 +184,10 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
 
 
 def _options(config: FitConfig) -> TrainingOptions:
-    fields = TrainingOptions.__dataclass_fields__
-    return TrainingOptions(**{k: v for k, v in config.training.model_dump().items() if k in fields})
+    fields, stated = TrainingOptions.__dataclass_fields__, config.training.model_dump()
+    if stated["workers"] is None:  # a CPU trains more slowly than one process cuts patches
+        stated["workers"] = 0 if device_named(config.training.device) == "cpu" else max(1, min(8, usable_cores() - 1))
+    return TrainingOptions(**{k: v for k, v in stated.items() if k in fields})
 
 
 def _batcher(patches: PatchSet | SpacingSet, intensity: Intensity) -> Batch:
@@ -269,7 +282,7 @@ def _instrument(record: dict[str, Any], intensity: Intensity, base: Path) -> dic
 def _time_step(plan: FitPlan) -> float:
     """Seconds of one training step, measured on a model that is thrown away."""
     config = plan.config
-    denoiser = plan.spec.build(config.name, precision_for(config.training.precision))
+    denoiser = _built(plan.spec, config).to(plan.device)
     batch = _batcher(plan.training, plan.spec.intensity)
     objective, times = _objective(config), []
     for trial in range(3):
@@ -277,6 +290,7 @@ def _time_step(plan: FitPlan) -> float:
         start = time.perf_counter()
         losses = objective(denoiser, batch(keys), torch.tensor(keys, device="cpu"), config.training.loss, 0.1)
         losses.total.mean().backward()
+        float(losses.total.detach().mean())  # waits for a GPU
         times.append(time.perf_counter() - start)
     return min(times[1:])
 

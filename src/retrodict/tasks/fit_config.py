@@ -157,6 +157,10 @@ class TrainingConfig(Strict):
     log_every: int = Field(20, gt=0)
     precision: Literal["auto", "float32", "bf16"] = "auto"
     threads: int | None = Field(None, gt=0, le=4096)
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto is cuda where there is one")
+    workers: int | None = Field(
+        None, ge=0, le=256, description="processes that cut patches ahead; without it 0 on a CPU, up to 8 for a GPU"
+    )
 
 
 class FitConfig(Strict):

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, memory, threads of torch."""
+"""What this process may use of the machine: cores, memory, threads of torch, and the device."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["free_memory", "torch_threads", "usable_cores"]
+from retrodict._check import InputError, choice
+
+__all__ = ["device_named", "free_memory", "torch_threads", "usable_cores"]
 
 GROUPS = Path("/sys/fs/cgroup")
 """Where Linux keeps the limits of containers and batch systems."""
@@ -28,6 +30,15 @@ def usable_cores() -> int:
         if quota.isdigit() and period.isdigit() and int(period):
             cores = min(cores, int(quota) // int(period))
     return max(1, cores)
+
+
+def device_named(name: str) -> str:
+    """ "cpu" or "cuda" for "auto", "cpu" or "cuda"; raises `InputError` for a GPU that is not there."""
+    choice("device", name, ("auto", "cpu", "cuda"))
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise InputError("device", "'cuda' on a machine where torch finds no GPU", "'cpu' or 'auto'")
+    return name if name != "auto" else "cuda" if found else "cpu"
 
 
 def free_memory() -> int | None:

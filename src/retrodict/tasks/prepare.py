@@ -18,9 +18,10 @@ from retrodict.nets import precision_for
 from retrodict.processes import PROCESSES
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import external
+from retrodict.tasks.machine import device_named
 from retrodict.tasks.options import RestoreOptions
 
-__all__ = ["check_image", "device_named", "model_card", "model_channels", "prepared"]
+__all__ = ["check_image", "model_card", "model_channels", "prepared"]
 
 
 def model_card(name: str = "ct") -> dict[str, Any]:
@@ -123,15 +124,6 @@ def _with_instrument(model: Model, mtf: Any, nps: Any, uncertainty: bool) -> tup
 
 
 # ---- where it runs -----------------------------------------------------------------------------------------------
-
-
-def device_named(name: str) -> str:
-    """ "cpu" or "cuda" for "auto", "cpu" or "cuda"; raises `InputError` for a GPU that is not there."""
-    choice("device", name, ("auto", "cpu", "cuda"))
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise InputError("device", "'cuda' on a machine where torch finds no GPU", "'cpu' or 'auto'")
-    return name if name != "auto" else "cuda" if found else "cpu"
 
 
 def _on_device(model: Model, device: str) -> Model:

@@ -78,7 +78,7 @@ def _over_law(denoiser: NetDenoiser, batch: Batch, law: ProcessLaw, count: int, 
     """What one call says of `count` observations, and how wrong it is."""
     for start in range(0, count, TOGETHER):
         keys = [key(seed, "calibration", start + i) for i in range(min(TOGETHER, count - start))]
-        seeds, (x0, y, spacing, _) = torch.tensor(keys, device="cpu"), example(batch(keys), denoiser)
+        seeds, (x0, y, spacing, *_) = torch.tensor(keys, device="cpu"), example(batch(keys), denoiser)
         bound, t = bind(denoiser, law, spacing, seeds), torch.ones(len(keys), dtype=torch.float64, device="cpu")
         xt, cond = simulate(bound.process, x0, t, seeds, y)
         with torch.no_grad():

@@ -6,9 +6,11 @@ average, the optimizer's moments and a step number.
 
 from __future__ import annotations
 
+import math
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from retrodict._check import InputError
 from retrodict._output import recover
@@ -23,7 +26,7 @@ from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.tensors import load_weights
 from retrodict.training.checkpoints import Checkpoint, differing, newest, save_checkpoint
-from retrodict.training.losses import Batch, Losses, denoising_loss
+from retrodict.training.losses import Batch, Example, Losses, denoising_loss, state_noise
 
 __all__ = ["FREE", "Objective", "Progress", "TrainingOptions", "check_resumable", "train"]
 
@@ -34,7 +37,10 @@ Objective = Callable[[NetDenoiser, Any, Tensor, str, float], Losses]
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Numbers of a training run; `steps` optimizer steps of `batch` items each."""
+    """Numbers of a training run; `steps` optimizer steps of `batch` items each.
+
+    workers: processes that make the batches ahead; 0 makes each where it is used.  The batches are the same.
+    """
 
     steps: int = 2000
     batch: int = 16
@@ -50,6 +56,7 @@ class TrainingOptions:
     checkpoint_every: int = 500
     validate_every: int = 500
     log_every: int = 20
+    workers: int = 0
 
 
 class Progress(NamedTuple):
@@ -101,24 +108,65 @@ def train(
         check_resumable(found, options, identity)
         step = _resume(accelerator.unwrap_model(net), optimizer, average, found)
     durations: list[float] = []
-    while step < options.steps:
+    ahead = accelerator.device.type != "cpu"  # a number asked of a GPU makes it wait: only where it is wanted
+    for keys, made in batches(batch, options, step):
         start = time.perf_counter()
-        loss = _step(denoiser, batch, optimizer, accelerator, options, step, objective)
+        losses = _step(denoiser, keys, made, optimizer, accelerator, options, step, objective)
         step += 1
         _average(average, accelerator.unwrap_model(net).state_dict(), options.ema, step)
+        last = step == options.steps
+        valued = validation is not None and (step % options.validate_every == 0 or last)
+        saved = step % options.checkpoint_every == 0 or last
+        logged = step % options.log_every == 0 or valued
+        if ahead and not (saved or logged):
+            durations = [*durations[-49:], time.perf_counter() - start]
+            continue
+        loss = _finite(losses, step)
         durations = [*durations[-49:], time.perf_counter() - start]
-        value = None
-        if validation is not None and (step % options.validate_every == 0 or step == options.steps):
-            value = _validate(denoiser, validation, average, options, objective)
-        if (step % options.checkpoint_every == 0 or step == options.steps) and accelerator.is_main_process:
+        value = _validate(denoiser, validation, average, options, objective) if valued and validation else None
+        if saved and accelerator.is_main_process:
             files = _state(accelerator.unwrap_model(net), optimizer, average)
             save_checkpoint(folder, step, files, vars(options), identity)
-        if log is not None and (step % options.log_every == 0 or value is not None):
+        if log is not None and logged:
             log({"step": step, "seconds": durations[-1], **loss, **({} if value is None else {"validation": value})})
         if watch is not None:
-            pace = statistics.median(durations)
+            pace = statistics.fmean(durations) if ahead else statistics.median(durations)
             watch(Progress(step, options.steps, loss["loss"], pace, pace * (options.steps - step), value))
     return average
+
+
+class _Ahead(torch.utils.data.Dataset):
+    """Batches by their keys, for processes that make them ahead."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __getitem__(self, keys: list[int]) -> tuple[list[int], Example]:
+        made = self.batch(keys)
+        made = made if isinstance(made, Example) else Example(made)
+        return keys, made._replace(white=state_noise(made.x0, torch.tensor(keys, device="cpu")))
+
+
+def batches(batch: Batch, options: TrainingOptions, first: int) -> Iterator[tuple[list[int], Any]]:
+    """Keys and batch of every step from `first` on, made here or by `options.workers` processes ahead."""
+    every = (_keys(options, step, options.batch) for step in range(first, options.steps))
+    if not options.workers or first >= options.steps:
+        return ((keys, batch(keys)) for keys in every)
+    loader = torch.utils.data.DataLoader(
+        _Ahead(batch),
+        batch_size=None,
+        sampler=every,  # type: ignore[arg-type]  # any iterable is one
+        num_workers=options.workers,
+        prefetch_factor=8,
+        generator=torch.Generator(),  # the global one is the caller's
+        multiprocessing_context="fork" if sys.platform.startswith("linux") else None,
+        worker_init_fn=_alone,
+    )
+    return iter(loader)
+
+
+def _alone(_: int) -> None:
+    torch.set_num_threads(1)
 
 
 def _optimizer(denoiser: NetDenoiser, options: TrainingOptions) -> torch.optim.AdamW:
@@ -140,39 +188,48 @@ def _keys(options: TrainingOptions, step: int, count: int, stream: str = "item")
 
 def _step(
     denoiser: NetDenoiser,
-    batch: Batch,
+    keys: list[int],
+    made: Any,
     optimizer: Any,
     accelerator: Any,
     options: TrainingOptions,
     step: int,
     objective: Objective,
-) -> dict[str, float]:
-    keys = _keys(options, step, options.batch)
+) -> dict[str, Tensor]:
     for group in optimizer.param_groups:
         group["lr"] = rate(options, step)
-    losses = objective(denoiser, batch(keys), torch.tensor(keys, device="cpu"), options.loss, options.spread_weight)
+    losses = objective(denoiser, made, torch.tensor(keys, device="cpu"), options.loss, options.spread_weight)
     total = losses.total.mean()
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(total)
     norm = accelerator.clip_grad_norm_(denoiser.net.parameters(), options.clip)
-    if not bool(torch.isfinite(total)):
-        raise InputError("training", f"a loss of {float(total)} at step {step}", "a finite loss", "Lower the rate.")
+    if total.device.type == "cpu":
+        _finite({"loss": total.detach()}, step + 1)
     optimizer.step()
     return {
-        "loss": float(total.detach()),
-        "error": float(losses.error.detach().mean()),
-        "spread": float(losses.spread.detach().mean()),
-        "gradient": float(norm),
+        "loss": total.detach(),
+        "error": losses.error.detach().mean(),
+        "spread": losses.spread.detach().mean(),
+        "gradient": norm,
     }
+
+
+def _finite(losses: Mapping[str, Tensor], step: int) -> dict[str, float]:
+    """The numbers of a step; `InputError` for a loss that is none.  On a GPU it may be one of some steps before: from
+    the first of them on every loss is NaN.
+    """
+    loss = {name: float(value) for name, value in losses.items()}
+    if not math.isfinite(loss["loss"]):
+        raise InputError("training", f"a loss of {loss['loss']} at step {step}", "a finite loss", "Lower the rate.")
+    return loss
 
 
 def _average(average: dict[str, Tensor], weights: dict[str, Tensor], ema: float, step: int) -> None:
     decay = min(ema, (1 + step) / (10 + step))
-    for name, value in weights.items():
-        if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
-        else:
-            average[name].copy_(value)
+    names = [name for name, value in weights.items() if value.is_floating_point()]
+    get_ema_multi_avg_fn(decay)([average[n] for n in names], [weights[n] for n in names], None)  # type: ignore[arg-type]
+    for name in weights.keys() - set(names):
+        average[name].copy_(weights[name])
 
 
 @torch.no_grad()
@@ -199,7 +256,7 @@ def _validate(
 
 # ---- the state of a run ----------------------------------------------------------------------------------------------
 
-FREE = ("checkpoint_every", "validate_every", "log_every")
+FREE = ("checkpoint_every", "validate_every", "log_every", "workers")
 """Options that do not change the result of a run."""
 
 

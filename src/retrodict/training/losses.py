@@ -30,6 +30,7 @@ __all__ = [
     "draw_times",
     "example",
     "simulate",
+    "state_noise",
 ]
 
 ProcessLaw = Callable[[Basis, Tensor], Process]
@@ -73,13 +74,14 @@ class Example(NamedTuple):
     """A batch of clean images x0 `(B, C, *N)` and, where their law is not known, of measured images beside them.
 
     `spacing` (mm per axis) is that of the batch where it is not the spacing of the model.  `labels`: integer label maps
-    `(B, *N)` for objectives that know regions.
+    `(B, *N)` for objectives that know regions.  `white`: `state_noise` of the batch where it was drawn ahead.
     """
 
     x0: Tensor
     y: Tensor | None = None
     spacing: tuple[float, ...] | None = None
     labels: Tensor | None = None
+    white: Tensor | None = None
 
 
 Batch = Callable[[list[int]], Tensor | Example]
@@ -88,23 +90,35 @@ Batch = Callable[[list[int]], Tensor | Example]
 
 def example(batch: Tensor | Example, denoiser: NetDenoiser) -> Example:
     """A batch on the device of the denoiser."""
-    x0, y, spacing, labels = batch if isinstance(batch, Example) else Example(batch)
+    made = batch if isinstance(batch, Example) else Example(batch)
     device = denoiser.process.basis.device
-    y, labels = (None if x is None else x.to(device) for x in (y, labels))
-    return Example(x0.to(device), y, spacing, labels)
+    moved = {k: x.to(device, non_blocking=True) for k, x in made._asdict().items() if isinstance(x, Tensor)}
+    return made._replace(**moved)
+
+
+def state_noise(x0: Tensor, seeds: Tensor) -> Tensor:
+    """White noise of the states of a batch x0 `(B, C, *N)`, one stream for each of the seeds `(B,)`."""
+    return noise_like(x0, seeds, "state", 0)
 
 
 def simulate(
-    process: Process, x0: Tensor, t: Tensor, seeds: Tensor, y: Tensor | None = None, noise: Noise | None = None
+    process: Process,
+    x0: Tensor,
+    t: Tensor,
+    seeds: Tensor,
+    y: Tensor | None = None,
+    noise: Noise | None = None,
+    white: Tensor | None = None,
 ) -> tuple[Tensor, Cond]:
     """x_t and, for external conditioning, the measurement: x0 `(B, C, *N)` -> (xt, cond).
 
     noise: makes the noise of the state of white noise `(B, C, *N)` and times `(B,)`; None leaves it white.
+    white: `state_noise` of x0 and the seeds where it was drawn ahead.
 
     The measurement is y where it is given, and else simulated with noise of its own; a process that does not know the
     law of its measurement needs pairs.
     """
-    z = noise_like(x0, seeds, "state", 0)
+    z = state_noise(x0, seeds) if white is None else white
     z = z if noise is None else noise(z, t)
     if not process.pairing.sees:
         return process.corrupt(x0, t, z), Cond()
@@ -133,10 +147,10 @@ def denoising_loss(
     edge); on average over an image `calibrate_spread` sets it right.  `law` draws a process for every item
     (`law(basis, seeds)`), whose denoiser is then trained.  `noise`: see `simulate`.
     """
-    x0, y, spacing, _ = example(batch, denoiser)
+    x0, y, spacing, _, white = example(batch, denoiser)
     denoiser = bind(denoiser, law, spacing, seeds)
     t = draw_times(seeds)
-    xt, cond = simulate(denoiser.process, x0, t, seeds, y, noise)
+    xt, cond = simulate(denoiser.process, x0, t, seeds, y, noise, white)
     terms = denoiser.training_terms(xt, t, cond)
     mean = denoiser.answer(terms, rate_of(denoiser.process, t))
     if weight == "unit" and denoiser.predicts == "wiener":
