@@ -226,7 +226,7 @@ def trained(job: Job, bank: Bank, s: Settings) -> tuple[NetDenoiser, float]:
     average = train(denoiser, bank.batch(), s.training, folder, identity=identity, watch=watch)
     denoiser.net.load_state_dict(average)
     denoiser = replace(denoiser, net=denoiser.net.eval().requires_grad_(False))
-    scale = calibrate_spread(denoiser, bank.batch(held=True), seed=s.seed)
+    scale = calibrate_spread(denoiser, bank.batch(held=True), items=min(64, len(bank.held)), seed=s.seed)
     return replace(denoiser, spread_scale=None if scale is None else rising(scale)), pace[0]
 
 
