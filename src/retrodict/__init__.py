@@ -106,6 +106,7 @@ _PUBLIC = {
     "gate": "samplers.ensemble",
     # training
     "UNet": "nets",
+    "Mixer": "nets",
     "network": "nets",
     "index_folder": "tasks.index",
     "FolderIndex": "tasks.index",
@@ -207,6 +208,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.models.model import open_model as open_model
     from retrodict.models.model import save_model as save_model
     from retrodict.models.provenance import seen as seen
+    from retrodict.nets import Mixer as Mixer
     from retrodict.nets import UNet as UNet
     from retrodict.nets import network as network
     from retrodict.processes import PROCESSES as PROCESSES
