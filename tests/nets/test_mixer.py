@@ -62,10 +62,12 @@ def test_an_image_does_not_know_its_batch():
     torch.testing.assert_close(net(x, level)[1:2], net(x[1:2], level[1:2]), rtol=1e-12, atol=1e-12)
 
 
-def test_the_level_matters():
-    net = make()
-    x, level = data(1, 8, 8)
+def test_the_level_scales_and_shifts_every_layer():
+    net = make().double()
+    x, level = data(1, 8, 8, dtype=torch.float64)
     assert not torch.allclose(net(x, level), net(x, level + 1))
+    (gradient,) = torch.autograd.grad(net(x, level).square().sum(), net.embed.last.bias)
+    assert bool((gradient != 0).all())
 
 
 def test_a_block_is_placed_where_it_was():
