@@ -30,6 +30,7 @@ from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.models.model import Intensity, ModelSpec
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import Network
+from retrodict.processes.clocks import at_rest
 from retrodict.processes.fourier import measured
 from retrodict.processes.process import Process
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
@@ -72,8 +73,7 @@ class RampLaw:
 
     def __call__(self, basis: Basis, seeds: Tensor) -> Process:
         """A process at rest with one clock for every seed."""
-        clocks = self.clocks(basis, seeds)
-        return Process(lambda _: lambda t: (1 + 0 * (t + clocks), 0 * t, clocks + 0 * t), basis)
+        return at_rest(basis, self.clocks(basis, seeds))
 
     def to_json(self) -> dict[str, Any]:
         return {"name": "ramp", "options": {**self.scanner._asdict(), "scale": self.scale, "end": self.end}}
@@ -263,7 +263,7 @@ def budget(given: argparse.Namespace, data: Path) -> Budget:
     fields = TrainingOptions.__dataclass_fields__
     warmup = min(stated["warmup"], max(1, given.steps // 10))
     options = TrainingOptions(
-        **{k: v for k, v in {**stated, "steps": given.steps, "warmup": warmup}.items() if k in fields}
+        **{k: v or 0 for k, v in {**stated, "steps": given.steps, "warmup": warmup}.items() if k in fields}
     )
     spectrum = given.spectrum
     if given.general is not None:

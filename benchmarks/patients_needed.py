@@ -73,6 +73,7 @@ def configured(folder: Path, arguments: argparse.Namespace) -> FitConfig:
         "data.root": folder.resolve(),
         "data.indices": "[index.csv]",
         "data.groups": "[]",
+        "data.leave_out": "[]",  # the table of the subset has no row of them
         "network.options.width": arguments.width,
         "training.steps": arguments.steps,
         "training.warmup": min(300, max(1, arguments.steps // 10)),
@@ -80,7 +81,7 @@ def configured(folder: Path, arguments: argparse.Namespace) -> FitConfig:
         "training.threads": arguments.threads,
         "training.validate_every": arguments.steps,
     }
-    return load_config(CONFIG, [f"{name}={value}" for name, value in words.items()])
+    return load_config(CONFIG, [*(f"{name}={value}" for name, value in words.items()), *arguments.words])
 
 
 def trained(folder: Path, rows: list[IndexRow], arguments: argparse.Namespace) -> Model:
@@ -161,6 +162,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--most", type=int, default=99, help="validation patients to measure")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="words",
+                        help="override a field of configs/any-scanner.yaml")  # fmt: skip
     arguments = parser.parse_args()
     if not there():
         sys.exit(f"no patients in {DATA}: nothing to train on")
@@ -169,7 +172,7 @@ def main() -> None:
     found = [(item.patient, crop(item, SPACING[0])) for item in row_slices(every.validation)]
     crops = {p: part for p, part in reversed(found) if part is not None}  # the first slice of each
     crops = dict(list(reversed(crops.items()))[: arguments.most])
-    record: dict[str, Any] = {"steps": arguments.steps, "width": arguments.width, "counts": {}}
+    record: dict[str, Any] = {"steps": arguments.steps, "width": arguments.width, "set": arguments.words, "counts": {}}
     for count in counts:
         folder = arguments.out / f"{count:03d}-patients"
         folder.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models import make_model, scan
+from objects import make_process
 from retrodict import make_plan, sample, start_state
 from retrodict.processes import PROCESSES
 from retrodict.samplers.plan import make_grid
@@ -64,7 +65,6 @@ def test_an_image_is_restored_as_ever(tmp_path, elsewhere):
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_every_process_is_sampled_as_ever(name, elsewhere):
-    from objects import make_process
     from retrodict.denoisers.denoiser import GaussianDenoiser
 
     def run() -> torch.Tensor:

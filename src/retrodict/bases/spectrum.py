@@ -80,12 +80,12 @@ class Spectrum:
 
     def mean_image(self, basis: Basis) -> Tensor:
         """The mean, shaped to broadcast over images `(C, *N)`, float64 on the device of the basis."""
-        mean = torch.tensor(self.mean, dtype=torch.float64, device=basis.device)
+        mean = torch.tensor(self.mean, dtype=torch.float64, device="cpu").to(basis.device, non_blocking=True)
         return mean[(..., *[None] * basis.ndim)]
 
     def _interpolate(self, radius: Tensor) -> Tensor:
-        settings = {"dtype": torch.float64, "device": radius.device}
-        x, y = torch.tensor(self.frequency, **settings).log(), torch.tensor(self.power, **settings).log()
+        nodes = (torch.tensor(v, dtype=torch.float64, device="cpu").log() for v in (self.frequency, self.power))
+        x, y = (v.to(radius.device, non_blocking=True) for v in nodes)
         query = torch.minimum(radius.log(), x[-1])
         left = (torch.searchsorted(x, query, right=True) - 1).clamp(0, len(x) - 2)
         slope = (y[..., left + 1] - y[..., left]) / (x[left + 1] - x[left])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -26,7 +27,15 @@ from retrodict.denoisers.denoiser import (
     linear_estimate,
 )
 from retrodict.denoisers.predictions import PREDICTIONS, Rate, data_from, rate_of, require_defined
-from retrodict.denoisers.spread import LocalSpread, SpectralSpread, Spread, band_filters, root_mean, standardized
+from retrodict.denoisers.spread import (
+    LocalSpread,
+    SpectralSpread,
+    Spread,
+    band_filters,
+    root_mean,
+    shares_of,
+    standardized,
+)
 from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.nets.network import Network, network
 from retrodict.nets.tiles import Tiled
@@ -77,7 +86,7 @@ def clock_level(v: Tensor, variance: Tensor, basis: Basis, unit: float) -> Tenso
         power = (variance * part).sum() / (variance.shape[0] if variance.ndim > basis.ndim else 1)
         error = (v * part).flatten(1).sum(1) / v.shape[1]
         told.append(torch.where(power > 0, error / power.clamp_min(1e-300), 1.0).clamp_min(1e-6).log())
-    spacing = v.new_tensor(basis.spacing).log().mean().expand(len(v), 1)
+    spacing = v.new_full((len(v), 1), sum(math.log(d) for d in basis.spacing) / basis.ndim)
     return torch.cat([rms_level(v, variance, basis, unit), torch.stack(told, -1), spacing], -1)
 
 
@@ -191,9 +200,7 @@ class NetDenoiser(Observer):
     @cached_property
     def band_shares(self) -> tuple[float, ...]:
         """Share of the degrees of freedom in each band, found once on the CPU."""
-        basis = self.process.basis.to("cpu")
-        weight = basis.multiplicity() / basis.multiplicity().sum()
-        return tuple(torch.einsum("a...,...->a", band_filters(basis, self.bands) ** 2, weight).tolist())
+        return shares_of(self.process.basis.to("cpu"), self.bands)
 
     @property
     def any_clock(self) -> bool:  # type: ignore[override]

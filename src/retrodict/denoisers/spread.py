@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from retrodict.bases import Basis
 from retrodict.processes.observation import ratio
 
-__all__ = ["LocalSpread", "SpectralSpread", "Spread", "band_filters", "root_mean", "standardized"]
+__all__ = ["LocalSpread", "SpectralSpread", "Spread", "band_filters", "root_mean", "shares_of", "standardized"]
 
 
 class Spread(Protocol):
@@ -113,6 +113,13 @@ def band_filters(basis: Basis, bands: int) -> Tensor:
         filters.append(remaining * high)
         remaining = remaining * torch.cos(0.5 * math.pi * above)
     return torch.stack([*filters, remaining])
+
+
+@lru_cache(maxsize=64)
+def shares_of(basis: Basis, bands: int) -> tuple[float, ...]:
+    """Share of the degrees of freedom in each of the `band_filters`."""
+    weight = basis.multiplicity() / basis.multiplicity().sum()
+    return tuple(torch.einsum("a...,...->a", band_filters(basis, bands) ** 2, weight).tolist())
 
 
 def standardized(u: Tensor, variance: Tensor, basis: Basis) -> Tensor:

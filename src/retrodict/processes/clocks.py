@@ -22,7 +22,28 @@ from retrodict.processes.fourier import family_to
 from retrodict.processes.observation import Moments, Pairing
 from retrodict.processes.process import Process
 
-__all__ = ["LAWS", "ClockLaw", "law_from_json"]
+__all__ = ["LAWS", "ClockLaw", "at_rest", "law_from_json"]
+
+
+@dataclass(frozen=True)
+class _AtRest(Process):
+    """A process that is pulled to no condition image: nobody has to look at 21 times of every batch to know it."""
+
+    @property
+    def anchored(self) -> bool:  # type: ignore[override]
+        return False
+
+
+def at_rest(basis: Basis, clocks: Tensor) -> Process:
+    """A process that stands still: h = 1, k = 0, s^2 = clocks `(B, C|1, *K)` at all times, on the grid of `basis`."""
+    clocks = clocks.to(basis.device)
+
+    def family(bound: Basis) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+        if bound != basis:
+            raise InputError("at_rest", f"another grid {bound.size}", f"the grid {basis.size} of the clocks")
+        return lambda t: (1 + 0 * (t + clocks), 0 * t, clocks + 0 * t)
+
+    return _AtRest(family, basis)
 
 
 @dataclass(frozen=True)
@@ -65,14 +86,7 @@ class ClockLaw:
 
     def __call__(self, basis: Basis, seeds: Tensor) -> Process:
         """A process at rest, h = 1 and s^2 = r, with one clock for every seed."""
-        clocks = self.clocks(basis, seeds).to(basis.device)
-
-        def family(bound: Basis) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
-            if bound != basis:
-                raise InputError("ClockLaw", f"another grid {bound.size}", f"the grid {basis.size} of the draw")
-            return lambda t: (1 + 0 * (t + clocks), 0 * t, clocks + 0 * t)
-
-        return Process(family, basis)
+        return at_rest(basis, self.clocks(basis, seeds))
 
     def clocks(self, basis: Basis, seeds: Tensor) -> Tensor:
         """R `(B, 1, *K)` float64 in model units squared, one for each of `seeds` `(B,)`."""

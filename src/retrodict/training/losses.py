@@ -187,7 +187,8 @@ def _weighted(process: Process, error: Tensor, t: Tensor, weight: str) -> Tensor
 def _spread_nll(denoiser: NetDenoiser, error: Tensor, terms: Terms) -> Tensor:
     """Mean over bands, channels and pixels of (log p + e^2 / p) / 2 of the whitened error of each band, `(B,)`."""
     e2, p, filled = band_errors(denoiser, error, terms)
-    parts = 0.5 * (p.log() + e2 / p)[:, filled]
+    parts = 0.5 * (p.log() + e2 / p)
+    parts = parts if len(filled) == parts.shape[1] else parts[:, filled]  # an index of numbers makes a GPU wait
     return parts.flatten(2).mean(2).mean(1)
 
 
