@@ -364,7 +364,21 @@ def test_the_factor_in_use_is_the_ratio_where_the_spread_is_wrong(tmp_path):
     law = ClockLaw(noise=(2.0, 100.0), scale=100.0)
     found = in_use(large, law, {f"p{k}": [(x[k], 0.8)] for k in range(4)})
     assert torch.tensor(found.factor).flatten().tolist() == pytest.approx([1.0] * 4, abs=0.12)
+    assert found.border == ()  # nothing lies around these images
     assert in_use(large, law, {"p0": [(x[0], 0.8)]}) is large.spread_scale
+
+
+def test_what_a_margin_costs_is_known_where_images_go_on(tmp_path, monkeypatch):
+    """A zero network on Gaussian data is the linear estimate, which knows it: no factors at the border but 1."""
+    monkeypatch.setattr("retrodict.tasks.held_out.SIDE", 48)
+    denoiser = planned(settings(tmp_path), tmp_path / "run").spec.build("test")
+    basis = denoiser.process.on((80, 80)).basis
+    z = torch.randn(6, 1, *basis.size, generator=torch.Generator().manual_seed(3))
+    x = basis.inverse(denoiser.spectrum.on(basis).sqrt().to(z) * basis.forward(z)) + denoiser.spectrum.mean
+    one = replace(denoiser, spread_scale=SpreadScale((-9.0, 9.0), ((1.0, 1.0), (1.0, 1.0))))
+    found = in_use(one, ClockLaw(noise=(20.0, 100.0), scale=100.0), {f"p{k}": [(x[k], 0.8)] for k in range(6)})
+    assert len(found.border) == 8
+    assert found.border == pytest.approx([1.0] * 8, abs=0.25)
 
 
 @pytest.mark.skipif(not (DATA / "ct_tcga_lung").is_dir(), reason="no CT patients beside the repository")

@@ -63,6 +63,13 @@ class Denoiser(ABC):
     multiple: int = 1
     error_law: ErrorLaw = "own"
 
+    @property
+    def border(self) -> tuple[float, ...]:
+        """Factors on the error variance of one call at the outermost pixels of an image within a margin, outermost
+        first; none for a denoiser that a margin does not mislead.
+        """
+        return ()
+
     @abstractmethod
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """D and the law of its error: xt `(B, C, *N)`, t `(B,)`."""

@@ -217,6 +217,11 @@ class NetDenoiser(Observer):
         """Its own where the network has learned one (`spread` "local" or "uncalibrated")."""
         return {"wiener": "wiener", "none": "none"}.get(str(self.spread), "own")  # type: ignore[return-value]
 
+    @property
+    def border(self) -> tuple[float, ...]:
+        """As measured on held-out images (`SpreadScale`)."""
+        return self.spread_scale.border if self.spread_scale is not None and self.spread == "local" else ()
+
     def on(self, size: Sequence[int]) -> NetDenoiser:
         """The same network on another grid of the same spacing; weights are shared."""
         return replace(self, process=self.process.on(tuple(size)))

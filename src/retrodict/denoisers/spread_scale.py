@@ -54,12 +54,14 @@ class SpreadScale:
 
     `level` (n,) rising, the noise level log(c_out / std) that the network sees; `factor` (n, bands).  Linear in level
     and log factor between nodes, constant beyond them.  `spectrum`, where there is one, is multiplied to
-    them: it says how the error of one level is spread over the frequencies of a band.
+    them: it says how the error of one level is spread over the frequencies of a band.  `border`: factors on what one
+    call says of the outermost pixel, the next, and so on; a margin that nobody measured misleads a network there.
     """
 
     level: tuple[float, ...]
     factor: tuple[tuple[float, ...], ...]
     spectrum: SpectrumScale | None = None
+    border: tuple[float, ...] = ()
 
     def log_at(self, level: Tensor) -> Tensor:
         """Log of the factors at levels `(B,)` -> `(B, bands)`."""
@@ -77,7 +79,7 @@ class SpreadScale:
         """From what `dataclasses.asdict` made of it; `ValueError` says what does not fit."""
         try:
             level, factor = _row(record["level"]), _table(record["factor"])
-            spectrum = record.get("spectrum")
+            spectrum, border = record.get("spectrum"), _row(record.get("border") or ())
             shape = spectrum and SpectrumScale(
                 _row(spectrum["radius"]), _row(spectrum["unknown"]), _table(spectrum["factor"])
             )
@@ -87,7 +89,9 @@ class SpreadScale:
         if shape:
             _check(shape.radius, shape.factor, len(shape.unknown))
             _check(shape.unknown, shape.factor[:1] * len(shape.unknown), len(shape.unknown))
-        return SpreadScale(level, factor, shape or None)
+        if not all(0 < x < math.inf for x in border):
+            raise ValueError("positive factors at the border")
+        return SpreadScale(level, factor, shape or None, border)
 
 
 def _row(values: Any) -> tuple[float, ...]:

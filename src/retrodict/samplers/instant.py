@@ -9,6 +9,7 @@ small image, and members that are kept have a margin of their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,9 +19,9 @@ from retrodict._check import InputError
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.observation import noise_like
 from retrodict.samplers.loop import answer
-from retrodict.samplers.margin import Frame, frame_of, surrounded
+from retrodict.samplers.margin import Frame, depth_of, frame_of, surrounded
 
-__all__ = ["Instant", "beyond", "instant"]
+__all__ = ["Instant", "at_border", "beyond", "instant"]
 
 SIDE, DRAWS = 64, 8
 """Side of the image on which the variance at a border is found, and margins drawn for it."""
@@ -65,18 +66,27 @@ def instant(
     if found.spread is None:
         raise InputError("instant", "a denoiser that does not know its error law", "one with a spread, or {point}")
     edge = beyond(denoiser, frame) if edge is None else edge
-    variance = found.spread.variance()[crop].expand_as(found.mean[crop].real) + edge.to(found.mean.real)
+    mean, wide = found.mean[crop], at_border(denoiser.border, frame).to(found.mean.real)
+    variance = wide * (found.spread.variance()[crop].expand_as(mean.real) + edge.to(found.mean.real))
     like = found.mean.expand(found.spread.fields, *found.mean.shape).transpose(0, 1)
     twin = denoiser.gaussian() if whole and bool((edge > 0).any()) else None
     center = found.mean if twin is None else answer(twin, around, NO_SEED).mean
     members = []
     for k in range(len(seeds)):
         z = noise_like(like, seeds[k : k + 1], "instant", 0).transpose(0, 1)
-        member = found.mean + found.spread.draw(z)
+        error = found.spread.draw(z)
         if twin is not None:
-            member = member + answer(twin, surrounded(denoiser, y, frame, seeds[k : k + 1]), NO_SEED).mean - center
-        members.append(member[crop])
-    return Instant(found.mean[crop], variance, torch.cat(members))
+            error = error + answer(twin, surrounded(denoiser, y, frame, seeds[k : k + 1]), NO_SEED).mean - center
+        members.append(mean + wide.sqrt() * error[crop])
+    return Instant(mean, variance, torch.cat(members))
+
+
+def at_border(factors: Sequence[float], frame: Frame) -> Tensor:
+    """Factors `(*N)` on the variance by the distance from the nearest border that has a margin; 1 farther inside."""
+    size = [n - b - a for n, b, a in zip(frame.size, frame.before, frame.after, strict=True)]
+    axes = [k for k in range(len(size)) if frame.before[k] or frame.after[k]]
+    depth = depth_of(size, len(factors), axes)
+    return torch.tensor([*factors, 1.0], dtype=torch.float64, device="cpu")[depth]
 
 
 def beyond(denoiser: Denoiser, frame: Frame) -> Tensor:

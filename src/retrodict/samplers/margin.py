@@ -13,7 +13,7 @@ M = h^2 L + s^2 of the measurement.  Members then differ at the border by what i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,7 +25,7 @@ from retrodict.bases.solve import Solution, conjugate_gradients
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.observation import noise_like, ratio
 
-__all__ = ["Frame", "frame_of", "mirrored", "placed", "say_left", "surrounded"]
+__all__ = ["Frame", "depth_of", "frame_of", "mirrored", "placed", "say_left", "surrounded"]
 
 TOLERANCE, ROUNDS = 1e-3, 300
 """Residual of the conjugate gradients over what they start from, and the most rounds; about ten are usual.  At the
@@ -146,6 +146,16 @@ def say_left(found: Solution) -> None:
         log.warning(
             "the margin of the image is its law only to %.1g: deviations at the border are uncertain", found.left
         )
+
+
+def depth_of(size: Sequence[int], most: int, axes: Sequence[int]) -> Tensor:
+    """Pixels between each pixel and the nearest end of one of `axes`, at most `most`; `(*size)` int64 on the CPU."""
+    depth = torch.full(tuple(size), most, dtype=torch.int64, device="cpu")
+    for axis in axes:
+        place = torch.arange(size[axis], device="cpu")
+        line = torch.minimum(place, size[axis] - 1 - place)
+        depth = torch.minimum(depth, line.reshape([-1 if k == axis else 1 for k in range(len(size))]))
+    return depth
 
 
 def placed(x: Tensor, frame: Frame) -> Tensor:

@@ -14,7 +14,7 @@ from retrodict._random import key
 from retrodict.denoisers.denoiser import Denoiser, Observer
 from retrodict.denoisers.uneven import Uneven
 from retrodict.processes.observation import noise_like
-from retrodict.samplers.instant import Instant
+from retrodict.samplers.instant import Instant, at_border
 from retrodict.samplers.margin import Frame, frame_of, mirrored, placed, say_left
 
 __all__ = ["instant_with_map", "mapped", "one_call_with_map"]
@@ -48,18 +48,19 @@ def instant_with_map(
     if spread is None:
         raise InputError("instant", "a denoiser that does not know its error law", "one with a spread, or {point}")
     variance = spread.variance()[crop].expand_as(mean[crop].real)
+    wide = at_border(denoiser.border, frame).to(variance)
     members, beyond = [], torch.zeros_like(variance)
     for k in range(len(seeds)):
         own = seeds[k : k + 1]
         z = torch.stack([noise_like(mean, own, "instant-map", b) for b in range(spread.fields)])
-        member = mean[crop] + spread.draw(z)[crop]
+        error = spread.draw(z)[crop]
         if any(frame.before) or any(frame.after):
             other = surrounded_with_map(uneven, y, frame, own, COARSE) - around
             shift = uneven.law.moved(other.to(uneven.law.exact(y)), COARSE)[crop].to(mean)
             beyond = beyond + shift.abs().square() / (len(seeds) * (2 if shift.is_complex() else 1))
-            member = member + shift
-        members.append(member)
-    return Instant(mean[crop], variance + beyond, torch.cat(members))
+            error = error + shift
+        members.append(mean[crop] + wide.sqrt() * error)
+    return Instant(mean[crop], wide * (variance + beyond), torch.cat(members))
 
 
 def one_call_with_map(

@@ -16,6 +16,7 @@ from retrodict.models.instrument import AROUND, measured_inside
 from retrodict.processes.clocks import ClockLaw
 from retrodict.processes.observation import wiener
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
+from retrodict.samplers.margin import depth_of
 from retrodict.tasks.held_out import IMAGES, center
 
 __all__ = ["in_use"]
@@ -24,14 +25,17 @@ INSTRUMENTS = 4
 """Instruments of the law that measure every image."""
 
 BORDER = 8
-"""Pixels that are not looked at: one call knows one margin around an image, and members with margins of their own say
-what that costs."""
+"""Pixels that have factors of their own: one call knows one margin around an image, and a network takes it for a
+measurement."""
 
 NODES = (0.1, 0.5, 0.9)
 """Quantiles of the noise level between which the factor is a line."""
 
 LEAST, MOST = 0.7, 1.5
 """Of the factor: more says that something else is wrong."""
+
+LEAST_BORDER, MOST_BORDER = 1.0, 4.0
+"""Of the factors at the border."""
 
 
 def in_use(
@@ -43,7 +47,9 @@ def in_use(
     anywhere along their ramps, and count by their error.  A restoration meets instruments at their ends, on images
     that are not periodic; and a patient who errs little counts as much as another.  So the middle of every image is
     measured by instruments of the law, restored by one call, and squared error over variance, averaged over a patient's
-    images, is fitted by a line over the level that is broken once (least squares).
+    images, is fitted by a line over the level that is broken once (least squares).  Within `BORDER` pixels of a border
+    the factors are ratios of what was found to what was predicted at that distance, every image counted alike that
+    goes on beyond what is restored of it: one that is mirrored there is no image.
 
     patients: of each, pairs of a clean image `(C, *N)` in model units and its pixel spacing in mm.  The factors stay as
     they are for fewer than two patients, and where the denoiser gives no uncertainty to measure.
@@ -51,7 +57,11 @@ def in_use(
     scale = denoiser.spread_scale
     if scale is None or len(patients) < 2:
         return scale
-    rows = [_rows(denoiser, law, x[:IMAGES], key(seed, f"in-use-{n}")) for n, x in enumerate(patients.values())]
+    plain = replace(denoiser, spread_scale=replace(scale, border=()))
+    depths, rows = torch.zeros(2, BORDER, dtype=torch.float64, device="cpu"), []
+    for n, images in enumerate(patients.values()):
+        found, deep = _rows(plain, law, images[:IMAGES], key(seed, f"in-use-{n}"))
+        rows, depths = [*rows, found], depths + deep
     rows = [r for r in rows if len(r)]
     if not rows:
         return scale
@@ -60,12 +70,19 @@ def in_use(
     at = torch.tensor(scale.level, dtype=torch.float64, device="cpu")
     found = torch.einsum("k,kn->n", values, hats(nodes, at)).clamp(LEAST, MOST)
     factors = zip(found.tolist(), scale.factor, strict=True)
-    return replace(scale, factor=tuple(tuple(f * x for x in row) for f, row in factors))
+    ratios = (depths[0] / depths[1].clamp_min(1e-30)).clamp(LEAST_BORDER, MOST_BORDER)
+    border = tuple(ratios.tolist()) if bool(depths[1].any()) else ()
+    return replace(scale, factor=tuple(tuple(f * x for x in row) for f, row in factors), border=border)
 
 
-def _rows(denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, float]], seed: int) -> Tensor:
-    """Noise level, and squared error over variance, of every image under every instrument, `(n, 2)`."""
+def _rows(
+    denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, float]], seed: int
+) -> tuple[Tensor, Tensor]:
+    """Noise level, and squared error over variance, of every image under every instrument, `(n, 2)`; and both within
+    `BORDER` pixels of a border, `(2, BORDER)`, the error over its mean inside and the variance over its own.
+    """
     found, options = [], SamplingOptions(samples=2, instant=True)
+    depths = torch.zeros(2, BORDER, dtype=torch.float64, device="cpu")
     for i, (image, spacing) in enumerate(images):
         basis = replace(denoiser.process.basis, spacing=(spacing,) * denoiser.process.ndim)
         for k in range(INSTRUMENTS):
@@ -76,9 +93,21 @@ def _rows(denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, f
             if result.sd is None:
                 continue
             inside = (..., *(slice(BORDER, -BORDER) if n > 4 * BORDER else slice(None) for n in truth.shape[1:]))
-            error, variance = (x.double()[inside].square().mean() for x in (result.mean[0] - truth, result.sd[0]))
-            found.append(torch.stack([_level(bound.on(tuple(y.shape[1:]))), (error / variance).cpu()]))
-    return torch.stack(found) if found else torch.zeros(0, 2, dtype=torch.float64, device="cpu")
+            squares = [(x.double() ** 2).cpu() for x in (result.mean[0] - truth, result.sd[0])]
+            error, variance = (x[inside].mean() for x in squares)
+            found.append(torch.stack([_level(bound.on(tuple(y.shape[1:]))), error / variance]))
+            if all(n >= m + AROUND for n, m in zip(image.shape[1:], truth.shape[1:], strict=True)):
+                depths += torch.stack([_by_depth(x / x[inside].mean()) for x in squares])
+    rows = torch.stack(found) if found else torch.zeros(0, 2, dtype=torch.float64, device="cpu")
+    return rows, depths
+
+
+def _by_depth(x: Tensor) -> Tensor:
+    """Means of an image `(C, *N)` over the pixels at distances 0 to `BORDER` - 1 from the border; 0 where none are."""
+    flat, places = x.mean(0).flatten(), depth_of(x.shape[1:], BORDER, range(x.ndim - 1)).flatten()
+    total, count = (torch.zeros(BORDER + 1, dtype=torch.float64, device="cpu").index_add_(0, places, v)
+                    for v in (flat, torch.ones_like(flat)))  # fmt: skip
+    return (total / count.clamp_min(1))[:BORDER]
 
 
 def _level(denoiser: NetDenoiser) -> Tensor:

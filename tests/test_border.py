@@ -1,0 +1,60 @@
+"""One call at the border of an image: what is not known beyond it, and factors on what a network says there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models import SPECTRUM, spec
+from retrodict.bases import Fourier
+from retrodict.bases.basis import Basis
+from retrodict.denoisers.denoiser import GaussianDenoiser
+from retrodict.denoisers.spread_scale import SpreadScale
+from retrodict.processes.fourier import fourier
+from retrodict.samplers.instant import at_border, instant
+from retrodict.samplers.margin import frame_of
+
+FACTORS = (3.0, 2.0)
+SIZE = (12, 10)
+
+
+def framed(basis: Basis):
+    return frame_of(SIZE, basis, 6, 2)
+
+
+def test_the_factors_go_inward_from_every_border_that_has_a_margin():
+    frame = framed(Fourier(SIZE))
+    found = at_border(FACTORS, frame)
+    assert found.shape == SIZE
+    assert found[0].tolist() == [3.0] * 10
+    assert found[5].tolist() == [3.0, 2.0, *[1.0] * 6, 2.0, 3.0]
+    alone = frame._replace(before=(0, 6), after=(0, 6), size=(12, 22))
+    assert at_border(FACTORS, alone)[0].tolist() == [3.0, 2.0, *[1.0] * 6, 2.0, 3.0]
+    assert at_border((), frame).unique().tolist() == [1.0]
+
+
+def test_variance_and_members_are_scaled_alike_and_the_mean_is_not():
+    torch.manual_seed(0)
+    net = spec().build("test")
+    scale = SpreadScale((-9.0, 9.0), ((1.0,) * net.bands,) * 2)
+    y, seeds = torch.randn(1, 1, *SIZE), torch.arange(3)
+    plain, wide = (replace(net, spread_scale=replace(scale, border=b)) for b in ((), FACTORS))
+    frame = framed(net.process.basis.on(SIZE))
+    one, two = (instant(d.on(frame.size), y, frame, seeds) for d in (plain, wide))
+    factor = at_border(FACTORS, frame).float()
+    assert torch.equal(one.mean, two.mean)
+    assert torch.allclose(two.variance, one.variance * factor, rtol=1e-5)
+    assert torch.allclose(two.members - two.mean, (one.members - one.mean) * factor.sqrt(), atol=1e-5)
+    assert wide.with_spread("wiener").border == ()
+
+
+def test_an_exact_denoiser_needs_no_factors():
+    assert GaussianDenoiser(fourier(Fourier(SIZE)), spectrum=SPECTRUM).border == ()
+
+
+@pytest.mark.parametrize("border", [[0.0], [float("nan")], [-1.0, 2.0], 3.0])
+def test_a_record_with_factors_that_are_none_is_refused(border):
+    with pytest.raises(ValueError, match="factor"):
+        SpreadScale.from_json({"level": [0, 1], "factor": [[1.0], [1.0]], "border": border}, 1)
