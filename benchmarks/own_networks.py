@@ -3,7 +3,8 @@
     python benchmarks/own_networks.py OUT --prepare                  (the images, once; then the data are not needed)
     python benchmarks/own_networks.py OUT --device cuda --workers 16 [--jobs 'process|*' ...] [--steps 6000]
     python benchmarks/own_networks.py OUT --list [--jobs ...]        (jobs, and which are done)
-    python benchmarks/own_networks.py OUT --show                     (the tables of what is there)
+    python benchmarks/own_networks.py OUT --show [--json FILE]       (the tables of what is there, and all in one file)
+    python benchmarks/own_networks.py benchmarks/results/own_networks.json --show
 
 The same network, images, order of images, steps and seeds for every job; CT of 1 mm, 64 x 64 pixels that wrap.
 
@@ -61,9 +62,11 @@ from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.loop import Progress, TrainingOptions, train
 from retrodict.training.losses import simulate
 from scanners import SCANNERS
+from tables import replace_block
 from two_processes import members
 from unseen import Results
 
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "experiment-own-networks.md"
 TASKS = ("low-dose", "deblur", "super4")
 NAMES = (
     "measured", "vp", "cosine", "ve", "edm", "rectified_flow", "sub_vp", "blurring", "ihdm", "soft", "ir_sde",
@@ -396,13 +399,18 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="only cut the images")
     parser.add_argument("--list", action="store_true", help="only list the jobs")
     parser.add_argument("--show", action="store_true", help="only print the tables of what is there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="gather what is there in one file")
+    parser.add_argument("--docs", action="store_true", help="with --show: write the table of the documents")
     a = parser.parse_args()
     s = Settings(a.out, a.device, a.steps, a.batch, a.members, a.most, a.seed, a.keep, time.time() + a.seconds)
     try:
         jobs = chosen(a.jobs)
     except InputError as error:
         parser.error(str(error))
-    a.out.mkdir(parents=True, exist_ok=True)
+    if a.out.suffix == ".json" and not a.show:
+        parser.error("a file of results: only --show")
+    if a.out.suffix != ".json":
+        a.out.mkdir(parents=True, exist_ok=True)
     if a.list:
         for job in jobs:
             path = a.out / job.folder / "figures.json"
@@ -417,9 +425,13 @@ def main() -> None:
         elif not a.prepare:
             work(_Listed(jobs), s)
     if not a.prepare:
-        from own_tables import show
+        from own_tables import gathered, markdown, read, show
 
         show(a.out, jobs)
+        if a.docs:
+            replace_block(PAGE, "own-networks", markdown(read(a.out, jobs)))
+        if a.json is not None:
+            a.json.write_text(json.dumps(gathered(a.out, jobs), separators=(",", ":")))
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

@@ -19,9 +19,19 @@ COLUMNS = (("error", "wiener"), ("single", "wiener"), ("error", "variance"))
 
 
 def read(out: Path, jobs: Sequence[Job]) -> dict[str, Rows]:
-    """The rows of every job that has any, by its name."""
+    """The rows of every job that has any, by its name: of a folder of jobs, or of one file (`gathered`)."""
+    if out.suffix == ".json":
+        found = json.loads(out.read_text())["jobs"]
+        return {job.name: found[job.name] for job in jobs if job.name in found}
     paths = {job.name: out / job.folder / "figures.json" for job in jobs}
     return {name: json.loads(path.read_text())["rows"] for name, path in paths.items() if path.exists()}
+
+
+def gathered(out: Path, jobs: Sequence[Job]) -> dict[str, Any]:
+    """What is measured in a folder of jobs, as one record."""
+    first = next(path for job in jobs if (path := out / job.folder / "figures.json").exists())
+    setup = {k: v for k, v in json.loads(first.read_text())["setup"].items() if k not in ("job", "network")}
+    return {"setup": setup, "jobs": read(out, jobs)}
 
 
 def ratios(rows: Sequence[dict[str, Any]] | None, above: str, below: str) -> dict[str, float]:
@@ -59,7 +69,7 @@ def process_table(found: dict[str, Rows], task: str) -> Table | None:
         table.add_column(f"{n} calls", justify="right")
     for name in names:
         rows = found[f"process|{task}|{name}"]
-        for rule in RULED:
+        for rule in (r for r in RULED if any(f"{r} | {n}" in rows for n in CALLS)):
             table.add_row(f"{name}, {rule}", *(cell(rows.get(f"{rule} | {n}")) for n in CALLS))
     return table
 
@@ -92,19 +102,12 @@ def excess(ours: dict[str, float], best: dict[str, float]) -> str:
     return f"{100 * math.expm1(mean):+.1f}±{100 * sd:.1f} %"
 
 
-def capacity_table(found: dict[str, Rows]) -> Table | None:
-    """Error by parameters: of one call, mean over times, and of the mean of members of 16 calls."""
-    names = [n for n in found if n.startswith(("capacity|", "mixer|"))]
-    if not names:
-        return None
-    table = Table(title="Capacity: error over Wiener; a U-Net against the largest, a mixer against that of its size")
-    for column in ("process", "network", "parameters"):
-        table.add_column(column)
-    for column in ("one call, mean over t", "above", "16 calls, matched", "above"):
-        table.add_column(column, justify="right")
+def capacity(found: dict[str, Rows]) -> list[list[str]]:
+    """Rows of the table of U-Nets of several widths and of mixers; the last of a process ends a section."""
+    names, out = [n for n in found if n.startswith(("capacity|", "mixer|"))], []
     for process in PAIR:
         own = [n for n in names if n.split("|")[1] == process]
-        most = max((n for n in own if n.startswith("capacity")), key=lambda n: int(n.split("|")[2]), default=None)
+        most = next((n for n in reversed(own) if n.startswith("capacity")), None)
         for name in own:
             kind = "U-Net" if name.startswith("capacity") else "mixer"
             cells = [process, kind, f"{found[name].get('network', {}).get('parameters', 0) / 1e6:.2f} M"]
@@ -113,8 +116,52 @@ def capacity_table(found: dict[str, Rows]) -> Table | None:
                 cells += [shown(list(ours.values())) if ours else ""]
                 other = most if kind == "U-Net" else f"capacity|{process}|32"
                 cells += ["" if other not in found or other == name else excess(ours, figures(found[other]))]
-            table.add_row(*cells, end_section=name == own[-1])
+            out.append(cells)
+    return out
+
+
+def capacity_table(found: dict[str, Rows]) -> Table | None:
+    """Error of one call over the times, and of the restored mean, by process and parameters."""
+    rows = capacity(found)
+    if not rows:
+        return None
+    table = Table(title="Capacity: error over Wiener; a U-Net against the largest, a mixer against that of its size")
+    for column in ("process", "network", "parameters"):
+        table.add_column(column)
+    for column in ("one call, mean over t", "above", "16 calls, matched", "above"):
+        table.add_column(column, justify="right")
+    for row, after in zip(rows, [*rows[1:], [""]], strict=True):
+        table.add_row(*row, end_section=row[0] != after[0])
     return table
+
+
+# ---- for the documents -----------------------------------------------------------------------------------------------
+
+
+def markdown(found: dict[str, Rows], calls: int = 8) -> str:
+    """One row a process and one column a task, at one number of calls; and the capacity of networks."""
+    names = list(dict.fromkeys(name.split("|")[2] for name in found if name.startswith("process|")))
+    tasks = [t for t in TASKS if any(f"process|{t}|{name}" in found for name in names)]
+    patients = {r["patient"] for rows in found.values() for r in rows.get(f"matched | {calls}", []) if "patient" in r}
+    lines = [f"Error of the mean over Wiener, and SSR² ({calls} calls, {len(patients)} patients, mean±SD):", ""]
+    lines += ["| process, rule | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    for name in names:
+        for rule in RULED:
+            cells = [brief(found.get(f"process|{t}|{name}", {}).get(f"{rule} | {calls}")) for t in tasks]
+            if any(cells):
+                lines.append(f"| {name}, {rule} | " + " | ".join(cells) + " |")
+    lines += ["", "| process | network | parameters | one call | above | 16 calls, matched | above |", "|---" * 7 + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in capacity(found))])
+
+
+def brief(rows: Sequence[dict[str, Any]] | None) -> str:
+    """Error over Wiener and SSR^2."""
+    if not rows:
+        return ""
+    if "undefined" in rows[0]:
+        return "not defined"
+    error, ssr2 = (list(ratios(rows, "error", below).values()) for below in ("wiener", "variance"))
+    return f"{shown(error)}, {shown(ssr2) if ssr2 and mean_sd(ssr2)[0] < 100 else 'next to no spread'}"
 
 
 def show(out: Path, jobs: Sequence[Job]) -> None:
