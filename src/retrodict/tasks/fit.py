@@ -167,6 +167,7 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     law, seed = plan.config.clocks(), plan.config.training.seed
     if law is not None:
         scale = calibrate_over_law(denoiser, batch, law, seed=seed)
+        denoiser = denoiser.to("cpu")  # what follows restores images as a user does
         pairs: dict[str, list[Any]] = {}
         if isinstance(plan.validation, SpacingSet):
             for item in plan.validation.slices:

@@ -14,10 +14,10 @@ from retrodict.denoisers.network import NetDenoiser, rms_level
 from retrodict.denoisers.spread_scale import SpreadScale, hats
 from retrodict.models.instrument import AROUND, measured_inside
 from retrodict.processes.clocks import ClockLaw
-from retrodict.processes.observation import wiener
+from retrodict.processes.observation import Moments, noise_like, wiener
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from retrodict.samplers.margin import depth_of
-from retrodict.tasks.held_out import IMAGES, center
+from retrodict.tasks.held_out import IMAGES, SIDE, center
 
 __all__ = ["in_use"]
 
@@ -28,8 +28,14 @@ BORDER = 8
 """Pixels that have factors of their own: one call knows one margin around an image, and a network takes it for a
 measurement."""
 
-NODES = (0.1, 0.5, 0.9)
+NODES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Quantiles of the noise level between which the factor is a line."""
+
+TIMES = (0.1, 0.2, 0.35, 0.6)
+"""Of states on the way from the measurement to the image, whose errors count as that at the measurement does."""
+
+REACH = 16
+"""Pixels at the border of a state that are not looked at: it is taken as periodic."""
 
 LEAST, MOST = 0.7, 1.5
 """Of the factor: more says that something else is wrong."""
@@ -47,7 +53,8 @@ def in_use(
     anywhere along their ramps, and count by their error.  A restoration meets instruments at their ends, on images
     that are not periodic; and a patient who errs little counts as much as another.  So the middle of every image is
     measured by instruments of the law, restored by one call, and squared error over variance, averaged over a patient's
-    images, is fitted by a line over the level that is broken once (least squares).  Within `BORDER` pixels of a border
+    images, is fitted by a broken line over the level (least squares).  A restoration of several calls passes states of
+    less noise, so these are looked at too, on the instrument's ramp at `TIMES`.  Within `BORDER` pixels of a border
     the factors are ratios of what was found to what was predicted at that distance, every image counted alike that
     goes on beyond what is restored of it: one that is mirrored there is no image.
 
@@ -96,10 +103,32 @@ def _rows(
             squares = [(x.double() ** 2).cpu() for x in (result.mean[0] - truth, result.sd[0])]
             error, variance = (x[inside].mean() for x in squares)
             found.append(torch.stack([_level(bound.on(tuple(y.shape[1:]))), error / variance]))
+            found += _on_the_way(bound, image, own)
             if all(n >= m + AROUND for n, m in zip(image.shape[1:], truth.shape[1:], strict=True)):
                 depths += torch.stack([_by_depth(x / x[inside].mean()) for x in squares])
     rows = torch.stack(found) if found else torch.zeros(0, 2, dtype=torch.float64, device="cpu")
     return rows, depths
+
+
+def _on_the_way(denoiser: NetDenoiser, image: Tensor, seed: int) -> list[Tensor]:
+    """Noise level, and squared error over variance inside, of the states of an image `(C, *N)` at `TIMES`."""
+    multiple, whole, found = denoiser.multiple, image[None], []
+    size = [min(n, SIDE + 2 * REACH) // multiple * multiple for n in image.shape[1:]]
+    starts = [(n - m) // 2 for n, m in zip(image.shape[1:], size, strict=True)]
+    cut = (..., *(slice(a, a + m) for a, m in zip(starts, size, strict=True)))
+    process, part, truth = denoiser.process.on(tuple(image.shape[1:])), denoiser.on(size), whole[cut]
+    inside = (..., *(slice(REACH, -REACH) if n > 3 * REACH else slice(None) for n in size))
+    for number, time in enumerate(TIMES):
+        t = torch.tensor([time], dtype=torch.float64, device="cpu")
+        z = noise_like(whole, torch.tensor([seed], device="cpu"), "in-use", number)
+        with torch.no_grad():
+            said = part.estimate(process.corrupt(whole, t, z)[cut], t)
+        if said.spread is None:
+            return []
+        error = (said.mean - truth)[inside].double().square().mean()
+        variance = said.spread.variance().expand_as(truth.real)[inside].double().mean()
+        found.append(torch.stack([_level_of(part, part.process.moments(t)), (error / variance).cpu()]))
+    return found
 
 
 def _by_depth(x: Tensor) -> Tensor:
@@ -112,15 +141,20 @@ def _by_depth(x: Tensor) -> Tensor:
 
 def _level(denoiser: NetDenoiser) -> Tensor:
     """What `NetDenoiser.noise_level` is of a measurement on this grid."""
-    basis, law, power = denoiser.process.basis, denoiser.process.measurement, denoiser.data_power
-    assert law is not None
+    assert denoiser.process.measurement is not None
+    return _level_of(denoiser, denoiser.process.measurement)
+
+
+def _level_of(denoiser: NetDenoiser, law: Moments) -> Tensor:
+    """What `NetDenoiser.noise_level` is of an observation with these moments."""
+    basis, power = denoiser.process.basis, denoiser.data_power
     assert denoiser.unit is not None
     v = wiener(law, power)[1].reshape(1, -1, *basis.shape)
     return rms_level(v, power, basis, denoiser.unit)[0, 0].cpu()
 
 
 def _broken_line(rows: Tensor, weight: Tensor) -> tuple[list[float], Tensor]:
-    """Nodes (levels) and values of the ratio as a line that is broken once, by weighted least squares."""
+    """Nodes (levels) and values of the ratio as a broken line, by weighted least squares."""
     level, ratio = rows.double().unbind(1)
     nodes: list[float] = []
     for node in torch.quantile(level, torch.tensor(NODES, dtype=torch.float64, device="cpu")).tolist():
