@@ -209,7 +209,7 @@ def dwt(
 
 
 def _mirrored(x: Tensor, axis: int, extra: int) -> Tensor:
-    """x continued by `extra` samples at the end, mirrored with the last one repeated, as often as it takes."""
+    """X continued by `extra` samples at the end, mirrored with the last one repeated, as often as it takes."""
     if not extra:
         return x
     n = x.shape[axis]

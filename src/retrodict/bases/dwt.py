@@ -64,7 +64,7 @@ def steps_of(family: str, levels: Sequence[int], alignment: Alignment = "centere
 
 
 def full_precision(x: Tensor, where: str) -> Tensor:
-    """x in at least single precision: half precision loses three digits in a transform and is converted to float32."""
+    """X in at least single precision: half precision loses three digits in a transform and is converted to float32."""
     if not (x.is_floating_point() or x.is_complex()):
         raise InputError(where, f"{x.dtype} values", "real or complex floating point", "Convert with x.float().")
     half = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}

@@ -61,7 +61,7 @@ def _roots(moments: int) -> list[complex]:
 
 
 def _zeros(y: complex, *, outside: bool) -> list[complex]:
-    """z (and its conjugate, where y is not real) of a root y, inside or outside the unit circle."""
+    """Z (and its conjugate, where y is not real) of a root y, inside or outside the unit circle."""
     z = min((complex(z) for z in np.roots([1.0, 4.0 * y - 2.0, 1.0])), key=abs)
     z = 1 / z if outside else z
     return [z] if abs(y.imag) < 1e-9 else [z, z.conjugate()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class UndecimatedHaar:
         return [(self.levels, names[0]), *details]
 
     def forward(self, x: Tensor) -> Tensor:
-        """x `(..., *N)` to all bands, each of the size of the image: `(..., bands, *N)`."""
+        """X `(..., *N)` to all bands, each of the size of the image: `(..., bands, *N)`."""
         low, found = full_precision(x, "UndecimatedHaar input"), []
         if low.ndim < self.ndim:
             raise InputError("UndecimatedHaar input", tuple(x.shape), f"at least {self.ndim} axes")
@@ -84,7 +85,8 @@ def pyramid_sizes(n: int, levels: int, family: str = "bior6.8") -> list[int]:
     length = len(pair(family).down)
     if levels < 1 or 2**levels * (length - 1) > n:
         most = max(0, (n // (length - 1)).bit_length() - 1)
-        raise InputError("pyramid levels", levels, f"1 to {most} on {n} samples with {family!r}" if most else "none", "")
+        wanted = f"1 to {most} on {n} samples" if most else f"none: {n} samples are too few"
+        raise InputError("pyramid levels", levels, f"{wanted} with {family!r}")
     sizes = [n]
     for _ in range(levels):
         sizes.append((sizes[-1] + length - 1) // 2)
@@ -142,52 +144,49 @@ def laplacian_pyramid(
 
 
 class _Filter(torch.autograd.Function):
-    """a[n] = sum_i w_i x[2n + first + i], n < length, zeros outside; transposed: x[m] = sum_n w_(m - first - 2n) a[n]."""
+    """a[n] = sum_i w_i x[2n + first + i], n < length, zeros outside; or transposed, x[m] = sum_n w_(m-first-2n) a[n]."""
 
     @staticmethod
-    def forward(ctx, x, weights, first, length, axis, transposed):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN205
+    def forward(
+        ctx: Any, x: Tensor, weights: tuple[float, ...], first: int, length: int, axis: int, transposed: bool
+    ) -> Tensor:  # type: ignore[override]
         ctx.rest = (weights, first, x.shape[axis], axis, not transposed)
         return (_spread if transposed else _gather)(x, weights, first, length, axis)
 
     @staticmethod
-    def backward(ctx, gradient):  # type: ignore[no-untyped-def,override]  # noqa: ANN001, ANN205
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         return _Filter.apply(gradient, *ctx.rest), None, None, None, None, None
 
 
 def _gather(x: Tensor, weights: Sequence[float], first: int, length: int, axis: int) -> Tensor:
     reach = 2 * (length - 1) + first + len(weights)  # one beyond the last sample that is read
-    padded = _zeros_round(x, axis, max(0, -first), max(0, reach - x.shape[axis]) + 1)
-    shape = (*x.shape[: x.ndim + axis], length, *x.shape[x.ndim + axis + 1 :])
-    start = max(0, first)
-    even = [padded.narrow(axis, start + i, 2 * length - 1) for i in range(len(weights))]
-    every = [view[(..., slice(None, None, 2), *[slice(None)] * (-axis - 1))] for view in even]
-    out = torch.empty(shape, dtype=x.dtype, device=x.device)
-    return combine(out, [(view, 0, w) for view, w in zip(every, weights, strict=True)], axis)
+    before, start = max(0, -first), max(0, first)
+    padded = _zeros_round(x, axis, before, max(0, reach - x.shape[axis]) + 1)
+    pairs = [padded.narrow(axis, start + i, 2 * length).unflatten(axis, (length, 2)) for i in range(len(weights))]
+    out = torch.empty(_resized(x, axis, length), dtype=x.dtype, device=x.device)
+    return combine(out, [(pair.select(axis, 0), 0, w) for pair, w in zip(pairs, weights, strict=True)], axis)
 
 
 def _spread(a: Tensor, weights: Sequence[float], first: int, length: int, axis: int) -> Tensor:
-    n, taps = a.shape[axis], len(weights)
-    shape = (*a.shape[: a.ndim + axis], length, *a.shape[a.ndim + axis + 1 :])
-    out = torch.zeros(shape, dtype=a.dtype, device=a.device)
-    for i, w in enumerate(weights):
-        # samples m = 2k + first + i of the outcome, for the k that fall into it
-        low = max(0, -((first + i) // 2))
-        high = min(n - 1, (length - 1 - first - i) // 2)
-        if high < low or taps == 0:
-            continue
-        place = [slice(None)] * (-axis - 1)
-        begin = 2 * low + first + i
-        target = out[(..., slice(begin, begin + 2 * (high - low) + 1, 2), *place)]
-        target.add_(a.narrow(axis, low, high - low + 1), alpha=w)
+    out = torch.zeros(_resized(a, axis, length), dtype=a.dtype, device=a.device)
+    for shift, w in enumerate(weights, start=first):
+        # the samples m = 2 n + shift that fall into the outcome
+        low, high = max(0, -(shift // 2)), min(a.shape[axis] - 1, (length - 1 - shift) // 2)
+        if low <= high:
+            begin = 2 * low + shift
+            every = slice(begin, begin + 2 * (high - low) + 1, 2)
+            target = out[(..., every, *[slice(None)] * (-axis - 1))]
+            target.add_(a.narrow(axis, low, high - low + 1), alpha=w)
     return out
 
 
-def _zeros_round(x: Tensor, axis: int, before: int, after: int) -> Tensor:
-    def zeros(n: int) -> Tensor:
-        shape = (*x.shape[: x.ndim + axis], n, *x.shape[x.ndim + axis + 1 :])
-        return torch.zeros(shape, dtype=x.dtype, device=x.device)
+def _resized(x: Tensor, axis: int, n: int) -> tuple[int, ...]:
+    return (*x.shape[: x.ndim + axis], n, *x.shape[x.ndim + axis + 1 :])
 
-    return torch.cat([zeros(before), x, zeros(after)], axis)
+
+def _zeros_round(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    edges = [torch.zeros(_resized(x, axis, n), dtype=x.dtype, device=x.device) for n in (before, after)]
+    return torch.cat([edges[0], x, edges[1]], axis)
 
 
 def _down(x: Tensor, ndim: int, family: str) -> Tensor:
