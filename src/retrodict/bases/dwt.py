@@ -27,8 +27,8 @@ __all__ = ["Alignment", "Steps", "combine", "full_precision", "levels_of", "step
 Alignment = Literal["causal", "centered"]
 """Where a filter stands: it begins at its sample, or as in PyWavelets half of it lies before."""
 
-_BLOCK = 2**18
-"""Numbers of a batch that are transformed together on a CPU: they stay in its cache."""
+_TILE = 2**16
+"""Numbers that are transformed together on a CPU, so that they stay in its nearest caches through all taps."""
 
 
 class Steps(NamedTuple):
@@ -85,16 +85,14 @@ class _Transform(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, steps: Steps, inverse: bool) -> Tensor:  # type: ignore[override]
-        lead = x.shape[: x.ndim - steps.rank]
         items = x.reshape(-1, *x.shape[x.ndim - steps.rank :])
         run = _synthesis if inverse else _analysis
-        count = max(1, _BLOCK // max(1, math.prod(items.shape[1:]))) if x.device.type == "cpu" else len(items)
-        if len(items) <= count:
-            return run(items, steps).reshape(x.shape)
+        # on a CPU, as many images at a time as stay in its cache; the bits of each do not depend on it
+        count = max(1, _TILE // max(1, math.prod(items.shape[1:]))) if x.device.type == "cpu" else max(1, len(items))
         out = torch.empty(items.shape, dtype=x.dtype, device=x.device)
         for first in range(0, len(items), count):
-            out[first : first + count] = run(items[first : first + count], steps)
-        return out.reshape(*lead, *items.shape[1:])
+            run(items[first : first + count], steps, out[first : first + count])
+        return out.reshape(x.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -120,72 +118,91 @@ def _corner(u: Tensor, axes: Sequence[int]) -> Tensor:
     return u
 
 
-def _analysis(x: Tensor, steps: Steps) -> Tensor:
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+def _tiles(half: int, out: Tensor) -> Sequence[tuple[int, int]]:
+    """First and number of outputs along an axis that are computed together: on a CPU what stays in its cache."""
+    count = max(1, _TILE * half // max(1, out.numel())) if out.device.type == "cpu" else half
+    return [(first, min(count, half - first)) for first in range(0, half, count)]
+
+
+def _analysis(x: Tensor, steps: Steps, out: Tensor) -> None:
     part = out
     for axes in steps.axes:
-        for axis in axes:
-            x = _split(x, steps, axis)
-        part.copy_(x)
+        half = x.shape[axes[0]] // 2
+        for first, count in _tiles(half, part):
+            tile = _split(x, steps, axes[0], first, count)
+            for axis in axes[1:]:
+                tile = _split(tile, steps, axis, 0, tile.shape[axis] // 2)
+            for place, band in ((first, 0), (half + first, count)):
+                part.narrow(axes[0], place, count).copy_(tile.narrow(axes[0], band, count))
         part = _corner(part, axes)
-        x = part  # read on in place: splitting copies
-    return out
+        if axes is not steps.axes[-1]:
+            x = part.clone()
 
 
-def _synthesis(u: Tensor, steps: Steps) -> Tensor:
-    x = u.clone(memory_format=torch.contiguous_format)
-    parts = [x]
+def _synthesis(u: Tensor, steps: Steps, out: Tensor) -> None:
+    out.copy_(u)
+    parts = [out]
     for axes in steps.axes[:-1]:
         parts.append(_corner(parts[-1], axes))
     for part, axes in zip(reversed(parts), reversed(steps.axes), strict=True):
-        merged = part
-        for axis in reversed(axes):
-            merged = _merge(merged, steps, axis)
-        part.copy_(merged)
-    return x
+        source = part.clone()
+        for first, count in _tiles(source.shape[axes[0]] // 2, part):
+            tile = _merge(source, steps, axes[0], first, count)
+            for axis in axes[1:]:
+                tile = _merge(tile, steps, axis, 0, tile.shape[axis] // 2)
+            part.narrow(axes[0], 2 * first, 2 * count).copy_(tile)
 
 
-def _split(x: Tensor, steps: Steps, axis: int) -> Tensor:
-    """One level of analysis along an axis (counted from the end): the low half, then the high half."""
-    half = x.shape[axis] // 2
-    pairs = x.unflatten(axis, (half, 2))
+def _split(x: Tensor, steps: Steps, axis: int, first: int, count: int) -> Tensor:
+    """One level of analysis along an axis (counted from the end), outputs n = first ... first + count - 1 of either
+    filter: low ones, then high ones.
+    """
+    pairs = x.unflatten(axis, (-1, 2))
     where = [divmod(steps.start + i, 2) for i in range(len(steps.low))]  # (shift, even or odd) of every tap
-    before, after = max(0, -where[0][0]), max(0, where[-1][0])
-    samples = [_extended(pairs.select(axis, parity), axis, before, after) for parity in (0, 1)]
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    for first, filt in ((0, steps.low), (half, steps.high)):
-        terms = [(samples[parity], before + shift, w) for (shift, parity), w in zip(where, filt, strict=True)]
-        combine(out.narrow(axis, first, half), terms, axis)
+    begin, reach = where[0][0], where[-1][0] - where[0][0]
+    samples = [_periodic(pairs.select(axis, parity), axis, first + begin, count + reach) for parity in (0, 1)]
+    out = torch.empty(_resized(x, axis, 2 * count), dtype=x.dtype, device=x.device)
+    for place, filt in ((0, steps.low), (count, steps.high)):
+        terms = [(samples[parity], shift - begin, w) for (shift, parity), w in zip(where, filt, strict=True)]
+        combine(out.narrow(axis, place, count), terms, axis)
     return out
 
 
-def _merge(u: Tensor, steps: Steps, axis: int) -> Tensor:
-    """The transpose of `_split`."""
+def _merge(u: Tensor, steps: Steps, axis: int, first: int, count: int) -> Tensor:
+    """The transpose of `_split`: samples 2 first ... 2 (first + count) - 1."""
     half = u.shape[axis] // 2
     where = [divmod(steps.start + i, 2) for i in range(len(steps.low))]
-    before, after = max(0, where[-1][0]), max(0, -where[0][0])
-    bands = [_extended(u.narrow(axis, first, half), axis, before, after) for first in (0, half)]
-    parities = []
+    last, reach = where[-1][0], where[-1][0] - where[0][0]
+    bands = [_periodic(u.narrow(axis, place, half), axis, first - last, count + reach) for place in (0, half)]
+    out = torch.empty(_resized(u, axis, 2 * count), dtype=u.dtype, device=u.device)
     for parity in (0, 1):
         terms = [
-            (band, before - shift, w)
+            (band, last - shift, w)
             for band, filt in zip(bands, (steps.low, steps.high), strict=True)
             for (shift, own), w in zip(where, filt, strict=True)
             if own == parity
         ]
-        shape = (*u.shape[: u.ndim + axis], half, *u.shape[u.ndim + axis + 1 :])
-        parities.append(combine(torch.empty(shape, dtype=u.dtype, device=u.device), terms, axis))
-    return torch.stack(parities, axis).flatten(axis - 1, axis)
+        found = combine(torch.empty(_resized(u, axis, count), dtype=u.dtype, device=u.device), terms, axis)
+        out.unflatten(axis, (count, 2)).select(axis, parity).copy_(found)
+    return out
 
 
-def _extended(part: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Contiguous copy continued periodically by `before` and `after` samples."""
+def _resized(x: Tensor, axis: int, n: int) -> tuple[int, ...]:
+    return (*x.shape[: x.ndim + axis], n, *x.shape[x.ndim + axis + 1 :])
+
+
+def _periodic(part: Tensor, axis: int, begin: int, length: int) -> Tensor:
+    """`length` samples from `begin` on, of a signal that repeats: a view where lines of it are contiguous."""
     n = part.shape[axis]
-    if max(before, after) > n:  # a filter longer than the signal wraps more than once
-        index = torch.arange(-before, n + after, device=part.device) % n
-        return part.index_select(axis, index)
-    pieces = [part.narrow(axis, n - before, before), part, part.narrow(axis, 0, after)]
-    return torch.cat([piece for piece in pieces if piece.shape[axis]], axis) if before or after else part.contiguous()
+    if begin >= 0 and begin + length <= n:
+        inside = part.narrow(axis, begin, length)
+        return inside if part.stride(-1) == 1 else inside.contiguous()
+    pieces, done = [], 0
+    while done < length:
+        place = (begin + done) % n
+        pieces.append(part.narrow(axis, place, min(n - place, length - done)))
+        done += pieces[-1].shape[axis]
+    return torch.cat(pieces, axis)
 
 
 def combine(out: Tensor, terms: Sequence[tuple[Tensor, int, float]], axis: int) -> Tensor:

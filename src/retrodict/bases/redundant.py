@@ -144,7 +144,7 @@ def laplacian_pyramid(
 
 
 class _Filter(torch.autograd.Function):
-    """a[n] = sum_i w_i x[2n + first + i], n < length, zeros outside; or transposed, x[m] = sum_n w_(m-first-2n) a[n]."""
+    """a[n] = sum_i w_i x[2n + first + i], n < length, zeros outside; its transpose has w_(m-first-2n)."""
 
     @staticmethod
     def forward(
