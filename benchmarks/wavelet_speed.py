@@ -26,7 +26,7 @@ from retrodict.bases.dwt import steps_of, transform
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "concepts-wavelet.md"
 BEGIN, END = "<!-- speed: written by benchmarks/wavelet_speed.py -->\n", "<!-- end of speed -->\n"
 SHAPES = {"512 x 512": (512, 512), "64 x 64 x 64": (64, 64, 64)}
-FAMILIES = ("haar", "db2", "db4", "sym8")
+FAMILIES = ("haar", "db2", "db4")
 LEVELS = 3
 
 
