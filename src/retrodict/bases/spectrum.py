@@ -151,6 +151,9 @@ class BandSpectrum(Spectrum):
     def of(cls, basis: Wavelet, mean: float | Sequence[float], variances: Any) -> BandSpectrum:
         """From numbers: variances `(bands,)` or `(C, bands)` of the bands of `basis.places()`, in their order."""
         table = torch.as_tensor(variances, dtype=torch.float64, device="cpu")
+        if table.ndim not in (1, 2) or table.shape[-1] != len(basis.places()):
+            wanted = f"one of each of the {len(basis.places())} bands, or a row for each channel"
+            raise InputError("BandSpectrum variances", tuple(table.shape), wanted)
         means = float(mean) if isinstance(mean, int | float) else tuple(float(m) for m in mean)
         frequency, power = _through_levels(basis, table)
         values = _numbers(table.tolist())
