@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -120,7 +121,7 @@ def test_other_bases_are_given_the_mean_of_every_level():
         (lambda: band_spectrum([], BASIS), "no images"),
         (lambda: band_spectrum([torch.zeros(6, 8)], BASIS), "divisible"),
         (lambda: band_spectrum([torch.zeros(1, 2, 8, 8)], BASIS), "images of 2 axes"),
-        (lambda: BandSpectrum.of(BASIS, 0.0, [1.0, 2.0]), "strict|match|shorter|variances"),
+        (lambda: BandSpectrum.of(BASIS, 0.0, [1.0, 2.0]), "each of the 7 bands"),
         (lambda: BandSpectrum.of(BASIS, 0.0, [-1.0] * 7), "positive"),
         (lambda: wavelet_cascade(BASIS, overlap=-1.0), "overlap"),
         (lambda: wavelet_cascade(BASIS, horizon=0.0), "horizon"),
@@ -170,11 +171,10 @@ def test_laws_by_hand():
     m, white = wavelet_scaled(BASIS, 3.0).moments(t), vp(BASIS).moments(t)
     assert torch.allclose(m.s2[0, 0, :2, :2], 9 * white.s2[0, 0].expand(2, 2))
     assert torch.allclose(m.s2[0, 0, 4:], white.s2[0, 0].expand(4, 8))
-    m, own = (
-        wavelet_residual(BASIS, {"name": "wavelet_scaled", "options": {"coarse": 2.0}}).moments(t),
-        wavelet_scaled(BASIS, 2.0).moments(t),
-    )
-    assert torch.equal(m.h, own.h) and torch.equal(m.k, 1 - own.h) and torch.equal(m.s2, own.s2)
+    reference = {"name": "wavelet_scaled", "options": {"coarse": 2.0}}
+    m, own = wavelet_residual(BASIS, reference).moments(t), wavelet_scaled(BASIS, 2.0).moments(t)
+    for found, expected in zip(m, (own.h, 1 - own.h, own.s2), strict=True):
+        assert torch.equal(found, expected)
     m = wavelet_subspace(BASIS, [0.3, 0.6]).moments(t)
     assert float(m.h[0, 0, 4:].abs().max()) == 0 < float(m.h[0, 0, :4, :4].min())
 
@@ -222,7 +222,7 @@ def reverse(process, C, steps):
     """Covariance of Euler-Maruyama on the reverse SDE with the exact score of N(0, C), from N(0, s^2(1))."""
     times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     cov = torch.diag(process.moments(times[:1]).s2.flatten())
-    for t, after in zip(times[:-1], times[1:], strict=True):
+    for t, after in itertools.pairwise(times):
         m, r, dt = process.moments(t[None]), process.rates(t[None]), float(t - after)
         h, s2, G2 = (v.flatten().expand(len(C)) for v in (m.h, m.s2, r.G2))
         F = torch.where(G2 == 0, 0.0, r.F.flatten())
@@ -265,7 +265,7 @@ def test_a_staggered_clock_is_a_cascade_of_models():
     groups = [torch.where(basis.band() == level)[0] for level in (3, 2, 1, 0)]
     expected = cascade(C, groups, known.on(basis), 6.0, 12)
     found = reverse(wavelet_cascade(basis, 6.0, 1.0, spectrum=known), C, 48)
-    assert float((found - expected).abs().max()) < 1e-12
+    assert float((found - expected).abs().max()) < 1e-12 * float(C.abs().max())
     leak = float((reverse(wavelet_cascade(basis, 6.0, 1.0, drop=False, spectrum=known), C, 48) - expected).abs().max())
     assert 1e-8 < leak < 1e-4  # what is left of finer bands, of the order of exp(-2 T)
     assert float((expected - C).abs().max()) > 0.05  # and the test is not vacuous
