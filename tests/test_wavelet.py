@@ -303,3 +303,15 @@ def test_a_model_keeps_the_statistics_of_its_bands():
     other = replace(process, basis=Wavelet((8, 8), levels=1))
     with pytest.raises(InputError, match="measured in"):
         GaussianDenoiser(other, spectrum=known).prior()
+
+
+def test_a_configuration_takes_the_statistics_of_the_data_where_it_says_so():
+    from retrodict.tasks.fit import _of_data
+
+    known = statistics_of(BASIS, power_law((8, 8), 2))
+    inner = {"name": "wavelet_cascade", "options": {"spectrum": "data"}}
+    record = _of_data({"name": "wavelet_residual", "options": {"reference": inner}}, known)
+    process = PROCESSES["wavelet_residual"](BASIS, **record["options"])
+    own = wavelet_cascade(BASIS, spectrum=known)
+    assert torch.equal(process.moments(at(0.5)).s2, own.moments(at(0.5)).s2)
+    assert inner["options"] == {"spectrum": "data"}
