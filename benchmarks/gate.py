@@ -34,6 +34,7 @@ from retrodict.processes.fourier import fourier
 from retrodict.processes.observation import Cond, Moments
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import external
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.samplers import RULES, sample, start_state
 from retrodict.samplers.ensemble import SamplingOptions, gate, plan_for
 
@@ -260,7 +261,7 @@ def along(records: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run, write, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default=",".join(n for n in PROCESSES if n != "wavelet_bands"))
+    parser.add_argument("--only", default=",".join(n for n in PROCESSES if n not in WAVELET_PROCESSES))
     parser.add_argument("--rules", default="", help="some rules, by name")
     parser.add_argument("--items", type=int, default=400)
     options = parser.parse_args()

@@ -16,6 +16,7 @@ from retrodict.bases import Fourier, Pixel, Wavelet
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import FunctionDenoiser
 from retrodict.processes import PROCESSES
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.samplers import make_plan, sample
 from retrodict.samplers.plan import make_grid
 
@@ -24,7 +25,7 @@ STEPS, REPEATS, SIZE = 50, 40, 64
 
 def markov(name: str) -> float:
     """CPU seconds of the first check of a process on 256 x 256 pixels."""
-    basis = Wavelet((256, 256)) if name == "wavelet_bands" else Fourier((256, 256))
+    basis = Wavelet((256, 256)) if name in WAVELET_PROCESSES else Fourier((256, 256))
     f = [0.0, 0.25, 0.8]
     mtf = {"frequency": f, "value": [1.0, 1.1, 0.2], "unit": "1", "frequency_unit": "cycles/mm"}
     nps = {"frequency": f, "value": [0.2, 0.7, 1.0], "unit": "HU^2 mm^2", "frequency_unit": "cycles/mm"}

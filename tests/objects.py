@@ -8,6 +8,7 @@ from retrodict.bases import Cosine, Fourier, Orthonormal, Pixel, Wavelet
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier
 from retrodict.processes.recipes import external
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.samplers import RULES
 
 torch.set_num_threads(1)
@@ -39,13 +40,13 @@ def curves() -> dict:
 
 def make_process(name: str, size=(8, 8)):
     """Entry `name` of PROCESSES on a small grid."""
-    basis = Wavelet(size, levels=2) if name == "wavelet_bands" else Fourier(size)
+    basis = Wavelet(size, levels=2) if name in WAVELET_PROCESSES else Fourier(size)
     return PROCESSES[name](basis, **(curves() if name == "measured" else {}))
 
 
 def restoring_process(name: str, size=(8, 8)):
     """The same, seeing or starting at a measurement of the paper's instrument; None where it is not diagonal there."""
-    if name == "wavelet_bands":
+    if name in WAVELET_PROCESSES:
         return None
     process = make_process(name, size)
     return process if process.pairing.kind == "terminal" else external(process, fourier(Fourier(size)))

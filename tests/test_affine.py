@@ -21,6 +21,7 @@ from retrodict.processes import PROCESSES
 from retrodict.processes.observation import Cond
 from retrodict.processes.process import Process
 from retrodict.processes.shift import nodes, resfusion_nodes, resshift_nodes, time_at
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.samplers import make_plan, sample, start_state
 from retrodict.samplers.card import gaussian_card
 from retrodict.samplers.plan import make_grid
@@ -28,7 +29,7 @@ from retrodict.samplers.rules.exponential import _phi
 from retrodict.samplers.starts import choose_start
 
 ONE = Pixel((1,))
-AFFINE = [name for name in PROCESSES if name not in ("fourier", "measured", "wavelet_bands", "whitened")]
+AFFINE = [name for name in PROCESSES if name not in ("fourier", "measured", "whitened", *WAVELET_PROCESSES)]
 PINNED = ["bridge", "brownian_bridge", "i2sb", "ddbm_ve", "ddbm_vp", "goub"]
 PAIRS = [(0.0, 0.3), (0.3, 0.5), (0.5, 0.92), (0.15, 1.0), (0.9, 1.0), (0.0, 1.0)]
 

@@ -12,13 +12,14 @@ from rich.console import Console
 from objects import fits, make_process, restoring_process, steps_needed
 from retrodict._check import InputError
 from retrodict.processes import PROCESSES
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.samplers import RULES
 from retrodict.tasks import gaussian_card as bench
 from retrodict.tasks.gaussian_card_table import render
 
 POSTERIOR = [name for name, rule in RULES.items() if rule.posterior]
 UNCONDITIONAL = [name for name in PROCESSES if name not in ("fourier", "measured")]
-RESTORING = [name for name in PROCESSES if name != "wavelet_bands"]
+RESTORING = [name for name in PROCESSES if name not in WAVELET_PROCESSES]
 EXTERNAL = [name for name in RESTORING if name not in ("fourier", "measured")]
 
 
@@ -130,7 +131,7 @@ def test_every_process_and_rule_has_a_row_or_a_reason():
     rows = {(r["setup"], r["process"], r["sampler"]) for r in records}
     assert rows == {(s, p, r) for s in "UR" for p in PROCESSES for r in ("matched", "ddim")}
     undefined = {(r["setup"], r["process"]) for r in records if r["verdict"] == "undefined"}
-    assert undefined == {("U", "fourier"), ("U", "measured"), ("R", "wavelet_bands")}
+    assert undefined == {("U", "fourier"), ("U", "measured"), *(("R", name) for name in WAVELET_PROCESSES)}
     assert all(r["reason"] for r in records if r["verdict"] in ("undefined", "point"))
 
 

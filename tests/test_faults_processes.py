@@ -18,6 +18,7 @@ from retrodict.processes.observation import Moments, Pairing, noise_like
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import external, process_from_recipe, process_to_recipe
 from retrodict.processes.scalar import rectified_flow, scalar, ve, vp
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.training.losses import simulate
 
 
@@ -181,7 +182,7 @@ def other_options(name):
         elif isinstance(value, int):
             yield {key: value - 1}
         elif isinstance(value, float):
-            yield {key: value * 0.9}
+            yield {key: value * 0.9 or 0.5}
         elif isinstance(value, tuple):
             yield {key: tuple(0.9 * v for v in value)}
 
@@ -191,7 +192,7 @@ OPTIONS = [(name, option) for name in PROCESSES for option in other_options(name
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{n}-{next(iter(o))}" for n, o in OPTIONS])
 def test_every_option_changes_the_law_and_is_kept_by_the_recipe(name, option):
-    basis = Wavelet((8, 8), levels=2) if name == "wavelet_bands" else Fourier((8, 8))
+    basis = Wavelet((8, 8), levels=2) if name in WAVELET_PROCESSES else Fourier((8, 8))
     extra = curves() if name == "measured" else {}
     times = at(0.2, 0.5, 1.0)
     plain, other = PROCESSES[name](basis, **extra), PROCESSES[name](basis, **extra, **option)

@@ -39,6 +39,7 @@ from retrodict.processes.observation import (
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import external
 from retrodict.processes.scalar import vp
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.samplers import RULES, make_plan, sample, start_state
 from retrodict.samplers.card import gaussian_card
 from retrodict.training.losses import Example, denoising_loss, simulate
@@ -479,7 +480,7 @@ def test_the_unit_loss_of_complex_images_is_one_per_real_component():
 
 # ---- devices -----------------------------------------------------------------------------------------------------
 
-META = [name for name in PROCESSES if name != "wavelet_bands"]
+META = [name for name in PROCESSES if name not in WAVELET_PROCESSES]
 
 
 @pytest.mark.parametrize("name", PROCESSES)

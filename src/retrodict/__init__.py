@@ -45,6 +45,13 @@ _PUBLIC = {
     "Curve": "bases.curve",
     "Spectrum": "bases.spectrum",
     "radial_spectrum": "bases.spectrum",
+    "BandSpectrum": "bases.spectrum",
+    "band_spectrum": "bases.spectrum",
+    "Bands": "bases.bands",
+    "dwt": "bases.bands",
+    "UndecimatedHaar": "bases.redundant",
+    "Pyramid": "bases.redundant",
+    "laplacian_pyramid": "bases.redundant",
     "BASES": "bases",
     "Pixel": "bases",
     "Fourier": "bases",
@@ -170,8 +177,15 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.bases import Orthonormal as Orthonormal
     from retrodict.bases import Pixel as Pixel
     from retrodict.bases import Wavelet as Wavelet
+    from retrodict.bases.bands import Bands as Bands
+    from retrodict.bases.bands import dwt as dwt
     from retrodict.bases.curve import Curve as Curve
+    from retrodict.bases.redundant import Pyramid as Pyramid
+    from retrodict.bases.redundant import UndecimatedHaar as UndecimatedHaar
+    from retrodict.bases.redundant import laplacian_pyramid as laplacian_pyramid
+    from retrodict.bases.spectrum import BandSpectrum as BandSpectrum
     from retrodict.bases.spectrum import Spectrum as Spectrum
+    from retrodict.bases.spectrum import band_spectrum as band_spectrum
     from retrodict.bases.spectrum import radial_spectrum as radial_spectrum
     from retrodict.data import Image as Image
     from retrodict.data import discover as discover

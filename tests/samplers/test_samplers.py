@@ -24,6 +24,7 @@ from retrodict.processes.fourier import fourier
 from retrodict.processes.observation import Cond
 from retrodict.processes.process import Process
 from retrodict.processes.scalar import scalar, ve, vp
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.samplers import RULES, Plan, Row, make_plan, sample, start_state
 from retrodict.samplers.card import dense_card, gaussian_card, gaussian_posterior, posterior_card
 from retrodict.samplers.loop import begin, step, steps
@@ -31,7 +32,7 @@ from retrodict.samplers.plan import GRIDS, make_grid
 
 L3 = torch.tensor([0.01, 0.25, 1.0], dtype=torch.float64)
 EXACT = [name for name, rule in RULES.items() if rule.exact]
-RESTORING = [name for name in PROCESSES if name != "wavelet_bands"]
+RESTORING = [name for name in PROCESSES if name not in WAVELET_PROCESSES]
 
 
 def grid(n, last=0.0):

@@ -9,16 +9,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.bases import Basis, Fourier
+from retrodict.bases import Basis, Fourier, Wavelet
+from retrodict.bases.bands import Band, named
 
-__all__ = ["Spectrum", "channel_spectrum", "density_spectrum", "radial_spectrum"]
+__all__ = ["BandSpectrum", "Spectrum", "band_spectrum", "channel_spectrum", "density_spectrum", "radial_spectrum"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ class Spectrum:
 
     @classmethod
     def from_json(cls, record: Any, where: str) -> Spectrum:
-        """Inverse of `to_json`; `where` names the file or field in errors."""
+        """Inverse of `to_json`; `where` names the file or field in errors.  One with "wavelet" is a `BandSpectrum`."""
+        if isinstance(record, dict) and "wavelet" in record:
+            return BandSpectrum._of_record(record, where)
         try:
             volume = record.get("volume")
             spectrum = cls(
@@ -127,6 +130,134 @@ class Spectrum:
             raise InputError(f"{where}.frequency", "frequencies that do not rise", "positive numbers, each larger")
         if self.volume is not None and not 0 < self.volume < math.inf:
             raise InputError(f"{where}: volume", self.volume, "a positive number of mm^n")
+
+
+@dataclass(frozen=True)
+class BandSpectrum(Spectrum):
+    """Mean of the data and variance of every band of a wavelet transform, in model units: the statistics of a process
+    that is diagonal in that basis.
+
+    `family` and `levels` of the basis; `variances`: one number a band in the order of `retrodict.bases.bands.named`
+    (coarse first), or a row for each channel.  On a `Wavelet` basis of this family and these levels, on any grid, `on`
+    gives them as they are; another `Wavelet` is refused, and other bases are given the radial spectrum through the mean
+    of every level.  The mean is that of the image: it is in the coarse band alone, details have none.
+    """
+
+    family: str = "db2"
+    levels: tuple[int, ...] = ()
+    variances: tuple[float, ...] | tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def of(cls, basis: Wavelet, mean: float | Sequence[float], variances: Any) -> BandSpectrum:
+        """From numbers: variances `(bands,)` or `(C, bands)` of the bands of `basis.places()`, in their order."""
+        table = torch.as_tensor(variances, dtype=torch.float64, device="cpu")
+        if table.ndim not in (1, 2) or table.shape[-1] != len(basis.places()):
+            wanted = f"one of each of the {len(basis.places())} bands, or a row for each channel"
+            raise InputError("BandSpectrum variances", tuple(table.shape), wanted)
+        means = float(mean) if isinstance(mean, int | float) else tuple(float(m) for m in mean)
+        frequency, power = _through_levels(basis, table)
+        values = _numbers(table.tolist())
+        spectrum = cls(means, frequency, power, None, basis.family, basis.each, values)
+        spectrum._check("BandSpectrum")
+        return spectrum
+
+    def on(self, basis: Basis) -> Tensor:
+        """Variance of every coefficient, `(*K)` or `(C, *K)` float64."""
+        if not isinstance(basis, Wavelet):
+            return super().on(basis)
+        if (basis.family, basis.each) != (self.family, self.levels):
+            found = f"a Wavelet basis of {basis.family!r} with levels {basis.each}"
+            raise InputError("BandSpectrum", found, f"the one it was measured in: {self.family!r}, {self.levels}")
+        table = torch.tensor(self.variances, dtype=torch.float64, device=basis.device)
+        return basis.spread(dict(zip(basis.places(), table.unbind(-1), strict=True)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain record; the bands by name, such as "2ad"."""
+        names = [f"{level}{name}" for level, name in self._bands()]
+        rows = [self.variances] if self.channels is None else self.variances
+        table = [dict(zip(names, row, strict=True)) for row in rows]  # type: ignore[arg-type]
+        wavelet = {"family": self.family, "levels": list(self.levels), "variances": table}
+        return {**super().to_json(), "wavelet": wavelet}
+
+    def _bands(self) -> list[Band]:
+        return list(named([2**own for own in self.levels], self.levels))
+
+    @classmethod
+    def _of_record(cls, record: dict[str, Any], where: str) -> BandSpectrum:
+        radial = Spectrum.from_json({k: v for k, v in record.items() if k != "wavelet"}, where)
+        try:
+            wavelet = record["wavelet"]
+            levels = tuple(int(n) for n in wavelet["levels"])
+            basis = Wavelet(tuple(2**own for own in levels), levels=levels, family=wavelet["family"])
+            names = [f"{level}{name}" for level, name in basis.places()]
+            rows = tuple(tuple(float(row[name]) for name in names) for row in wavelet["variances"])
+            values = rows[0] if radial.channels is None else rows
+            parts = (radial.mean, radial.frequency, radial.power, radial.volume)
+            spectrum = cls(*parts, basis.family, levels, values)
+        except InputError:
+            raise
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+            wanted = "family, levels, and a variance of every band for each channel"
+            raise InputError(f"{where}.wavelet", repr(record["wavelet"])[:80], wanted) from error
+        spectrum._check(where)
+        return spectrum
+
+    def _check(self, where: str) -> None:
+        super()._check(where)
+        rows: Any = (self.variances,) if self.channels is None else self.variances
+        count = 1 if self.channels is None else self.channels
+        if len(rows) != count or any(not isinstance(r, tuple) or len(r) != len(self._bands()) for r in rows):
+            raise InputError(f"{where}.wavelet", "variances that do not match the bands", f"{count} of each band")
+        if not all(0 < v < math.inf for row in rows for v in row):
+            raise InputError(f"{where}.wavelet", "a variance that is not positive", "positive numbers")
+
+
+def _through_levels(basis: Wavelet, table: Tensor) -> tuple[tuple[float, ...], Any]:
+    """The radial spectrum through the mean variance of every level, lowest frequency first."""
+    small = basis.small()
+    scale, radius, table = small.band(), small.radius(), table.to("cpu")
+    places = dict(zip(small.places(), table.unbind(-1), strict=True))
+    spread = small.to("cpu").spread(places)
+    masks = [scale.cpu() == level for level in range(basis.depth, -1, -1)]
+    frequency = tuple(float(radius.cpu()[mask][0]) for mask in masks)
+    return frequency, _numbers(torch.stack([spread[..., mask].mean(-1) for mask in masks], -1).tolist())
+
+
+def band_spectrum(images: Iterable[Tensor], basis: Wavelet) -> BandSpectrum:
+    """Mean and variance of every wavelet band of images `(*N)`, or of each channel of images `(C, *N)`.
+
+    Over all coefficients of a band in all images, in float64, about the mean of all pixels of the channel; images may
+    differ in size.  Of complex images the variance is that of a real component, and the mean that of the real part.
+    A band that holds next to nothing has 1e-12 of the mean power.
+
+    Raises `InputError` where there is no image, or one whose size the levels do not divide.
+    """
+    stack = [image.double() if not image.is_complex() else image.to(torch.complex128) for image in images]
+    if not stack:
+        raise InputError("band_spectrum", "no images", "at least one")
+    plain = stack[0].ndim == basis.ndim
+    rows = [image[None] if plain else image for image in stack]
+    if any(image.ndim != basis.ndim + 1 or len(image) != len(rows[0]) for image in rows):
+        found = sorted({tuple(image.shape) for image in stack})
+        raise InputError("band_spectrum", found, f"images of {basis.ndim} axes, or all with equally many channels")
+    axes = tuple(range(1, basis.ndim + 1))
+    mean = sum(image.real.sum(axes) for image in rows) / sum(image[0].numel() for image in rows)
+    assert isinstance(mean, Tensor)
+    energy: dict[Band, Tensor] = {}
+    count: dict[Band, int] = {}
+    for image in rows:
+        own = replace(basis.on(tuple(image.shape[1:])).to(image.device), complex=image.is_complex())
+        u = own.forward(image - mean[(..., *[None] * basis.ndim)])
+        for band, part in own.split(own.energy(u)).items():
+            energy[band] = energy.get(band, 0.0) + part.sum(axes)
+            count[band] = count.get(band, 0) + part[0].numel()
+    table = torch.stack([energy[band] / count[band] for band in basis.places()], -1).cpu()
+    weight = torch.tensor([count[band] for band in basis.places()], dtype=torch.float64, device="cpu")
+    power = (table * weight).sum(-1, keepdim=True) / weight.sum()
+    table = torch.maximum(table, 1e-12 * torch.where(power > 0, power, 1.0))
+    single = len(mean) == 1
+    means = float(mean[0]) if single else mean.tolist()
+    return BandSpectrum.of(basis, means, table[0] if single else table)
 
 
 def _lists(value: Any) -> Any:

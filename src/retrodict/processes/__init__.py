@@ -26,7 +26,7 @@ from retrodict.processes.scalar import (
 )
 from retrodict.processes.shift import anchored_flow, denoising_sde, ir_sde, rddm, resfusion, resshift
 from retrodict.processes.spectral import band_noise, matern, shortest_path
-from retrodict.processes.wavelet import wavelet_bands
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.processes.whitened import whitened
 
 __all__ = ["PROCESSES"]
@@ -59,7 +59,7 @@ PROCESSES = {
     "ddbm_vp": ddbm_vp,
     "goub": goub,
     "unidb": unidb,
-    "wavelet_bands": wavelet_bands,
+    **WAVELET_PROCESSES,
     "whitened": whitened,
     "fourier": fourier,
     "measured": measured,

@@ -320,10 +320,13 @@ class Process:
     def transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """H_D = h_t / h_s and Sigma_D = s_t^2 - H_D^2 s_s^2 of w_t | w_s, s < t (eqs. 7-8).
 
-        With a noise memory of its own, of the noise alone: n_t | n_s, n = w - h u_0, has the gain A_t / A_s.
+        With a noise memory of its own, of the noise alone: n_t | n_s, n = w - h u_0, has the gain A_t / A_s.  Between
+        two erased levels of a Markov process nothing is added (q = 1, as in `conditional`): the gain is s_t / s_s.
         """
         ms, mt = self.moments(s), self.moments(t)
         gain = ratio(self.memory_gain(t), self.memory_gain(s))
+        if self.memory is None:
+            gain = torch.where((ms.h == 0) & (mt.h == 0), ratio(mt.s2, ms.s2).sqrt(), gain)
         return gain, mt.s2 - gain**2 * ms.s2
 
     def conditional(self, t: Tensor, s: Tensor, eta: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:

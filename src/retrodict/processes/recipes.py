@@ -46,5 +46,10 @@ def process_to_recipe(process: Process) -> dict[str, Any]:
     if process.recipe is None:
         raise InputError("process", "one without a recipe", "one built by a function in PROCESSES")
     name = next(key for key, kind in BASES.items() if type(process.basis) is kind)
-    fields = {k: v for k, v in vars(process.basis).items() if k in ("levels", "family") or (k == "complex" and v)}
+    every = vars(process.basis)
+    fields = {k: v for k, v in every.items() if k in ("levels", "family") or (k == "complex" and v)}
+    if every.get("alignment", "causal") != "causal":  # records of before have none
+        fields["alignment"] = every["alignment"]
+    if isinstance(every.get("levels"), tuple):
+        fields["levels"] = list(every["levels"])
     return {**process.recipe.to_json(), "basis": {"name": name, "options": fields}}

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retrodict._check import InputError
+from retrodict._check import InputError, Recipe, build
 from retrodict._output import said, stamp, write_file
 from retrodict._random import key
+from retrodict.bases import BASES, Wavelet
 from retrodict.bases.curve import Curve
-from retrodict.bases.spectrum import Spectrum, channel_spectrum
+from retrodict.bases.spectrum import Spectrum, band_spectrum, channel_spectrum
 from retrodict.data import PatchSet
 from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.network import NetDenoiser
@@ -210,22 +211,39 @@ def _objective(config: FitConfig) -> Objective:
 
 
 def _spectrum(config: FitConfig, training: PatchSet | SpacingSet, intensity: Intensity) -> Spectrum:
+    """The statistics of the data: by band of a wavelet basis, else by frequency."""
     if isinstance(training, SpacingSet):
         return body_spectrum(training.slices, intensity, training.size)
     keys = range(256)
     patches = [intensity.encode(training.patch(key(config.training.seed, "spectrum", k))) for k in keys]
-    return channel_spectrum(patches, config.spacing)
+    recipe, where = config.process.basis, f"{config.name}: process.basis"
+    if recipe.name != "wavelet":
+        return channel_spectrum(patches, config.spacing)
+    basis = build(BASES, Recipe(recipe.name, recipe.options), where, tuple(config.data.patch), tuple(config.spacing))
+    assert isinstance(basis, Wavelet)
+    return band_spectrum(patches, basis)
+
+
+def _of_data(record: dict[str, Any], spectrum: Spectrum) -> dict[str, Any]:
+    """The record of a process whose option `spectrum: data` is the spectrum of the data; in its reference, too."""
+    options = dict(record.get("options", {}))
+    if options.get("spectrum") == "data":
+        options["spectrum"] = spectrum.to_json()
+    if isinstance(options.get("reference"), dict):
+        options["reference"] = _of_data(options["reference"], spectrum)
+    return {**record, "options": options}
 
 
 def _spec(config: FitConfig, sets: Sets, base: Path) -> ModelSpec:
     training, law = sets.training, config.clocks()
     intensity = Intensity(config.intensity.unit, config.intensity.scale, config.intensity.offset)
-    record = _instrument(config.process.model_dump(), intensity, base)
+    spectrum = _spectrum(config, training, intensity)
+    record = _of_data(_instrument(config.process.model_dump(), intensity, base), spectrum)
     process = process_from_recipe(record, config.data.patch, config.spacing, f"{config.name}: process")
     return ModelSpec(
         process=process_to_recipe(process),
         network=config.network.model_dump(),
-        spectrum=_spectrum(config, training, intensity).to_json(),
+        spectrum=spectrum.to_json(),
         intensity=intensity,
         spacing=tuple(config.spacing),
         size=tuple(config.data.patch),

@@ -41,6 +41,7 @@ from retrodict.processes.fourier import ct_filters
 from retrodict.processes.observation import wiener
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import external
+from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.samplers import RULES, make_plan
 from retrodict.samplers.card import gaussian_card as card_of
 from retrodict.samplers.card import posterior_card
@@ -121,13 +122,13 @@ def _unconditional_process(name: str, options: Options) -> Process | str:
     if name in ("fourier", "measured"):
         return "terminal: it starts at a measurement, so it has no unconditional card"
     # real coefficients that have frequencies
-    basis = Wavelet((4,), (1.0,), levels=1, family="haar") if name == "wavelet_bands" else Cosine((4,))
+    basis = Wavelet((4,), (1.0,), levels=1, family="haar") if name in WAVELET_PROCESSES else Cosine((4,))
     return build(PROCESSES, Recipe(name, {"conditioning": "none", **options}), "process", basis)
 
 
 def _restoring_process(name: str, options: Options, instrument: Process) -> Process | str:
     """Process `name` restoring what `instrument` measured, or why it cannot."""
-    if name == "wavelet_bands":
+    if name in WAVELET_PROCESSES:
         return "its wavelet basis does not diagonalise the measurement (MTF and NPS are diagonal in Fourier)"
     if name == "measured" and not options:
         return _measured(instrument)
