@@ -1,0 +1,69 @@
+"""Small operators of every kind, by the name of their constructor; what a table entry brings its tests with."""
+
+from __future__ import annotations
+
+import torch
+
+from retrodict.bases import Fourier
+from retrodict.physics import OPERATORS, random_mask
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _complex(*shape):
+    return torch.complex(noise(*shape), noise(*shape, seed=1))
+
+
+CASES: dict[str, list] = {
+    "identity": [lambda f: f((5, 4)), lambda f: f((3,), complex=True, channels=2)],
+    "diagonal": [lambda f: f(noise(5, 4), channels=3), lambda f: f(_complex(3, 4, 2), complex=True)],
+    "mask": [
+        lambda f: f(random_mask((7, 5), 0.4), channels=2),
+        lambda f: f(random_mask((7, 5), 0.4), compact=True),
+        lambda f: f(random_mask((4, 3, 5), 0.3), compact=True, complex=True),
+    ],
+    "haze": [lambda f: f(noise(5, 4).abs(), beta=0.3, airlight=(0.9, 0.8, 1.0), channels=3)],
+    "blur": [
+        lambda f: f((9, 8), noise(3, 5), channels=2),
+        lambda f: f((9, 8), noise(4, 2), boundary="zero"),
+        lambda f: f((9, 8), noise(4, 3), boundary="valid", center=(0, 2)),
+        lambda f: f((5, 6, 4), noise(3, 2, 3), boundary="valid"),
+        lambda f: f((7,), noise(15), boundary="zero"),
+        lambda f: f((7, 6), _complex(3, 3), complex=True),
+        lambda f: f((6, 5), _complex(3, 4), complex=True, boundary="zero"),
+    ],
+    "gaussian_blur": [lambda f: f((12, 11), 2.5, spacing=(0.7, 1.1)), lambda f: f((5, 6, 7), 2.0, boundary="zero")],
+    "mtf_blur": [
+        lambda f: f((8, 9), 1 / (1 + Fourier((8, 9), (0.5, 0.5)).radius() ** 2), spacing=(0.5, 0.5)),
+        lambda f: f((8, 7), Fourier((8, 7), complex=True).forward(_complex(8, 7)), complex=True),
+    ],
+    "downsample": [
+        lambda f: f((8, 12), 2),
+        lambda f: f((9, 10), (3, 2), filter="bicubic", channels=2),
+        lambda f: f((6, 9), 3, filter="gaussian", complex=True),
+        lambda f: f((4, 6, 8), 2, filter="linear"),
+        lambda f: f((8, 6), 2, filter=noise(3, 3)),
+    ],
+}
+
+
+def operators():
+    """(id, operator) of every case."""
+    for name, cases in CASES.items():
+        for i, make in enumerate(cases):
+            yield f"{name}-{i}", make(OPERATORS[name])
+
+
+def matrix(operator) -> torch.Tensor:
+    """The dense real matrix of the linear part, complex numbers as two real rows or columns."""
+    part = operator.part
+
+    def real(x):
+        return torch.view_as_real(x).flatten(1) if x.is_complex() else x.flatten(1)
+
+    unit = torch.eye(part.domain.count, dtype=torch.float64)
+    if part.domain.complex:
+        unit = torch.view_as_complex(unit.reshape(len(unit), -1, 2).contiguous())
+    return real(part.forward(unit.reshape(-1, *part.domain.shape))).T
