@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from retrodict.bases import Fourier
-from retrodict.physics import OPERATORS, random_mask
+from retrodict.physics import OPERATORS, FanBeam, ParallelBeam, even_angles, golden_angles, random_mask
 
 
 def noise(*shape, seed=0):
@@ -45,6 +47,17 @@ CASES: dict[str, list] = {
         lambda f: f((6, 9), 3, filter="gaussian", complex=True),
         lambda f: f((4, 6, 8), 2, filter="linear"),
         lambda f: f((8, 6), 2, filter=noise(3, 3)),
+    ],
+    "radon": [
+        lambda f: f((9, 9), ParallelBeam(even_angles(12), 14, 1.0)),  # every symmetry
+        lambda f: f(
+            (8, 11), ParallelBeam(even_angles(5, start=0.1), 12, 0.9, offset=0.3), spacing=(1.2, 0.8), channels=2
+        ),
+        lambda f: f((7, 8), ParallelBeam(golden_angles(6), 9, 1.5, center=(0.7, -0.4)), memory=0),
+        lambda f: f((8, 8), FanBeam(even_angles(8, 2 * math.pi), 11, 1.6, source=20.0, detector=30.0)),
+        lambda f: f(
+            (8, 7), FanBeam(even_angles(5, 2.0), 10, 1.5, 0.4, (0.3, 0.5), 20.0, 25.0, True), spacing=(0.9, 1.1)
+        ),
     ],
 }
 

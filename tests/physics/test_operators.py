@@ -101,6 +101,20 @@ def test_its_parts_are_linear_and_an_affine_one_adds_its_offset(name):
 
 
 @each
+def test_a_gradient_is_the_adjoint_of_the_residual(name):
+    operator = ALL[name]
+    x = batch(operator.domain, 2).requires_grad_()
+    y = batch(operator.range, 2)
+    residual = operator.forward(x) - y
+    (0.5 * inner_of(residual)).backward()
+    assert torch.allclose(x.grad, operator.adjoint(residual.detach()), atol=1e-9)
+
+
+def inner_of(x):
+    return (x.abs() ** 2).sum()
+
+
+@each
 def test_a_spectral_form_is_the_operator(name):
     operator = ALL[name].part
     form = operator.spectral()

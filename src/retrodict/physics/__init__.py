@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from retrodict.physics.algebra import Adjoint, Affine, Composed, Gram, Scaled, Stacked, Sum, normalized
 from retrodict.physics.convolution import Blur, gaussian_psf
 from retrodict.physics.diagonal import Diagonal, Identity, Mask, hazed, random_mask
+from retrodict.physics.geometry import FanBeam, ParallelBeam, even_angles, golden_angles
 from retrodict.physics.operator import Operator, Space, Spectral, adjoint_error, check_adjoint, inner
+from retrodict.physics.radon import Radon
 from retrodict.physics.resampling import Downsample
 
 __all__ = [
@@ -18,10 +20,13 @@ __all__ = [
     "Composed",
     "Diagonal",
     "Downsample",
+    "FanBeam",
     "Gram",
     "Identity",
     "Mask",
     "Operator",
+    "ParallelBeam",
+    "Radon",
     "Scaled",
     "Space",
     "Spectral",
@@ -29,7 +34,9 @@ __all__ = [
     "Sum",
     "adjoint_error",
     "check_adjoint",
+    "even_angles",
     "gaussian_psf",
+    "golden_angles",
     "hazed",
     "inner",
     "normalized",
@@ -45,5 +52,6 @@ OPERATORS: Mapping[str, Callable[..., Operator]] = {
     "gaussian_blur": Blur.gaussian,
     "mtf_blur": Blur.mtf,
     "downsample": Downsample,
+    "radon": Radon,
 }
 """Constructors by name; every entry has a case in `tests/physics_cases.py` and with it the tests of the contract."""

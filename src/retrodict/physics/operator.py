@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -207,12 +208,15 @@ class Operator(ABC):
         of its own `seed`, until the estimate moves by less than `tolerance` a round.  It comes from below.  Computed
         once.
         """
-        cache: dict[Any, float] = self.__dict__.setdefault("_norms", {})
         key = (seed, tolerance, rounds)
-        if key not in cache:
+        if key not in self._norms:
             form = self.part.spectral()
-            cache[key] = form.norm if form is not None else _power(self.part, seed, tolerance, rounds)
-        return cache[key]
+            self._norms[key] = form.norm if form is not None else _power(self.part, seed, tolerance, rounds)
+        return self._norms[key]
+
+    @cached_property
+    def _norms(self) -> dict[tuple[int, float, int], float]:
+        return {}
 
 
 def scaled_by(gain: Tensor, u: Tensor) -> Tensor:
