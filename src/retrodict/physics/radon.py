@@ -72,7 +72,7 @@ class Radon(Operator):
         self.range = Space((channels, *geometry.shape), integrated(unit), spacing=(geometry.pitch,))
         self.geometry, self.memory = geometry, memory
         geometry.check_source(0.5 * math.hypot(*(n * d for n, d in zip(self.size, spacing, strict=True))))
-        self._matrix = RayMatrix(Joseph(self.size, self.domain.spacing), geometry.lines(), memory)
+        self._matrix = RayMatrix.shared(Joseph(self.size, self.domain.spacing), geometry.lines(), memory)
 
     @property
     def size(self) -> tuple[int, ...]:

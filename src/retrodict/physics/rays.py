@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Joseph", "RayMatrix", "Rows", "Sparse", "transformed"]
+__all__ = ["Joseph", "RayMatrix", "Rows", "Sparse", "Weights", "transformed"]
 
 BUILD = 1 << 21
 """Weights that are computed at a time."""
@@ -60,6 +62,11 @@ class Sparse:
         start[1:] = sizes.cumsum(0)
         return Sparse(start, row[order], self.value[order], len(count))
 
+    def add_transposed(self, total: Tensor, p: Tensor) -> None:
+        """Add A^T p to `total` `(n, R)` in place, p `(m, R)`: without the transpose, and slower."""
+        row = torch.arange(len(p), device=p.device).repeat_interleave(self.start.diff())
+        total.index_add_(0, self.column, self.value[:, None] * p[row])
+
     def to(self, like: Tensor) -> Sparse:
         """In the precision and on the device of a real tensor."""
         indices = (self.start.to(like.device), self.column.to(like.device))
@@ -89,16 +96,42 @@ class Rows:
         return Rows(*(getattr(self, name)[start:stop] for name in self.__dataclass_fields__))
 
 
-class Joseph:
+class Weights(ABC):
+    """What makes the weights of rays through a grid of `size`: at most `taps` at each step along its longest axis."""
+
+    taps: int
+
+    def __init__(self, size: Sequence[int], spacing: Sequence[float]) -> None:
+        self.size, self.spacing = tuple(size), tuple(spacing)
+        self.pixels = math.prod(size)
+
+    @abstractmethod
+    def some(self, rows: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a few rays: how many weights each has, their pixels (int32) and values (float64), ray by ray."""
+
+    def weights(self, rows: Any, count: int) -> Sparse:
+        """The matrix of `count` rays, float64; zeros are left out."""
+        step = max(1, BUILD // (self.taps * max(self.size)))
+        parts = [self.some(rows.part(i, i + step)) for i in range(0, count, step)]
+        counts = torch.cat([p[0] for p in parts])
+        start = torch.zeros(len(counts) + 1, dtype=torch.int32, device="cpu")
+        start[1:] = counts.cumsum(0)
+        return Sparse(start, torch.cat([p[1] for p in parts]), torch.cat([p[2] for p in parts]), self.pixels)
+
+    def blocks(self, count: int) -> Iterator[tuple[int, int]]:
+        """Ranges of rays of at most `BLOCK` weights each."""
+        step = max(1, BLOCK // (self.taps * max(self.size)))
+        return ((i, min(i + step, count)) for i in range(0, count, step))
+
+
+class Joseph(Weights):
     """Weights of lines nx x + ny y = s on an image `(ny, nx)` of pixels `spacing` (dy, dx) mm, middle at (0, 0).
 
     The axis along which a ray is steeper is stepped pixel by pixel and the image interpolated linearly along the other
     one; the weight is the length of a step (Joseph, IEEE Trans. Medical Imaging 1, 1982).  Outside the image is 0.
     """
 
-    def __init__(self, size: Sequence[int], spacing: Sequence[float]) -> None:
-        self.size, self.spacing = tuple(size), tuple(spacing)
-        self.pixels = math.prod(size)
+    taps = 2
 
     def rows(self, nx: Tensor, ny: Tensor, s: Tensor) -> Rows:
         """Where each line is at every step of its axis."""
@@ -117,15 +150,9 @@ class Joseph:
 
         return Rows(slope, first, length, pick(height, width), pick(width, height), pick(width, 1), pick(1, width))
 
-    def weights(self, rows: Rows) -> Sparse:
-        """The matrix of these rays, float64; zeros are left out."""
-        most = max(self.size)
-        step = max(1, BUILD // (2 * most))
-        parts = [self._weights(rows.part(i, i + step), most) for i in range(0, len(rows.slope), step)]
-        counts = torch.cat([p[0] for p in parts])
-        start = torch.zeros(len(counts) + 1, dtype=torch.int32, device="cpu")
-        start[1:] = counts.cumsum(0)
-        return Sparse(start, torch.cat([p[1] for p in parts]), torch.cat([p[2] for p in parts]), self.pixels)
+    def some(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of a few rays."""
+        return self._weights(rows, max(self.size))
 
     @staticmethod
     def _weights(rows: Rows, most: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,12 +166,6 @@ class Joseph:
         inside &= (torch.arange(most, device="cpu") < rows.steps[:, None])[..., None]
         pixel = (torch.arange(most, device="cpu") * rows.stride[:, None])[..., None] + k * rows.other[:, None, None]
         return inside.sum((1, 2)), pixel[inside].int(), weight[inside]
-
-    def blocks(self, rows: Rows) -> Iterator[tuple[int, int]]:
-        """Ranges of rays of at most `BLOCK` weights each."""
-        step = max(1, BLOCK // (2 * max(self.size)))
-        count = len(rows.slope)
-        return ((i, min(i + step, count)) for i in range(0, count, step))
 
 
 # ---- symmetry --------------------------------------------------------------------------------------------------------
@@ -190,7 +211,7 @@ def _classes(nx: Tensor, ny: Tensor, s: Tensor, square: bool) -> _Classes:
     name = (torch.atan2(cy, cx) * 5e8).round().long() * (1 << 31) + (cs / scale * 1e9).round().long()
     unique, line = torch.unique(name, return_inverse=True)
     own = torch.full((len(unique),), len(name), dtype=torch.int64, device="cpu")
-    own = own.scatter_reduce(0, line, torch.arange(len(name), device="cpu"), "amin")
+    own = own.scatter_reduce(0, line, torch.arange(len(name), device="cpu"), reduce="amin")
     kinds, column = torch.unique(kind, return_inverse=True)
     if len(name) < 0.5 * len(unique) * len(kinds):  # no symmetry to speak of
         plain = torch.arange(len(name), device="cpu")
@@ -204,27 +225,40 @@ def _classes(nx: Tensor, ny: Tensor, s: Tensor, square: bool) -> _Classes:
 class RayMatrix:
     """Integrals along lines through an image, and the exact transpose.
 
-    Rays that are mirror images of each other share their weights: the matrix has one row for all of them, and the
-    mirrored images are its columns, so that a full scan of a square image stores an eighth of its weights.  Where
-    symmetric rays are missing (a shifted detector, a short arc) every ray has its row.  Matrices are kept, for each
-    precision and device, if they and their transposes fit into `memory` bytes; otherwise they are computed again, block
-    by block, at every use.
+    Rays that are mirror images of each other share their weights (`shared`): the matrix has one row for all of them,
+    and the mirrored images are its columns, so that a full scan of a square image stores an eighth of its weights.
+    Where symmetric rays are missing (a shifted detector, a short arc) every ray has its row.  Matrices are kept, for
+    each precision and device, if they and their transposes fit into `memory` bytes; otherwise they are computed again,
+    block by block, at every use.
     """
 
-    def __init__(self, joseph: Joseph, lines: tuple[Tensor, Tensor, Tensor], memory: float) -> None:
+    def __init__(
+        self,
+        joseph: Weights,
+        rows: Any,
+        count: int,
+        memory: float,
+        kinds: tuple[int, ...] = (0,),
+        slot: Tensor | None = None,
+    ) -> None:
+        self.joseph, self.kinds, self.memory = joseph, kinds, memory
+        self._rows, self._count = rows, count
+        self._slot = torch.arange(count, device="cpu") if slot is None else slot
+        self._blocks = list(joseph.blocks(count))
+        self._kept: dict[tuple[torch.dtype, torch.device, bool], list[Sparse]] = {}
+
+    @classmethod
+    def shared(cls, joseph: Joseph, lines: tuple[Tensor, Tensor, Tensor], memory: float) -> RayMatrix:
+        """Of lines nx, ny, s of any shape in a plane, with what is symmetric stored once."""
         square = joseph.size[0] == joseph.size[1] and joseph.spacing[0] == joseph.spacing[1]
         classes = _classes(*(v.reshape(-1) for v in lines), square)
-        self.joseph, self.kinds, self._slot = joseph, classes.kinds, classes.slot
-        self._rows = joseph.rows(*classes.lines)
-        self._count = len(classes.lines[0])
-        self._blocks = list(joseph.blocks(self._rows))
-        self.memory = memory
-        self._kept: dict[tuple[torch.dtype, torch.device, bool], list[Sparse]] = {}
+        rows = joseph.rows(*classes.lines)
+        return cls(joseph, rows, len(classes.lines[0]), memory, classes.kinds, classes.slot)
 
     @property
     def weights(self) -> int:
         """Upper bound of the number of weights that are stored or computed."""
-        return 2 * self._count * max(self.joseph.size)
+        return self.joseph.taps * self._count * max(self.joseph.size)
 
     def kept(self, dtype: torch.dtype) -> bool:
         """Whether the matrices of this precision stay in memory."""
@@ -238,7 +272,11 @@ class RayMatrix:
         made: list[Sparse] = []
         for start, stop in self._blocks:
             forward = self._kept.get((like.dtype, like.device, False))
-            block = forward[len(made)] if forward else self.joseph.weights(self._rows.part(start, stop)).to(like)
+            block = (
+                forward[len(made)]
+                if forward
+                else self.joseph.weights(self._rows.part(start, stop), stop - start).to(like)
+            )
             block = block.transpose() if turned else block
             if self.kept(like.dtype):
                 made.append(block)
@@ -262,9 +300,13 @@ class RayMatrix:
         slot = self._slot.to(p.device)
         columns = [p.new_zeros(self._count * width).index_add(0, slot, item).reshape(-1, width) for item in p]
         sums = [p.new_zeros(self.joseph.pixels, width) for _ in columns]
-        for (start, stop), block in zip(self._blocks, self._matrices(p, True), strict=True):
+        kept = self.kept(p.dtype)
+        for (start, stop), block in zip(self._blocks, self._matrices(p, kept), strict=True):
             for total, column in zip(sums, columns, strict=True):
-                total += block @ column[start:stop]
+                if kept:
+                    total += block @ column[start:stop]
+                else:
+                    block.add_transposed(total, column[start:stop])
         return torch.stack([self._gathered(total) for total in sums])
 
     def _gathered(self, total: Tensor) -> Tensor:
