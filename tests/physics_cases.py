@@ -7,7 +7,16 @@ import math
 import torch
 
 from retrodict.bases import Fourier
-from retrodict.physics import OPERATORS, FanBeam, ParallelBeam, even_angles, golden_angles, random_mask
+from retrodict.physics import (
+    OPERATORS,
+    ConeBeam,
+    FanBeam,
+    ParallelBeam,
+    Radiograph,
+    even_angles,
+    golden_angles,
+    random_mask,
+)
 
 
 def noise(*shape, seed=0):
@@ -58,6 +67,14 @@ CASES: dict[str, list] = {
         lambda f: f(
             (8, 7), FanBeam(even_angles(5, 2.0), 10, 1.5, 0.4, (0.3, 0.5), 20.0, 25.0, True), spacing=(0.9, 1.1)
         ),
+    ],
+    "projection": [
+        lambda f: f((5, 6, 7), ConeBeam((0.0, 0.9, 4.0), (4, 8), (1.5, 1.3), 20.0, 30.0), spacing=(1.2, 1.0, 0.9)),
+        lambda f: f(
+            (6, 5, 5), ConeBeam((0.3, 2.0), (5, 7), (1.5, 1.3), 20.0, 30.0, (0.2, 0.4), (1, 0.5, 0.3)), memory=0
+        ),
+        lambda f: f((5, 5, 6), Radiograph([(0.1, -0.4, 0.8), (1.0, 0.2, 0.0)], (4, 5), (2.0, 2.0), parallel=True)),
+        lambda f: f((4, 6, 5), Radiograph([(0.5, 0.0, 3.0)], (6, 5), (2.0, 1.8)), channels=2),
     ],
 }
 

@@ -9,8 +9,10 @@ from retrodict.physics.convolution import Blur, gaussian_psf
 from retrodict.physics.diagonal import Diagonal, Identity, Mask, hazed, random_mask
 from retrodict.physics.geometry import FanBeam, ParallelBeam, even_angles, golden_angles
 from retrodict.physics.operator import Operator, Space, Spectral, adjoint_error, check_adjoint, inner
+from retrodict.physics.projection import Projection, attenuation
 from retrodict.physics.radon import Radon
 from retrodict.physics.resampling import Downsample
+from retrodict.physics.views import ConeBeam, Radiograph
 
 __all__ = [
     "OPERATORS",
@@ -18,6 +20,7 @@ __all__ = [
     "Affine",
     "Blur",
     "Composed",
+    "ConeBeam",
     "Diagonal",
     "Downsample",
     "FanBeam",
@@ -26,6 +29,8 @@ __all__ = [
     "Mask",
     "Operator",
     "ParallelBeam",
+    "Projection",
+    "Radiograph",
     "Radon",
     "Scaled",
     "Space",
@@ -33,6 +38,7 @@ __all__ = [
     "Stacked",
     "Sum",
     "adjoint_error",
+    "attenuation",
     "check_adjoint",
     "even_angles",
     "gaussian_psf",
@@ -53,5 +59,6 @@ OPERATORS: Mapping[str, Callable[..., Operator]] = {
     "mtf_blur": Blur.mtf,
     "downsample": Downsample,
     "radon": Radon,
+    "projection": Projection,
 }
 """Constructors by name; every entry has a case in `tests/physics_cases.py` and with it the tests of the contract."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retrodict._check import InputError
 
-__all__ = ["FanBeam", "ParallelBeam", "even_angles", "golden_angles"]
+__all__ = ["FanBeam", "ParallelBeam", "check_angles", "even_angles", "golden_angles"]
 
 
 def even_angles(views: int, span: float = math.pi, start: float = 0.0) -> tuple[float, ...]:
@@ -31,6 +31,18 @@ def golden_angles(views: int, start: float = 0.0) -> tuple[float, ...]:
     return tuple((start + k * step) % math.pi for k in range(views))
 
 
+def check_angles(name: str, given: Sequence[float]) -> tuple[float, ...]:
+    """The angles of a scan as numbers, if they can be radians."""
+    angles = tuple(float(a) for a in given)
+    if not angles or not all(map(math.isfinite, angles)):
+        raise InputError(f"{name} angles", f"{len(angles)} angles, or one that is no number", "at least one, finite")
+    widest = max(map(abs, angles))
+    if widest > 4 * math.pi or (widest > 2 * math.pi + 1e-9 and all(a == round(a) for a in angles)):
+        hint = "Degrees are turned by math.radians; more than two turns by angle % (2 * math.pi)."
+        raise InputError(f"{name} angles", f"an angle of {widest:g}", "radians, at most two turns", hint)
+    return angles
+
+
 @dataclass(frozen=True)
 class _Beam:
     """What every scan has: its views and its row of detectors."""
@@ -43,18 +55,9 @@ class _Beam:
 
     def __post_init__(self) -> None:
         """Refuse angles in degrees, and lengths that are none."""
-        angles = tuple(float(a) for a in self.angles)
-        object.__setattr__(self, "angles", angles)
+        object.__setattr__(self, "angles", check_angles(type(self).__name__, self.angles))
         object.__setattr__(self, "center", tuple(float(c) for c in self.center))
         name = type(self).__name__
-        if not angles or not all(map(math.isfinite, angles)):
-            raise InputError(
-                f"{name} angles", f"{len(angles)} angles, or one that is no number", "at least one, finite"
-            )
-        widest = max(map(abs, angles))
-        if widest > 4 * math.pi or (widest > 2 * math.pi + 1e-9 and all(a == round(a) for a in angles)):
-            hint = "Degrees are turned by math.radians; more than two turns by angle % (2 * math.pi)."
-            raise InputError(f"{name} angles", f"an angle of {widest:g}", "radians, at most two turns", hint)
         if self.bins < 1 or not (math.isfinite(self.pitch) and self.pitch > 0):
             raise InputError(
                 f"{name} bins, pitch", (self.bins, self.pitch), "at least one bin, of positive pitch in mm"

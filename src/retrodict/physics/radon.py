@@ -12,7 +12,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.physics.geometry import FanBeam, ParallelBeam
 from retrodict.physics.operator import Operator, Space
-from retrodict.physics.rays import Joseph, RayMatrix
+from retrodict.physics.rays import Joseph, RayMatrix, back_projection, integrals
 
 __all__ = ["Radon", "integrated"]
 
@@ -20,26 +20,6 @@ __all__ = ["Radon", "integrated"]
 def integrated(unit: str) -> str:
     """The unit of a line integral in mm of values in `unit`."""
     return "1" if unit == "1/mm" else f"{unit} mm"
-
-
-class _Integral(torch.autograd.Function):
-    """A linear map whose derivative is itself and whose gradient is its adjoint."""
-
-    @staticmethod
-    def forward(x: Tensor, operator: Radon, turned: bool) -> Tensor:
-        return operator._back(x) if turned else operator._project(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Radon, bool], output: Tensor) -> None:
-        _, ctx.operator, ctx.turned = inputs
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return _Integral.apply(grads[0], ctx.operator, not ctx.turned), None, None  # type: ignore[return-value]
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Any) -> Tensor:
-        return _Integral.apply(tangents[0], ctx.operator, ctx.turned)  # type: ignore[return-value]
 
 
 class Radon(Operator):
@@ -110,15 +90,7 @@ class Radon(Operator):
         return {"spacing": d.spacing, "channels": d.shape[0], "unit": d.unit, "memory": self.memory}
 
     def _forward(self, x: Tensor) -> Tensor:
-        return _Integral.apply(x, self, False)  # type: ignore[return-value]
+        return integrals(x.flatten(0, 1), self._matrix).reshape(len(x), *self.range.shape)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return _Integral.apply(y, self, True)  # type: ignore[return-value]
-
-    def _project(self, x: Tensor) -> Tensor:
-        lead = x.shape[:2]
-        return self._matrix.forward(x.reshape(-1, *self.size)).reshape(*lead, *self.geometry.shape)
-
-    def _back(self, y: Tensor) -> Tensor:
-        lead = y.shape[:2]
-        return self._matrix.adjoint(y.reshape(lead[0] * lead[1], -1)).reshape(*lead, *self.size)
+        return back_projection(y.flatten(2).flatten(0, 1), self._matrix).reshape(len(y), *self.domain.shape)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Joseph", "RayMatrix", "Rows", "Sparse", "Weights", "transformed"]
+__all__ = ["Joseph", "RayMatrix", "Rows", "Sparse", "Weights", "back_projection", "integrals", "transformed"]
 
 BUILD = 1 << 21
 """Weights that are computed at a time."""
@@ -314,3 +314,33 @@ class RayMatrix:
             transformed(total[:, i].reshape(self.joseph.size), kind, back=True) for i, kind in enumerate(self.kinds)
         ]
         return torch.stack(images).sum(0)
+
+
+class _Integral(torch.autograd.Function):
+    """A linear map whose derivative is itself and whose gradient is its adjoint."""
+
+    @staticmethod
+    def forward(x: Tensor, matrix: RayMatrix, turned: bool) -> Tensor:
+        return matrix.adjoint(x) if turned else matrix.forward(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, RayMatrix, bool], output: Tensor) -> None:
+        _, ctx.matrix, ctx.turned = inputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return _Integral.apply(grads[0], ctx.matrix, not ctx.turned), None, None  # type: ignore[return-value]
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _Integral.apply(tangents[0], ctx.matrix, ctx.turned)  # type: ignore[return-value]
+
+
+def integrals(x: Tensor, matrix: RayMatrix) -> Tensor:
+    """`RayMatrix.forward` of images `(n, *size)`, with its adjoint as gradient."""
+    return _Integral.apply(x, matrix, False)  # type: ignore[return-value]
+
+
+def back_projection(p: Tensor, matrix: RayMatrix) -> Tensor:
+    """`RayMatrix.adjoint` of integrals `(n, rays)`, with its adjoint as gradient."""
+    return _Integral.apply(p, matrix, True)  # type: ignore[return-value]
