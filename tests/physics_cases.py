@@ -13,10 +13,17 @@ from retrodict.physics import (
     FanBeam,
     ParallelBeam,
     Radiograph,
+    Radon,
+    birdcage,
     even_angles,
     golden_angles,
+    pulse_echo,
     random_mask,
+    sampling,
+    spokes,
 )
+
+MICROSCOPE = {"wavelength": 6.3e-4, "aperture": 0.25, "index": 1.33, "thickness": 5e-3, "spacing": (8e-4, 7e-4)}
 
 
 def noise(*shape, seed=0):
@@ -75,6 +82,44 @@ CASES: dict[str, list] = {
         ),
         lambda f: f((5, 5, 6), Radiograph([(0.1, -0.4, 0.8), (1.0, 0.2, 0.0)], (4, 5), (2.0, 2.0), parallel=True)),
         lambda f: f((4, 6, 5), Radiograph([(0.5, 0.0, 3.0)], (6, 5), (2.0, 1.8)), channels=2),
+    ],
+    "filter_bank": [
+        lambda f: f((6, 5), _complex(2, 3, 6, 3)),
+        lambda f: f((6, 8), _complex(3, 2, 6, 5)),
+        lambda f: f((4, 5), _complex(2, 1, 4, 5), complex=True),
+    ],
+    "tie": [
+        lambda f: f((8, 9), (0.01, -0.02), wavelength=5e-4, spacing=(1e-3, 1.2e-3)),
+        lambda f: f((8, 8), (0.01, 0.03, 0.2), wavelength=5e-4, spacing=(1e-3, 1e-3), kind="ctf"),
+        lambda f: f((7, 8), (0.01,), wavelength=5e-4, spacing=(1e-3, 1e-3), kind="laplacian"),
+    ],
+    "idt": [
+        lambda f: f((9, 8), ((0.0, 0.0), (200.0, -150.0), (-90.0, 310.0)), (-0.01, 0.02), **MICROSCOPE),
+        lambda f: f((8, 8), ((0.0, 0.0), (200.0, -150.0)), (0.0, 0.02), **MICROSCOPE, absorption=False),
+    ],
+    "cartesian_mri": [
+        lambda f: f(sampling("random", (8, 10), 2.5, center=0.2)),
+        lambda f: f(sampling("equispaced", (7, 9), 2, center=0.2), maps=birdcage((7, 9), 4)),
+        lambda f: f(random_mask((4, 5, 3), 0.5)),
+    ],
+    "radial_mri": [
+        lambda f: f((8, 7), spokes(5, 9), method="direct"),
+        lambda f: f((6, 7), spokes(6, 8), maps=birdcage((6, 7), 3), method="direct"),
+        lambda f: f((9,), spokes(2, 6)[:, :1], method="direct"),
+        lambda f: f((4, 5, 3), 0.5 * noise(20, 3).clamp(-6, 6), method="direct"),
+    ],
+    "ultrasound": [
+        lambda f: f((20, 9), pulse_echo(3e6, 0.6, 0.8, (0.05, 0.3)), spacing=(0.05, 0.3)),
+        lambda f: f((12, 9), noise(5, 3), haze=0.4),
+    ],
+    "emission": [
+        lambda f: f(
+            Radon((8, 8), ParallelBeam(even_angles(6), 11, 1.0), unit="kBq/mL"),
+            attenuation=0.01 * noise(8, 8).abs(),
+            sensitivity=noise(6, 11).abs(),
+            randoms=0.3,
+            scatter=noise(6, 11).abs(),
+        )
     ],
 }
 

@@ -210,8 +210,9 @@ def _classes(nx: Tensor, ny: Tensor, s: Tensor, square: bool) -> _Classes:
     scale = float(cs.max().clamp_min(1e-300))
     name = (torch.atan2(cy, cx) * 5e8).round().long() * (1 << 31) + (cs / scale * 1e9).round().long()
     unique, line = torch.unique(name, return_inverse=True)
-    own = torch.full((len(unique),), len(name), dtype=torch.int64, device="cpu")
-    own = own.scatter_reduce(0, line, torch.arange(len(name), device="cpu"), reduce="amin")
+    first = torch.bincount(line).cumsum(0).roll(1)
+    first[0] = 0
+    own = torch.sort(line, stable=True)[1][first]  # the first ray of every line
     kinds, column = torch.unique(kind, return_inverse=True)
     if len(name) < 0.5 * len(unique) * len(kinds):  # no symmetry to speak of
         plain = torch.arange(len(name), device="cpu")
