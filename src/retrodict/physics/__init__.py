@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from retrodict.physics.adapters import AstraRadon, MatrixFree, from_deepinv, to_deepinv
 from retrodict.physics.algebra import Adjoint, Affine, Composed, Gram, Scaled, Stacked, Sum, normalized
 from retrodict.physics.convolution import Blur, gaussian_psf
 from retrodict.physics.diagonal import Diagonal, Identity, Mask, hazed, random_mask
@@ -25,6 +26,7 @@ __all__ = [
     "OPERATORS",
     "Adjoint",
     "Affine",
+    "AstraRadon",
     "Blur",
     "CartesianMRI",
     "Composed",
@@ -36,6 +38,7 @@ __all__ = [
     "Gram",
     "Identity",
     "Mask",
+    "MatrixFree",
     "Operator",
     "ParallelBeam",
     "Projection",
@@ -55,6 +58,7 @@ __all__ = [
     "check_adjoint",
     "emission",
     "even_angles",
+    "from_deepinv",
     "gaussian_psf",
     "golden_angles",
     "hazed",
@@ -67,6 +71,7 @@ __all__ = [
     "sampling",
     "spokes",
     "tie",
+    "to_deepinv",
     "ultrasound",
 ]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.physics.operator import Operator, Space
 from retrodict.physics.radon import integrated
-from retrodict.physics.rays import RayMatrix, Weights, back_projection, integrals
+from retrodict.physics.rays import RayMatrix, Weights, back_projection, compressed, integrals
 from retrodict.physics.views import ConeBeam, Radiograph
 
 __all__ = ["Projection", "attenuation"]
@@ -91,8 +91,7 @@ class _Joseph3(Weights):
             weights.append(w)
             pixels.append(p)
             known.append(ok & (w > 0))
-        mask = torch.stack(known, -1)
-        return mask.sum((1, 2)), torch.stack(pixels, -1)[mask].int(), torch.stack(weights, -1)[mask]
+        return compressed(torch.stack(known, -1), torch.stack(pixels, -1).int(), torch.stack(weights, -1))
 
 
 class Projection(Operator):

@@ -13,7 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Joseph", "RayMatrix", "Rows", "Sparse", "Weights", "back_projection", "integrals", "transformed"]
+__all__ = [
+    "Joseph",
+    "RayMatrix",
+    "Rows",
+    "Sparse",
+    "Weights",
+    "back_projection",
+    "compressed",
+    "integrals",
+    "transformed",
+]
 
 BUILD = 1 << 21
 """Weights that are computed at a time."""
@@ -60,7 +70,7 @@ class Sparse:
         sizes = torch.bincount(self.column, minlength=self.width)
         start = torch.zeros(self.width + 1, dtype=torch.int32, device=count.device)
         start[1:] = sizes.cumsum(0)
-        return Sparse(start, row[order], self.value[order], len(count))
+        return Sparse(start, row.index_select(0, order), self.value.index_select(0, order), len(count))
 
     def add_transposed(self, total: Tensor, p: Tensor) -> None:
         """Add A^T p to `total` `(n, R)` in place, p `(m, R)`: without the transpose, and slower."""
@@ -159,13 +169,25 @@ class Joseph(Weights):
         at = torch.arange(most, dtype=torch.float64, device="cpu")
         place = torch.addcmul(rows.first[:, None], rows.slope[:, None], at)
         low = place.floor()
-        high = place - low
-        weight = torch.stack([1 - high, high], -1) * rows.length[:, None, None]
-        k = low.long()[..., None] + torch.arange(2, device="cpu")
-        inside = (k >= 0) & (k < rows.across[:, None, None]) & (weight > 0)
-        inside &= (torch.arange(most, device="cpu") < rows.steps[:, None])[..., None]
-        pixel = (torch.arange(most, device="cpu") * rows.stride[:, None])[..., None] + k * rows.other[:, None, None]
-        return inside.sum((1, 2)), pixel[inside].int(), weight[inside]
+        high = (place - low).mul_(rows.length[:, None])
+        weight = torch.stack([rows.length[:, None] - high, high], -1)
+        step = torch.arange(most, dtype=torch.int32, device="cpu")
+        k = low.int()
+        # the pixel below has index k and the one above k + 1; each may lie outside
+        known = step < rows.steps[:, None]
+        across = rows.across[:, None]
+        inside = torch.stack([known & (k >= 0) & (k < across), known & (k >= -1) & (k < across - 1)], -1)
+        inside &= weight > 0
+        below = step * rows.stride[:, None].int() + k * rows.other[:, None].int()
+        pixel = torch.stack([below, below + rows.other[:, None].int()], -1)
+        return compressed(inside, pixel, weight)
+
+
+def compressed(inside: Tensor, pixel: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is inside, ray by ray: counts `(n,)`, pixels and weights of tables `(n, steps, taps)`."""
+    kept = inside.reshape(-1).nonzero().squeeze(1)
+    counts = inside.flatten(1).sum(1)
+    return counts, pixel.reshape(-1).index_select(0, kept), weight.reshape(-1).index_select(0, kept)
 
 
 # ---- symmetry --------------------------------------------------------------------------------------------------------
@@ -252,7 +274,8 @@ class RayMatrix:
     def shared(cls, joseph: Joseph, lines: tuple[Tensor, Tensor, Tensor], memory: float) -> RayMatrix:
         """Of lines nx, ny, s of any shape in a plane, with what is symmetric stored once."""
         square = joseph.size[0] == joseph.size[1] and joseph.spacing[0] == joseph.spacing[1]
-        classes = _classes(*(v.reshape(-1) for v in lines), square)
+        nx, ny, s = (v.reshape(-1) for v in lines)
+        classes = _classes(nx, ny, s, square)
         rows = joseph.rows(*classes.lines)
         return cls(joseph, rows, len(classes.lines[0]), memory, classes.kinds, classes.slot)
 
