@@ -5,8 +5,9 @@
 Parallel beams, float32, 256 x 256 pixels with 180 views of 363 bins and 512 x 512 with 720 views of 725.  Every tool
 runs in a process of its own, one after the other; CPU seconds are the least of the repeats, `first` holds what the
 first use adds (building matrices or grids), memory is the largest of the process.  `adjoint` is how far the
-back-projection is from the transpose, |<A u, v> - <u, B v>| / |A u| |v|.  A package that is absent or fails has a row
-that says so.  scikit-image's back-projection is `iradon` without a filter, which is no transpose.
+back-projection is from the transpose, |<A u, v> - <u, B v>| / |A u| |v| of white noise u (in a disc) and v.  A package
+that is absent or fails has a row that says so.  scikit-image's back-projection is `iradon` without a filter, which is
+no transpose.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from tables import projectors
 
 RESULTS = Path(__file__).resolve().parent / "results" / "projectors.json"
 PROBLEMS = [(256, 180, 363), (512, 720, 725)]
@@ -83,7 +86,7 @@ def one(tool: str, size: int, views: int, bins: int, repeats: int) -> dict:
 
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
-    x = draw.random((size, size), dtype=np.float32)
+    x = draw.standard_normal((size, size), dtype=np.float32)
     x[np.hypot(*(np.mgrid[:size, :size] - (size - 1) / 2)) > 0.49 * size] = 0
 
     def clocked(call: Callable, value: np.ndarray) -> tuple[np.ndarray, float]:
@@ -94,7 +97,7 @@ def one(tool: str, size: int, views: int, bins: int, repeats: int) -> dict:
     start = time.process_time()
     forward, back = TOOLS[tool](size, views, bins)
     p, _ = clocked(forward, x)
-    v = draw.random(p.shape, dtype=np.float32)
+    v = draw.standard_normal(p.shape, dtype=np.float32)
     made = time.process_time() - start
     z, first_back = clocked(back, v)
     times = [(clocked(forward, x)[1], clocked(back, v)[1]) for _ in range(repeats)]
@@ -123,25 +126,6 @@ def row(tool: str, problem: tuple[int, int, int], repeats: int) -> dict:
     return about | json.loads(done.stdout.splitlines()[-1])
 
 
-def table(rows: list[dict]) -> str:
-    """Seconds of CPU, and how many times those of retrodict."""
-    lines = [
-        "| problem | package | forward | adjoint | first use | adjoint error | memory |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    own = {r["size"]: r for r in rows if r["tool"] == "retrodict" and "absent" not in r}
-    for r in rows:
-        name = f"{r['size']}² x {r['views']} | {r['tool']}"
-        if "absent" in r:
-            lines.append(f"| {name} | {r['absent']} | | | | |")
-            continue
-        base = own.get(r["size"], r)
-        cells = [f"{r[k]:.3f} s ({r[k] / base[k]:.1f}x)" for k in ("forward_s", "adjoint_s")]
-        cells += [f"{r['first_s']:.2f} s", f"{r['adjoint_error']:.0e}", f"{r['memory_gb']:.2f} GB"]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
@@ -154,7 +138,8 @@ def main() -> None:
         print(json.dumps(one(tool, *map(int, problem), arguments.repeats)))
         return
     rows = [row(tool, problem, arguments.repeats) for problem in PROBLEMS for tool in arguments.tools.split(",")]
-    print(table(rows))
+    print(projectors(rows))
+    print("python benchmarks/tables.py puts it into docs/physics.md")
     arguments.json.write_text(json.dumps({"records": rows}, indent=1) + "\n")
 
 

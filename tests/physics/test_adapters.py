@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,7 +42,8 @@ def test_two_functions_are_an_operator():
 def test_functions_that_do_not_fit_are_refused_as_the_operator_is_made():
     for forward, adjoint, words in (
         (lambda x: x.roll(2, -1), lambda y: y.roll(2, -1), r"shift: found an adjoint that is off by 0\.\d+"),
-        (lambda x: 2 * x, lambda y: y, "shift: found an adjoint"),
+        (lambda x: 2 * x, lambda y: y, r"shift: found an adjoint that is off by 0\.5 of"),
+        (lambda x: x, lambda y: y / 0, "shift: found an adjoint that is off by nan"),
         (lambda x: x[..., :-1], lambda y: y, "shift: what forward returns: found a tensor of shape"),
         (lambda x: x, lambda y: y[..., :-1], "shift: what adjoint returns"),
         (lambda x: torch.complex(x, x), lambda y: y.real, "what forward returns: found complex values"),
@@ -48,6 +51,25 @@ def test_functions_that_do_not_fit_are_refused_as_the_operator_is_made():
         with pytest.raises(InputError, match=words):
             MatrixFree(forward, adjoint, SHIFT, SHIFT, name="shift")
     MatrixFree(lambda x: 2 * x, lambda y: y, SHIFT, SHIFT, check=False)
+
+
+def test_the_guide_says_what_happens():
+    """Its two blocks of code run, and its refused adjoint is refused with its figure."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "howto-own-operator.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert names["operator"].norm() == pytest.approx(math.sqrt(2))
+    derivative = names["Derivative"]((8, 9), (0.5, 0.7))
+    x = noise(1, 1, 8, 9)
+    form = derivative.spectral()
+    assert torch.allclose(form.to_range(form.gain * form.basis.forward(x)), derivative(x), atol=1e-12)
+    assert check_adjoint(derivative) <= 1e-12
+    with pytest.raises(InputError) as refused:
+        names["MatrixFree"](
+            names["forward"], lambda y: 0.5 * names["adjoint"](y), names["image"], names["stripes"], name="row pairs"
+        )
+    assert str(refused.value) in " ".join(text.split())
 
 
 class Physics:
