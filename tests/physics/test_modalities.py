@@ -13,10 +13,15 @@ from retrodict import InputError
 from retrodict.bases import Fourier
 from retrodict.physics import (
     MASKS,
+    Blur,
     CartesianMRI,
+    Downsample,
     FilterBank,
+    Mask,
     ParallelBeam,
+    Projection,
     RadialMRI,
+    Radiograph,
     Radon,
     birdcage,
     check_adjoint,
@@ -25,6 +30,7 @@ from retrodict.physics import (
     idt,
     idt_transfer,
     pulse_echo,
+    random_mask,
     sampling,
     spokes,
     tie,
@@ -245,3 +251,37 @@ def test_counts_of_emission_are_attenuated_and_have_a_background():
     ):
         with pytest.raises(InputError, match=words):
             emission(projector, **options)
+
+
+# ---- devices ---------------------------------------------------------------------------------------------------------
+
+
+MADE = {
+    "radon": lambda: Radon((6, 6), ParallelBeam(even_angles(4), 8, 1.0)),
+    "projection": lambda: Projection((4, 4, 4), Radiograph([(0.1, 0.2, 0.3)], (3, 3), (1.0, 1.0))),
+    "mri": lambda: CartesianMRI(sampling("gaussian", (6, 8), 2, center=0.2), maps=birdcage((6, 8), 3)),
+    "spokes": lambda: RadialMRI((6, 6), spokes(3, 6), method="direct"),
+    "tie": lambda: tie((6, 6), [0.01], wavelength=5e-4, spacing=(1e-3, 1e-3)),
+    "idt": lambda: idt((6, 6), [(0.0, 0.0)], [0.01], **MICROSCOPE),
+    "blur": lambda: Blur.gaussian((6, 6), 2.0, boundary="zero"),
+    "coarse": lambda: Downsample((6, 6), 2, filter="bicubic"),
+    "mask": lambda: Mask(random_mask((6, 6), 0.5), compact=True),
+    "pulse": lambda: ultrasound((6, 6), pulse_echo(3e6, 0.6, 0.8, (0.05, 0.3)), haze=0.1),
+    "emission": lambda: emission(Radon((6, 6), ParallelBeam(even_angles(4), 8, 1.0)), sensitivity=2.0, randoms=1.0),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_default_device_of_the_caller_changes_nothing(name):
+    known = MADE[name]()
+    x, y = known.domain.white(0, "x"), known.range.white(0, "y")
+    expected = known.forward(x), known.adjoint(y), known.norm()
+    torch.set_default_device("meta")
+    try:
+        operator = MADE[name]()
+        found = operator.forward(x), operator.adjoint(y), operator.norm()
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert found[2] == expected[2]

@@ -60,7 +60,10 @@ class Sparse:
         with warnings.catch_warnings():  # the format is called a beta state once a process
             warnings.simplefilter("ignore", UserWarning)
             shape = (len(self.start) - 1, self.width)
-            return torch.sparse_csr_tensor(self.start, self.column, self.value, shape, check_invariants=False)
+            device = self.value.device
+            return torch.sparse_csr_tensor(
+                self.start, self.column, self.value, shape, device=device, check_invariants=False
+            )
 
     def transpose(self) -> Sparse:
         """The same weights in compressed columns, that is, in compressed rows of the transpose."""
