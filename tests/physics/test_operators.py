@@ -64,6 +64,7 @@ def test_the_adjoint_is_the_adjoint(name):
 def test_the_norm_is_the_largest_singular_value(name):
     exact = float(torch.linalg.matrix_norm(matrix(ALL[name]), 2))
     assert ALL[name].norm() == pytest.approx(exact, rel=1e-3)
+    assert ALL[name].norm(dtype=torch.float32) == pytest.approx(exact, rel=1e-3)
 
 
 @each
@@ -189,6 +190,7 @@ def test_operators_made_of_operators_are_the_matrices_made_of_theirs():
     assert Composed(a, b).spectral() is None
     unit, norm = normalized(a)
     assert norm == pytest.approx(float(torch.linalg.matrix_norm(A, 2)))
+    assert Affine(Composed(b, a), noise(1, 5, 6)).about == unit.about == a.about
     assert unit.norm() == pytest.approx(1.0)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -46,6 +47,11 @@ class Scaled(Operator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.factor * self.inner.adjoint(y)
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """That of A."""
+        return self.inner.about
 
     def spectral(self) -> Spectral | None:
         """That of A, times the factor."""
@@ -95,6 +101,11 @@ class Composed(Operator):
 
     def _adjoint(self, y: Tensor) -> Tensor:
         return self.inner.adjoint(self.outer.adjoint(y))
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """Those of B and A; A's word stands where both have one."""
+        return {**self.inner.about, **self.outer.about}
 
     def spectral(self) -> Spectral | None:
         """The product of the gains, where both are diagonal in one basis."""
@@ -217,6 +228,11 @@ class Affine(Operator):
     def offset(self) -> Tensor:
         """The constant b `(1, *range.shape)`, float64 or complex128."""
         return self._offset.values
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """That of A."""
+        return self.inner.about
 
     def pinv(self, y: Tensor, floor: float = 1e-3) -> Tensor:
         """A^+ (y - b)."""

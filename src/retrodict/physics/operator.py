@@ -201,21 +201,23 @@ class Operator(ABC):
         u = form.from_range(y)
         return form.basis.inverse(scaled_by(inverse, u))
 
-    def norm(self, *, seed: int = 0, tolerance: float = 1e-7, rounds: int = 2000) -> float:
+    def norm(
+        self, *, seed: int = 0, tolerance: float = 1e-7, rounds: int = 2000, dtype: torch.dtype = torch.float64
+    ) -> float:
         """Largest singular value of the linear part.
 
-        The largest |gain| where there is a spectral form; otherwise by the power method on A^H A, float64, from noise
-        of its own `seed`, until the estimate moves by less than `tolerance` a round.  It comes from below.  Computed
-        once.
+        The largest |gain| where there is a spectral form; otherwise by the power method on A^H A from noise of its
+        own `seed`, until the estimate moves by less than `tolerance` a round.  It comes from below.  Computed once.
+        `dtype` float32 spares a large operator its tables in float64.
         """
-        key = (seed, tolerance, rounds)
+        key = (seed, tolerance, rounds, dtype)
         if key not in self._norms:
             form = self.part.spectral()
-            self._norms[key] = form.norm if form is not None else _power(self.part, seed, tolerance, rounds)
+            self._norms[key] = form.norm if form is not None else _power(self.part, *key)
         return self._norms[key]
 
     @cached_property
-    def _norms(self) -> dict[tuple[int, float, int], float]:
+    def _norms(self) -> dict[tuple[int, float, int, torch.dtype], float]:
         return {}
 
 
@@ -228,9 +230,9 @@ def scaled_by(gain: Tensor, u: Tensor) -> Tensor:
     return gain.to(dtype=whole, device=u.device) * u
 
 
-def _power(operator: Operator, seed: int, tolerance: float, rounds: int) -> float:
-    x = operator.domain.white(seed, "operator-norm")
-    value = 0.0
+def _power(operator: Operator, seed: int, tolerance: float, rounds: int, dtype: torch.dtype) -> float:
+    x = operator.domain.white(seed, "operator-norm", dtype=dtype)
+    value, tolerance = 0.0, max(tolerance, 4 * torch.finfo(dtype).eps)
     for _ in range(rounds):
         x = x / torch.linalg.vector_norm(x)
         x = operator.adjoint(operator.forward(x))
