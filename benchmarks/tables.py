@@ -449,6 +449,23 @@ def fourier_reading(records):
     return "\n".join(lines)
 
 
+def projectors(rows):
+    """Table of what projections cost, and how many times those of this package."""
+    if rows is None:
+        return missing("python benchmarks/projectors.py")
+    own = {r["size"]: r for r in rows if r["tool"] == "retrodict"}
+    out = []
+    for r in rows:
+        name = [f"{r['size']}² x {r['views']}", r["tool"]]
+        if "absent" in r:
+            out.append([*name, r["absent"], "", "", "", ""])
+            continue
+        costs = [f"{r[k]:.3f} s ({r[k] / own[r['size']][k]:.1f}x)" for k in ("forward_s", "adjoint_s")]
+        rest = [f"{r['first_s']:.1f} s", f"{r['adjoint_error']:.0e}", f"{r['memory_gb']:.1f} GB"]
+        out.append([*name, *costs, *rest])
+    return table(["problem", "package", "forward", "adjoint", "first use", "adjoint error", "memory"], out)
+
+
 def replace_block(path, name, text):
     """Put `text` between the marks NAME:begin and NAME:end of a document that has them."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
@@ -468,6 +485,7 @@ def main():
         replace_block(path, "patients", patients(load("patients.json"), short=True))
         replace_block(path, "new-patients", new_patients(load("new_patients.json")))
     replace_block(docs / "howto-phantom-to-report.md", "phantom", phantom(load("phantom.json")))
+    replace_block(docs / "physics.md", "projectors", projectors(load("projectors.json")))
     experiment = load("fourier-diffusion.json")
     replace_block(docs / "experiment-fourier-diffusion.md", "fourier", fourier(experiment))
     replace_block(docs / "experiment-fourier-diffusion.md", "fourier-reading", fourier_reading(experiment))

@@ -30,7 +30,7 @@ DIFFUSION = ("bases", "processes", "denoisers", "samplers", "models", "training"
 
 PLACE = {
     "__main__": 350, "cli": 350, "tasks": 500, "training": 520, "models": 615, "samplers": 390, "denoisers": 375,
-    "report": 845, "processes": 345, "data": 620, "metrics": 935, "bases": 345, "nets": 110,
+    "report": 845, "physics": 200, "processes": 345, "data": 620, "metrics": 935, "bases": 345, "nets": 110,
     "_random": 480, "_check": 620, "_version": 760, "_output": 620,
 }  # fmt: skip
 """Middle of each room on its floor; a room that is not named here goes to the right end."""

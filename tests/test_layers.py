@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": GROUND,
     # The tower.
     "bases": GROUND,
+    "physics": GROUND | {"bases"},
     "processes": GROUND | {"bases"},
     "denoisers": GROUND | {"bases", "processes", "nets"},
     "samplers": GROUND | {"bases", "processes", "denoisers"},

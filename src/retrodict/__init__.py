@@ -67,6 +67,37 @@ _PUBLIC = {
     "LogDomain": "processes.multiplicative",
     "GeometricBrownian": "processes.multiplicative",
     "multiplicative_sample": "samplers.multiplicative",
+    # the measurement: operators of physics
+    "OPERATORS": "physics",
+    "Operator": "physics.operator",
+    "Space": "physics.operator",
+    "MatrixFree": "physics.adapters",
+    "Affine": "physics.algebra",
+    "Composed": "physics.algebra",
+    "Stacked": "physics.algebra",
+    "Gram": "physics.algebra",
+    "check_adjoint": "physics.operator",
+    "Blur": "physics.convolution",
+    "Mask": "physics.diagonal",
+    "Downsample": "physics.resampling",
+    "FilterBank": "physics.filters",
+    "Radon": "physics.radon",
+    "ParallelBeam": "physics.geometry",
+    "FanBeam": "physics.geometry",
+    "even_angles": "physics.geometry",
+    "golden_angles": "physics.geometry",
+    "Projection": "physics.projection",
+    "ConeBeam": "physics.views",
+    "Radiograph": "physics.views",
+    "CartesianMRI": "physics.mri",
+    "RadialMRI": "physics.mri",
+    "sampling": "physics.kspace",
+    "tie": "physics.optics",
+    "idt": "physics.optics",
+    "ultrasound": "physics.ultrasound",
+    "emission": "physics.emission",
+    "from_deepinv": "physics.adapters",
+    "to_deepinv": "physics.adapters",
     "Cond": "processes.observation",
     "Moments": "processes.observation",
     "Pairing": "processes.observation",
@@ -225,6 +256,36 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.nets import Mixer as Mixer
     from retrodict.nets import UNet as UNet
     from retrodict.nets import network as network
+    from retrodict.physics import OPERATORS as OPERATORS
+    from retrodict.physics.adapters import MatrixFree as MatrixFree
+    from retrodict.physics.adapters import from_deepinv as from_deepinv
+    from retrodict.physics.adapters import to_deepinv as to_deepinv
+    from retrodict.physics.algebra import Affine as Affine
+    from retrodict.physics.algebra import Composed as Composed
+    from retrodict.physics.algebra import Gram as Gram
+    from retrodict.physics.algebra import Stacked as Stacked
+    from retrodict.physics.convolution import Blur as Blur
+    from retrodict.physics.diagonal import Mask as Mask
+    from retrodict.physics.emission import emission as emission
+    from retrodict.physics.filters import FilterBank as FilterBank
+    from retrodict.physics.geometry import FanBeam as FanBeam
+    from retrodict.physics.geometry import ParallelBeam as ParallelBeam
+    from retrodict.physics.geometry import even_angles as even_angles
+    from retrodict.physics.geometry import golden_angles as golden_angles
+    from retrodict.physics.kspace import sampling as sampling
+    from retrodict.physics.mri import CartesianMRI as CartesianMRI
+    from retrodict.physics.mri import RadialMRI as RadialMRI
+    from retrodict.physics.operator import Operator as Operator
+    from retrodict.physics.operator import Space as Space
+    from retrodict.physics.operator import check_adjoint as check_adjoint
+    from retrodict.physics.optics import idt as idt
+    from retrodict.physics.optics import tie as tie
+    from retrodict.physics.projection import Projection as Projection
+    from retrodict.physics.radon import Radon as Radon
+    from retrodict.physics.resampling import Downsample as Downsample
+    from retrodict.physics.ultrasound import ultrasound as ultrasound
+    from retrodict.physics.views import ConeBeam as ConeBeam
+    from retrodict.physics.views import Radiograph as Radiograph
     from retrodict.processes import PROCESSES as PROCESSES
     from retrodict.processes.clocks import ClockLaw as ClockLaw
     from retrodict.processes.convert import convert_state as convert_state

@@ -1,0 +1,97 @@
+"""Physics of the measurement: operators with units and exact adjoints; know nothing of diffusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from retrodict.physics.adapters import AstraRadon, MatrixFree, from_deepinv, to_deepinv
+from retrodict.physics.algebra import Adjoint, Affine, Composed, Gram, Scaled, Stacked, Sum, normalized
+from retrodict.physics.convolution import Blur, gaussian_psf
+from retrodict.physics.diagonal import Diagonal, Identity, Mask, hazed, random_mask
+from retrodict.physics.emission import emission
+from retrodict.physics.filters import FilterBank
+from retrodict.physics.geometry import FanBeam, ParallelBeam, even_angles, golden_angles
+from retrodict.physics.kspace import MASKS, Sampling, sampling
+from retrodict.physics.mri import CartesianMRI, RadialMRI, birdcage, spokes
+from retrodict.physics.operator import Operator, Space, Spectral, adjoint_error, check_adjoint, inner
+from retrodict.physics.optics import idt, idt_transfer, tie
+from retrodict.physics.projection import Projection, attenuation
+from retrodict.physics.radon import Radon
+from retrodict.physics.resampling import Downsample
+from retrodict.physics.ultrasound import beside, pulse_echo, ultrasound
+from retrodict.physics.views import ConeBeam, Radiograph
+
+__all__ = [
+    "MASKS",
+    "OPERATORS",
+    "Adjoint",
+    "Affine",
+    "AstraRadon",
+    "Blur",
+    "CartesianMRI",
+    "Composed",
+    "ConeBeam",
+    "Diagonal",
+    "Downsample",
+    "FanBeam",
+    "FilterBank",
+    "Gram",
+    "Identity",
+    "Mask",
+    "MatrixFree",
+    "Operator",
+    "ParallelBeam",
+    "Projection",
+    "RadialMRI",
+    "Radiograph",
+    "Radon",
+    "Sampling",
+    "Scaled",
+    "Space",
+    "Spectral",
+    "Stacked",
+    "Sum",
+    "adjoint_error",
+    "attenuation",
+    "beside",
+    "birdcage",
+    "check_adjoint",
+    "emission",
+    "even_angles",
+    "from_deepinv",
+    "gaussian_psf",
+    "golden_angles",
+    "hazed",
+    "idt",
+    "idt_transfer",
+    "inner",
+    "normalized",
+    "pulse_echo",
+    "random_mask",
+    "sampling",
+    "spokes",
+    "tie",
+    "to_deepinv",
+    "ultrasound",
+]
+
+OPERATORS: Mapping[str, Callable[..., Operator]] = {
+    "identity": Identity,
+    "diagonal": Diagonal,
+    "mask": Mask,
+    "haze": hazed,
+    "blur": Blur,
+    "gaussian_blur": Blur.gaussian,
+    "mtf_blur": Blur.mtf,
+    "downsample": Downsample,
+    "radon": Radon,
+    "projection": Projection,
+    "filter_bank": FilterBank,
+    "tie": tie,
+    "idt": idt,
+    "cartesian_mri": CartesianMRI,
+    "radial_mri": RadialMRI,
+    "ultrasound": ultrasound,
+    "emission": emission,
+}
+"""Constructors by name; every entry has a case in `tests/physics_cases.py` and with it the tests of the contract."""
