@@ -43,8 +43,8 @@ class View(NamedTuple):
 
 
 class LevelLaw(NamedTuple):
-    """The law of the clean bands: mean `(B, D, C, *M)`, white noise like it to an error, and the mean error variance
-    `(B, C)` of a coefficient."""
+    """The law of the clean bands: mean `(B, D, C, *M)`, white noise like it to an error, and the error variance
+    of a coefficient as mean over the band, `(B, D, C)`."""
 
     mean: Tensor
     draw: Callable[[Tensor], Tensor]
@@ -192,8 +192,8 @@ class CascadeSpread:
                 continue
             for finer in range(scale + 1):
                 share = 2.0 ** (-views.level(finer) * views.basis.ndim)
-                power = views.deviation(finer).square().flatten(1).sum(0) * share
-                out[which] += power * (law.variance.double() if finer == scale else 1.0)
+                power = views.deviation(finer).square().flatten(1) * share  # (D, C|1)
+                out[which] += (power * law.variance.double()).sum(1) if finer == scale else power.sum(0)
         return out[(..., *[None] * views.basis.ndim)].expand(*out.shape, *views.basis.size)
 
 
@@ -333,7 +333,8 @@ class StationaryModel:
         rest = self._turned(vectors, h * spread / total, seen - h * mean)
         v = s2 * spread / total
         root = v.sqrt()
-        error = v.flatten(1).mean(1).reshape(-1, 1).expand(-1, view.noisy.shape[2])
+        each = torch.einsum("...ia,ba...->bi...", vectors.abs() ** 2, v[:, :, 0].to(torch.float64))
+        error = each.flatten(2).mean(2)[..., None].expand(-1, -1, view.noisy.shape[2])
 
         def draw(z: Tensor) -> Tensor:
             return self._ifft(self._turned(vectors, root, self._fft(z, axes)), axes).to(z)

@@ -101,7 +101,7 @@ class NetModel:
         if self.factors is not None:
             log_ratio = log_ratio + self.factors.at(view.scale, 0.5 * view.s2.log()).reshape(-1, *one).to(y)
         root = s * (0.5 * log_ratio).exp()
-        variance = (root**2).mean(1).flatten(2).mean(2)
+        variance = (root**2).flatten(3).mean(3)
         return LevelLaw(h * y + s * terms.out, lambda z: root * z, variance)
 
     def on(self, basis: Wavelet) -> NetModel:

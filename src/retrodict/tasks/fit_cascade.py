@@ -24,7 +24,7 @@ from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.machine import torch_threads
 from retrodict.training.cascade import LevelTrainer, calibrate_cascade, level_loss
 from retrodict.training.checkpoints import newest
-from retrodict.training.loop import Progress, check_resumable, train
+from retrodict.training.loop import Progress, TrainingOptions, check_resumable, train
 
 __all__ = ["fit_cascade", "prepare_cascade"]
 
@@ -58,7 +58,7 @@ def prepare_cascade(
         found, damaged = newest(_folder(folder, scale, depth))
         notes += damaged
         if found is not None:
-            check_resumable(found, options_of(config), {**identity, "scale": scale})
+            check_resumable(found, _options(config, scale), {**identity, "scale": scale})
             done += found.step
     if not done:
         check_finished(model_files(folder / config.name)[1], identity, config.training.steps)
@@ -94,7 +94,7 @@ def fit_cascade(
         average = train(
             trainer,
             batcher(plan.training, plan.spec.intensity),
-            replace(options_of(config), seed=key(config.training.seed, "scale", scale) % 2**31),
+            _options(config, scale),
             _folder(folder, scale, nets.levels),
             validation=validation,
             watch=told,
@@ -118,6 +118,11 @@ def _built(spec: ModelSpec, config: FitConfig) -> CascadeDenoiser:
     with torch.random.fork_rng(devices=[]):  # the global stream is the caller's
         torch.manual_seed(key(config.training.seed, "weights") % 2**31)
         return build_cascade(spec, config.name)
+
+
+def _options(config: FitConfig, scale: int) -> TrainingOptions:
+    """Numbers of the loop of one network, with draws of its own."""
+    return replace(options_of(config), seed=key(config.training.seed, "scale", scale) % 2**31)
 
 
 def _model(denoiser: CascadeDenoiser) -> NetModel:
