@@ -29,7 +29,7 @@ from retrodict.samplers.cascade import cascade_grid
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.generate import generate, judged
-from retrodict.training.cascade import LevelTrainer, calibrate_cascade, level_loss
+from retrodict.training.cascade import LevelTrainer, _seen, calibrate_cascade, level_loss
 
 SMALL = {
     "name": "small",
@@ -198,6 +198,21 @@ def test_a_linear_network_learns_the_exact_conditional_mean():
     assert float(known.square().mean()) > 0.01  # there is something to be learned
 
 
+@pytest.mark.parametrize("scale", [0, 1, 2])
+def test_the_target_and_what_is_shown_give_the_clean_bands(scale):
+    """h y + s N = y_0, at noise of its own for every item."""
+    denoiser = cascade(mean=3.0)
+    x = 3.0 + torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([0.1, 0.4, 0.7, 1.0], dtype=torch.float64)
+    view, target = _seen(denoiser.views, denoiser.process, x, scale, times, torch.arange(4))
+    h, s = (v.reshape(-1, 1, 1, 1, 1) for v in (view.h, view.s2.sqrt()))
+    clean = denoiser.views.unit(denoiser.process.basis.forward(x), scale)
+    assert torch.allclose(h * view.noisy + s * target, clean, atol=1e-12)
+    for item, time in enumerate((times + scale) / 3):
+        window = denoiser.window(float(time))
+        assert window == (scale, pytest.approx(float(view.h[item])), pytest.approx(float(view.s2[item])))
+
+
 def test_the_loss_of_a_new_network_is_one_and_does_not_depend_on_the_batch():
     class Zero(Linear):
         def forward(self, x, level):
@@ -310,6 +325,8 @@ def test_what_is_drawn_depends_on_the_seed_and_the_item_alone(trained):
 
 
 def test_steps_of_every_level_and_other_sizes(trained):
+    times = cascade_grid(open_generator(trained / "small").denoiser.process, (3, 1, 2))
+    assert times.tolist() == pytest.approx([1, 8 / 9, 7 / 9, 2 / 3, 1 / 3, 1 / 6, 0], abs=1e-12)
     made = generate(trained / "small", 1, steps=(3, 1, 2), size=(16, 32))
     assert made.record["calls"] == 6
     assert made.images.shape == (1, 1, 16, 32)

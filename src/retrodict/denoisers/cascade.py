@@ -52,9 +52,12 @@ class LevelLaw(NamedTuple):
 
 
 class LevelModel(Protocol):
-    """What answers for the levels; `multiple`: what a side of every sub-lattice has to be a multiple of."""
+    """What answers for the levels."""
 
-    multiple: int
+    @property
+    def multiple(self) -> int:
+        """What a side of every sub-lattice has to be a multiple of."""
+        ...
 
     def answer(self, view: View) -> LevelLaw:
         """The law of the clean bands of `view`."""
@@ -248,8 +251,18 @@ class CascadeDenoiser(Denoiser):
         line = Wavelet((2**self.views.basis.depth,), levels=self.views.basis.depth, family="haar")
         return wavelet_cascade(line, **{k: options[k] for k in ("horizon", "exponent") if k in options})
 
+    @cached_property
+    def _windows(self) -> dict[float, tuple[int | None, float, float]]:
+        """What was asked of `window`: a plan asks for a time once for every batch."""
+        return {}
+
     def window(self, t: float) -> tuple[int | None, float, float]:
         """The scale that is noisy at t, with its gain and noise variance in units of its bands; None at t = 0."""
+        if t not in self._windows:
+            self._windows[t] = self._window(t)
+        return self._windows[t]
+
+    def _window(self, t: float) -> tuple[int | None, float, float]:
         m = self._clock.moments(torch.tensor([t], dtype=torch.float64, device="cpu"))
         depth = self.views.basis.depth
         first = [*(1 << (depth - b - 1) for b in range(depth)), 0]  # a coefficient of every scale
