@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,40 @@ def test_sites_without_coupling_have_the_moments_of_their_density(phi4):
         known = float((t**power * p).sum() / p.sum())
         assert known == pytest.approx(golden, abs=1e-6)
         assert abs((x**power).mean() - known) < 4 * (x**power).std() / x.size**0.5
+
+
+class Draws:
+    """Proposals of a constant step, and a threshold that stands in for the uniform number of the acceptance."""
+
+    def __init__(self, step: float, accept: float) -> None:
+        self.step, self.accept = step, accept
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, size: tuple[int, ...] = ()) -> np.ndarray:
+        return np.full(size, self.accept if low == 0.0 else self.step)
+
+
+def test_a_sweep_moves_every_site_once_by_the_ratio_of_its_density(phi4):
+    x = np.random.default_rng(0).normal(0, 0.7, (2, 4, 4))
+    moved = x.copy()
+    phi4.sweep(moved, 0.68, Draws(0.1, 1e-300))
+    assert np.allclose(moved - x, 0.1)
+
+    def energy(y: np.ndarray) -> float:
+        return float((y**4 - y**2 - 0.34 * y * phi4.neighbors(y)).sum())
+
+    one, accept = x.copy(), 0.9
+    for color in (0, 1):  # site by site: neighbors of a color are all of the other
+        for i, j in itertools.product(range(4), repeat=2):
+            for n in range(2):
+                if (i + j) % 2 == color:
+                    tried = one.copy()
+                    tried[n, i, j] += 0.1
+                    if np.log(accept) < energy(one) - energy(tried):
+                        one = tried
+    swept = x.copy()
+    phi4.sweep(swept, 0.68, Draws(0.1, accept))
+    assert np.allclose(swept, one)
+    assert 0 < (swept != x).mean() < 1
 
 
 def test_fields_at_the_critical_point_have_the_known_moments(phi4):
