@@ -80,13 +80,13 @@ def test_the_way_of_an_image_passes_modules_that_exist():
 def test_commands_in_documents_exist(page):
     text = page.read_text()
     measures = "measure nps|measure mtf|measure noise-map|measure instrument"
-    known = f"processes|restore|fit|bench|info|demo|schema|evaluate|calibrate|{measures}|data index"
+    benches = "bench gaussian-card|bench wavelet"
+    known = f"processes|restore|fit|generate|{benches}|info|demo|schema|evaluate|calibrate|{measures}|data index"
     for command, arguments in re.findall(rf"retrodict ({known})\b([^\n`]*)", text):
         options = set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", arguments))
         if not options:
             continue
-        words = ["bench", "gaussian-card"] if command == "bench" else command.split()
-        done = command_line(*words, "--help", columns=160)
+        done = command_line(*command.split(), "--help", columns=160)
         assert done.returncode == 0, done.stderr
         for option in options:
             assert option in done.stdout, f"{page.name}: {option}"

@@ -104,6 +104,7 @@ _PUBLIC = {
     "Denoiser": "denoisers.denoiser",
     "FunctionDenoiser": "denoisers.denoiser",
     "NetDenoiser": "denoisers.network",
+    "CascadeDenoiser": "denoisers.cascade",
     "Wrapper": "denoisers.wrappers",
     "Guided": "denoisers.wrappers",
     "Fused": "denoisers.wrappers",
@@ -116,6 +117,7 @@ _PUBLIC = {
     "RULES": "samplers",
     "GRIDS": "samplers.plan",
     "make_grid": "samplers.plan",
+    "cascade_grid": "samplers.cascade",
     "make_plan": "samplers",
     "whitened_plan": "samplers.whitened",
     "sample": "samplers",
@@ -139,6 +141,9 @@ _PUBLIC = {
     "card": "samplers.card",
     "dense_card": "samplers.card",
     "gaussian_posterior": "samplers.card",
+    "wavelet_card": "tasks.wavelet_card",
+    "stationary_levels": "bases.stationary",
+    "cascade_of_stationary": "denoisers.cascade",
     "SamplingOptions": "samplers.ensemble",
     "restore_batch": "samplers.ensemble",
     "gate": "samplers.ensemble",
@@ -156,6 +161,9 @@ _PUBLIC = {
     "load_config": "tasks.fit_config",
     "prepare_fit": "tasks.fit",
     "fit": "tasks.fit",
+    "generate": "tasks.generate",
+    "Generated": "tasks.generate",
+    "open_generator": "models.cascade",
     "denoising_loss": "training.losses",
     "Structure": "training.structure",
     "labelled": "training.structure",
@@ -218,6 +226,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.bases.spectrum import Spectrum as Spectrum
     from retrodict.bases.spectrum import band_spectrum as band_spectrum
     from retrodict.bases.spectrum import radial_spectrum as radial_spectrum
+    from retrodict.bases.stationary import stationary_levels as stationary_levels
     from retrodict.data import Image as Image
     from retrodict.data import discover as discover
     from retrodict.data import read as read
@@ -225,6 +234,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.data import write as write
     from retrodict.data.index import IndexRow as IndexRow
     from retrodict.data.index import read_index as read_index
+    from retrodict.denoisers.cascade import CascadeDenoiser as CascadeDenoiser
+    from retrodict.denoisers.cascade import cascade_of_stationary as cascade_of_stationary
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
     from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
@@ -245,6 +256,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.wrappers import Guided as Guided
     from retrodict.denoisers.wrappers import Respread as Respread
     from retrodict.denoisers.wrappers import Wrapper as Wrapper
+    from retrodict.models.cascade import open_generator as open_generator
     from retrodict.models.instrument import model_with_instrument as model_with_instrument
     from retrodict.models.model import Intensity as Intensity
     from retrodict.models.model import Model as Model
@@ -315,6 +327,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.card import dense_card as dense_card
     from retrodict.samplers.card import gaussian_card as gaussian_card
     from retrodict.samplers.card import gaussian_posterior as gaussian_posterior
+    from retrodict.samplers.cascade import cascade_grid as cascade_grid
     from retrodict.samplers.ensemble import SamplingOptions as SamplingOptions
     from retrodict.samplers.ensemble import gate as gate
     from retrodict.samplers.ensemble import restore_batch as restore_batch
@@ -344,6 +357,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.fit import prepare_fit as prepare_fit
     from retrodict.tasks.fit_config import FitConfig as FitConfig
     from retrodict.tasks.fit_config import load_config as load_config
+    from retrodict.tasks.generate import Generated as Generated
+    from retrodict.tasks.generate import generate as generate
     from retrodict.tasks.index import FolderIndex as FolderIndex
     from retrodict.tasks.index import index_folder as index_folder
     from retrodict.tasks.measure import Measured as Measured
@@ -357,6 +372,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.restore import Restored as Restored
     from retrodict.tasks.restore import restore as restore
     from retrodict.tasks.restore import restore_image as restore_image
+    from retrodict.tasks.wavelet_card import wavelet_card as wavelet_card
     from retrodict.training.losses import denoising_loss as denoising_loss
     from retrodict.training.structure import Structure as Structure
     from retrodict.training.structure import labelled as labelled

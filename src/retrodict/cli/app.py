@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from retrodict._version import __version__
-from retrodict.cli import bench, calibrate, data, evaluate, fit, measure, processes, restore
+from retrodict.cli import bench, calibrate, data, evaluate, fit, generate, measure, processes, restore
 from retrodict.cli.command import CODES, Code, answered, print_json
 from retrodict.cli.terminal import out
 
@@ -45,6 +45,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Images to train on: the table
 for command in (
     restore.restore,
     fit.fit,
+    generate.generate,
     evaluate.evaluate,
     calibrate.calibrate,
     fit.schema,
@@ -58,6 +59,7 @@ app.add_typer(measure_app, name="measure")
 app.add_typer(data_app, name="data")
 data_app.command("index", epilog=EPILOG)(data.index)
 bench_app.command("gaussian-card", epilog=EPILOG)(bench.gaussian_card)
+bench_app.command("wavelet", epilog=EPILOG)(bench.wavelet)
 measure_app.command("nps", epilog=EPILOG)(measure.nps)
 measure_app.command("mtf", epilog=EPILOG)(measure.mtf)
 measure_app.command("noise-map", epilog=EPILOG)(measure.noise_map)

@@ -35,7 +35,7 @@ def fit(
     out.print(f"[bold]{plain(settings.name)}[/]  {plan.parameters:,} parameters, {len(plan.training)} training images")
     for note in (*plan.training.notes, *plan.notes):
         out.print(f"  {plain(note)}", soft_wrap=True)
-    left = settings.training.steps - plan.start_step
+    left = plan.steps - plan.start_step
     resumed = f" (resuming at {plan.start_step})" if plan.start_step else ""
     out.print(f"  {left} steps of {plan.seconds_per_step:.2f} s: about {_duration(plan.seconds)}{resumed}")
     cost = {"parameters": plan.parameters, "images": len(plan.training), "steps_left": left, "seconds": plan.seconds}
@@ -44,7 +44,7 @@ def fit(
     with watching() as shown:
 
         def watch(p: Any) -> None:
-            shown("training", p.step, settings.training.steps, f"loss {p.loss:.4f}  {1 / p.seconds:.2f} steps/s")
+            shown("training", p.step, plan.steps, f"loss {p.loss:.4f}  {1 / p.seconds:.2f} steps/s")
             if p.validation is not None and not is_quiet():
                 err.print(f"step {p.step}: validation loss {p.validation:.4f}")
 

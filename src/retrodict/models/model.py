@@ -27,7 +27,17 @@ from retrodict.processes.clocks import law_from_json
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import process_from_recipe
 
-__all__ = ["MODELS", "Intensity", "Model", "ModelSpec", "load_model", "model_files", "open_model", "save_model"]
+__all__ = [
+    "MODELS",
+    "Intensity",
+    "Model",
+    "ModelSpec",
+    "load_model",
+    "model_files",
+    "open_model",
+    "read_spec",
+    "save_model",
+]
 
 
 FORMAT = "retrodict-model-1"
@@ -85,6 +95,9 @@ class ModelSpec:
 
     def build(self, where: str = "model", precision: str = "float32") -> NetDenoiser:
         """A denoiser with fresh weights on the training grid."""
+        if self.network.get("name") == "cascade":
+            found, wanted = "a cascade of networks, which generates images", "a model of one network"
+            raise InputError(f"{where}: network", found, wanted, "Use retrodict generate.")
         process = process_from_recipe(self.process, self.size, self.spacing, f"{where}: process")
         _check_law(process, f"{where}: process")
         recipe = Recipe.from_json(self.network, f"{where}: network")
@@ -163,7 +176,7 @@ def load_model(path: Path | str, precision: str = "float32") -> Model:
     tensors, wrong shapes and types, weights that are not finite, and weights of another record.
     """
     weights_path, json_path = model_files(path)
-    spec, digest = _read_spec(json_path)
+    spec, digest = read_spec(json_path)
     denoiser = spec.build(str(json_path), precision_for(precision))
     load_weights(denoiser.net, read_tensors(weights_path, denoiser.net.state_dict(), digest), weights_path)
     denoiser.net.eval().requires_grad_(False)
@@ -198,7 +211,7 @@ class _ModelRecord(BaseModel):
     card: dict[str, Any] = {}
 
 
-def _read_spec(path: Path) -> tuple[ModelSpec, str | None]:
+def read_spec(path: Path) -> tuple[ModelSpec, str | None]:
     """The record, and the checksum of the weights that it belongs to where it has one."""
     record = read_json(path, "the JSON file beside the weights of a model")
     if record.get("format") != FORMAT:

@@ -25,6 +25,7 @@ from retrodict.bases.spectrum import Spectrum, band_spectrum, channel_spectrum
 from retrodict.data import PatchSet
 from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.network import NetDenoiser
+from retrodict.models.cascade import is_cascade
 from retrodict.models.model import Intensity, ModelSpec, model_files, save_model
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import precision_for
@@ -41,7 +42,7 @@ from retrodict.training.checkpoints import newest
 from retrodict.training.loop import Objective, Progress, TrainingOptions, check_resumable, train
 from retrodict.training.losses import Batch, Example, denoising_loss
 
-__all__ = ["FitPlan", "fit", "prepare_fit"]
+__all__ = ["FitPlan", "batcher", "fit", "options_of", "prepare_fit"]
 
 
 @dataclass
@@ -62,11 +63,17 @@ class FitPlan:
     identity: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
     device: str = "cpu"
+    networks: int = 1
+
+    @property
+    def steps(self) -> int:
+        """Steps of all networks together."""
+        return self.config.training.steps * self.networks
 
     @property
     def seconds(self) -> float:
         """Estimated seconds for the remaining steps."""
-        return self.seconds_per_step * (self.config.training.steps - self.start_step)
+        return self.seconds_per_step * (self.steps - self.start_step)
 
 
 def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
@@ -78,6 +85,10 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     training, validation = sets.training, sets.validation
     spec = _spec(config, sets, base)
     device = device_named(config.training.device)  # refuse a GPU that is not there now
+    if is_cascade(spec.network):
+        from retrodict.tasks.fit_cascade import prepare_cascade  # it is made of the parts of this module
+
+        return prepare_cascade(config, folder, training, validation, spec, device)
     denoiser = _built(spec, config)
     parameters = sum(p.numel() for p in denoiser.net.parameters())
     first = base / config.start_from if config.start_from else None
@@ -101,7 +112,7 @@ def _start(config: FitConfig, folder: Path, identity: dict[str, Any]) -> tuple[i
     if found is None:
         check_finished(model_files(folder / config.name)[1], identity, config.training.steps)
         return 0, notes
-    check_resumable(found, _options(config), identity)
+    check_resumable(found, options_of(config), identity)
     return found.step, notes
 
 
@@ -128,6 +139,10 @@ def fit(
     """Train to the end (resuming where a killed run stopped) and write `folder/NAME.{safetensors,json}`."""
     write_file(folder / "config.json", plan.config.model_dump_json(indent=1).encode())
     with torch_threads(plan.config.training.threads), _Log(folder, tensorboard) as log:
+        if is_cascade(plan.spec.network):
+            from retrodict.tasks.fit_cascade import fit_cascade
+
+            return fit_cascade(plan, folder, watch, log)
         average = _trained(plan, folder, watch, log)
         weights, _ = save_model(_calibrated(plan, average), average, folder / plan.config.name)
     return weights
@@ -143,10 +158,10 @@ def _trained(
         _start_from(denoiser.net, plan.start_from)
     return train(
         denoiser.to(plan.device),
-        _batcher(plan.training, plan.spec.intensity),
-        _options(config),
+        batcher(plan.training, plan.spec.intensity),
+        options_of(config),
         folder,
-        validation=None if plan.validation is None else _batcher(plan.validation, plan.spec.intensity),
+        validation=None if plan.validation is None else batcher(plan.validation, plan.spec.intensity),
         watch=watch,
         log=log,
         objective=_objective(config),
@@ -164,7 +179,7 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     denoiser = denoiser.to(plan.device)
     # what surrounds a body errs little and says nothing of it
     fuller = replace(plan.validation, max_empty=0.5) if isinstance(plan.validation, SpacingSet) else plan.validation
-    batch = _batcher(fuller, plan.spec.intensity)
+    batch = batcher(fuller, plan.spec.intensity)
     law, seed = plan.config.clocks(), plan.config.training.seed
     if law is not None:
         scale = calibrate_over_law(denoiser, batch, law, seed=seed)
@@ -185,14 +200,14 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     return spec if record is None else replace(spec, held_out=record.to_json())
 
 
-def _options(config: FitConfig) -> TrainingOptions:
+def options_of(config: FitConfig) -> TrainingOptions:
     fields, stated = TrainingOptions.__dataclass_fields__, config.training.model_dump()
     if stated["workers"] is None:  # a CPU trains more slowly than one process cuts patches
         stated["workers"] = 0 if device_named(config.training.device) == "cpu" else max(1, min(8, usable_cores() - 1))
     return TrainingOptions(**{k: v for k, v in stated.items() if k in fields})
 
 
-def _batcher(patches: PatchSet | SpacingSet, intensity: Intensity) -> Batch:
+def batcher(patches: PatchSet | SpacingSet, intensity: Intensity) -> Batch:
     """Patches in model units; of many spacings with the one that this batch has."""
     if isinstance(patches, PatchSet):
         return lambda keys: intensity.encode(patches.batch(keys))
@@ -302,7 +317,7 @@ def _time_step(plan: FitPlan) -> float:
     """Seconds of one training step, measured on a model that is thrown away."""
     config = plan.config
     denoiser = _built(plan.spec, config).to(plan.device)
-    batch = _batcher(plan.training, plan.spec.intensity)
+    batch = batcher(plan.training, plan.spec.intensity)
     objective, times = _objective(config), []
     for trial in range(3):
         keys = [key(trial, "timing", i) for i in range(config.training.batch)]

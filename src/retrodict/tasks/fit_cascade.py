@@ -1,0 +1,156 @@
+"""Training of a cascade by a configuration: its networks one after another, coarse first, each resumable."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retrodict._check import InputError
+from retrodict._random import key
+from retrodict.data import PatchSet
+from retrodict.data.spacings import SpacingSet
+from retrodict.denoisers.cascade import CascadeDenoiser
+from retrodict.denoisers.cascade_net import NetModel
+from retrodict.models.cascade import build_cascade
+from retrodict.models.model import ModelSpec, model_files, save_model
+from retrodict.tasks.fit import FitPlan, batcher, options_of
+from retrodict.tasks.fit_config import FitConfig
+from retrodict.tasks.fit_identity import check_finished, identity_of, signature
+from retrodict.tasks.machine import torch_threads
+from retrodict.training.cascade import LevelTrainer, calibrate_cascade, level_loss
+from retrodict.training.checkpoints import newest
+from retrodict.training.loop import Progress, TrainingOptions, check_resumable, train
+
+__all__ = ["fit_cascade", "prepare_cascade"]
+
+
+def prepare_cascade(
+    config: FitConfig,
+    folder: Path,
+    training: PatchSet | SpacingSet,
+    validation: PatchSet | SpacingSet | None,
+    spec: ModelSpec,
+    device: str,
+) -> FitPlan:
+    """What is asked of the configuration of a cascade, what is done already, and the time of a step.
+
+    Raises `InputError` for what a cascade has not, and for checkpoints of another configuration.
+    """
+    for where, value, usual in (("predicts", config.predicts, "wiener"), ("level", config.level, "rms")):
+        if value != usual:
+            raise InputError(where, repr(value), f"{usual!r} with a cascade")
+    if config.law is not None or config.start_from is not None:
+        raise InputError("law" if config.law is not None else "start_from", "one", "none with a cascade")
+    if config.training.loss != "unit":
+        raise InputError("training.loss", repr(config.training.loss), "'unit' with a cascade")
+    denoiser = _built(spec, config)
+    depth, nets = denoiser.views.basis.depth, _model(denoiser).net
+    options = {**spec.network["options"], "levels": depth}  # stored, so that other levels are refused by name
+    spec = replace(spec, network={**spec.network, "options": options}, bands=0)
+    identity = identity_of(config, spec.process, {"training": training, "validation": validation}, None)
+    scales, done, notes = _scales(denoiser), 0, []
+    for scale in scales:
+        found, damaged = newest(_folder(folder, scale, depth))
+        notes += damaged
+        if found is not None:
+            check_resumable(found, _options(config, scale), {**identity, "scale": scale})
+            done += found.step
+    if not done:
+        check_finished(model_files(folder / config.name)[1], identity, config.training.steps)
+    spec = replace(spec, card={**spec.card, "run": signature(identity)})
+    parameters = sum(p.numel() for p in nets.parameters())
+    plan = FitPlan(
+        config, spec, training, validation, 0.0, parameters, done, None, identity, notes, device, len(scales)
+    )
+    with torch_threads(config.training.threads):
+        plan.seconds_per_step = _time_step(plan, denoiser.to(device), scales)
+    return plan
+
+
+def fit_cascade(
+    plan: FitPlan, folder: Path, watch: Callable[[Progress], None] | None, log: Callable[[dict[str, Any]], None]
+) -> Path:
+    """Train every network to the end, measure the spread on held-out images, and write the model."""
+    config = plan.config
+    denoiser = _built(plan.spec, config).to(plan.device)
+    nets, steps = _model(denoiser).net, config.training.steps
+    validation = None if plan.validation is None else batcher(plan.validation, plan.spec.intensity)
+    for i, scale in enumerate(_scales(denoiser)):
+
+        def told(p: Progress, first: int = i * steps) -> None:
+            if watch is not None:
+                left = p.seconds * (plan.steps - first - p.step)
+                watch(p._replace(step=first + p.step, steps=plan.steps, left=left))
+
+        def lines(record: dict[str, Any], scale: int = scale) -> None:
+            log({**record, "scale": scale})
+
+        trainer: Any = LevelTrainer.of(denoiser, scale)
+        average = train(
+            trainer,
+            batcher(plan.training, plan.spec.intensity),
+            _options(config, scale),
+            _folder(folder, scale, nets.levels),
+            validation=validation,
+            watch=told,
+            log=lines,
+            objective=level_loss,
+            identity={**plan.identity, "scale": scale},
+            note=lambda sentence: log({"note": sentence}),
+        )
+        nets.net_of(scale).load_state_dict(average)
+    spec = plan.spec
+    if validation is not None:
+        factors = _model(calibrate_cascade(denoiser, validation, config.training.seed)).factors
+        assert factors is not None
+        spec = replace(spec, spread_scale=factors.to_json())
+    weights, _ = save_model(spec, nets.state_dict(), folder / config.name)
+    return weights
+
+
+def _built(spec: ModelSpec, config: FitConfig) -> CascadeDenoiser:
+    """With fresh weights, drawn on the CPU, so that they do not depend on the device."""
+    with torch.random.fork_rng(devices=[]):  # the global stream is the caller's
+        torch.manual_seed(key(config.training.seed, "weights") % 2**31)
+        return build_cascade(spec, config.name)
+
+
+def _options(config: FitConfig, scale: int) -> TrainingOptions:
+    """Numbers of the loop of one network, with draws of its own."""
+    return replace(options_of(config), seed=key(config.training.seed, "scale", scale) % 2**31)
+
+
+def _model(denoiser: CascadeDenoiser) -> NetModel:
+    assert isinstance(denoiser.model, NetModel)
+    return denoiser.model
+
+
+def _scales(denoiser: CascadeDenoiser) -> list[int]:
+    """One scale of every network, coarse first; the shared one is that of the finest details."""
+    nets = _model(denoiser).net
+    return [nets.levels, 0] if nets.shared else list(range(nets.levels, -1, -1))
+
+
+def _folder(folder: Path, scale: int, depth: int) -> Path:
+    return folder / ("coarse" if scale == depth else f"level-{scale + 1}")
+
+
+def _time_step(plan: FitPlan, denoiser: CascadeDenoiser, scales: list[int]) -> float:
+    """Mean over the networks of the seconds of one step, on weights that are thrown away."""
+    batch, total = batcher(plan.training, plan.spec.intensity), 0.0
+    for scale in scales:
+        trainer, times = LevelTrainer.of(denoiser, scale), []
+        for trial in range(2):
+            keys = [key(trial, "timing", i) for i in range(plan.config.training.batch)]
+            start = time.perf_counter()
+            losses = level_loss(trainer, batch(keys), torch.tensor(keys, device="cpu"))
+            losses.total.mean().backward()
+            float(losses.total.detach().mean())  # waits for a GPU
+            times.append(time.perf_counter() - start)
+        total += min(times)
+    return total / len(scales)

@@ -1,0 +1,128 @@
+"""Training of a cascade, level by level: each network sees the bands and the coarse image of its sub-lattice alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from retrodict._random import uniform
+from retrodict.denoisers.cascade import CascadeDenoiser, View, Views
+from retrodict.denoisers.cascade_net import Factors, NetModel
+from retrodict.nets.cascade import CascadeNet
+from retrodict.processes.observation import noise_like
+from retrodict.processes.process import Process
+from retrodict.training.losses import Batch, Example, Losses
+
+__all__ = ["LevelTrainer", "calibrate_cascade", "level_loss"]
+
+NODES = 8
+"""Noise levels of a window at which the spread is measured."""
+
+LEAST = 0.02
+"""Least time of a window that is trained on: s = 0.06 for a horizon of 5."""
+
+
+@dataclass(frozen=True, eq=False)
+class LevelTrainer:
+    """What `training.loop.train` needs of one scale: `net` (that of the scale alone), and where it stands."""
+
+    net: nn.Module
+    process: Process
+    views: Views
+    scale: int
+    cascade: CascadeNet
+
+    @classmethod
+    def of(cls, denoiser: CascadeDenoiser, scale: int) -> LevelTrainer:
+        """Of one scale of a denoiser with networks; a network that levels share is trained on all of them."""
+        model = denoiser.model
+        assert isinstance(model, NetModel)
+        return cls(model.net.net_of(scale), denoiser.process, denoiser.views, scale, model.net)
+
+    @property
+    def scales(self) -> list[int]:
+        """Scales that the network answers for."""
+        shared = self.cascade.shared and self.scale < self.cascade.levels
+        return list(range(self.cascade.levels)) if shared else [self.scale]
+
+
+def level_loss(
+    trainer: Any, batch: Tensor | Example, seeds: Tensor, weight: str = "unit", spread_weight: float = 0.1
+) -> Losses:
+    """Mean (N - (y_0 - h y)/s)^2 over the coefficients of the scale, and `spread_weight` times the Gaussian negative
+    log-likelihood of the detached error.  A network of many scales is trained on each in turn, by the first seed.
+
+    `weight` is that of unit targets; every other one would be of pixels.
+    """
+    x0 = batch.x0 if isinstance(batch, Example) else batch
+    x0 = x0.to(trainer.process.basis.device)
+    scales = trainer.scales
+    scale = scales[int(uniform(seeds[:1], "scale", 0) * len(scales))]
+    time = LEAST + (1 - LEAST) * uniform(seeds, "time", 0)
+    view, target = _seen(trainer.views, trainer.process, x0, scale, time, seeds)
+    terms = NetModel(trainer.cascade).terms(view)
+    squares = (terms.out - target) ** 2
+    error = squares.flatten(1).mean(1)
+    spread = 0.5 * (terms.log_ratio + squares.detach() * (-terms.log_ratio).exp()).flatten(1).mean(1)
+    return Losses(error + spread_weight * spread, error, spread)
+
+
+def _seen(views: Views, process: Process, x0: Tensor, scale: int, time: Tensor, seeds: Tensor) -> tuple[View, Tensor]:
+    """What the network of a scale is shown at times of its window `(B,)`, and the target (y_0 - h y) / s."""
+    options = process.recipe.options  # type: ignore[union-attr]
+    tau = options.get("horizon", 5.0) * time ** options.get("exponent", 2.0)
+    u = views.basis.forward(x0)
+    clean = views.unit(u, scale)
+    one = [1] * (clean.ndim - 1)
+    h, s2 = torch.exp(-tau), -torch.expm1(-2 * tau)
+    z = noise_like(clean, seeds, "state", 0)
+    gain, root = (x.reshape(-1, *one).to(clean) for x in (h, s2.sqrt()))
+    view = View(scale, gain * clean + root * z, views.coarse(u, scale), h.to(u.device), s2.to(u.device))
+    return view, root * clean - gain * z  # (y_0 - h y)/s with 1 - h^2 = s^2
+
+
+@torch.no_grad()
+def calibrate_cascade(
+    denoiser: CascadeDenoiser, batch: Batch, seed: int = 0, rounds: int = 4, size: int = 16
+) -> CascadeDenoiser:
+    """The denoiser with factors on its error variance: mean e^2 / p over held-out data, by scale and noise level."""
+    from retrodict._random import key
+
+    model = denoiser.model
+    assert isinstance(model, NetModel)
+    nodes = [LEAST + (1 - LEAST) * (k + 0.5) / NODES for k in range(NODES)]
+    keys = [[key(seed, "calibration", r * size + i) for i in range(size)] for r in range(rounds)]
+    made = [batch(own) for own in keys]
+    images = [(x.x0 if isinstance(x, Example) else x).to(denoiser.process.basis.device) for x in made]
+    rows = [
+        tuple(_factor(denoiser, model, images, keys, scale, time) for time in nodes)
+        for scale in range(model.net.levels + 1)
+    ]
+    options = denoiser.process.recipe.options  # type: ignore[union-attr]
+    tau = [options.get("horizon", 5.0) * t ** options.get("exponent", 2.0) for t in nodes]
+    log_s = tuple(0.5 * math.log(-math.expm1(-2 * x)) for x in tau)
+    return replace(denoiser, model=replace(model, factors=Factors(log_s, tuple(rows))))
+
+
+def _factor(
+    denoiser: CascadeDenoiser,
+    model: NetModel,
+    images: Sequence[Tensor],
+    keys: Sequence[Sequence[int]],
+    scale: int,
+    time: float,
+) -> float:
+    """Log of the mean over items of the squared error over the variance that was said."""
+    found = []
+    for x0, own in zip(images, keys, strict=True):
+        seeds = torch.tensor(own, device="cpu")
+        times = torch.full((len(own),), time, dtype=torch.float64, device="cpu")
+        view, target = _seen(denoiser.views, denoiser.process, x0, scale, times, seeds)
+        terms = model.terms(view)
+        found.append(((terms.out - target) ** 2 * (-terms.log_ratio).exp()).double().flatten(1).mean(1))
+    return math.log(max(float(torch.cat(found).mean()), 1e-12))
