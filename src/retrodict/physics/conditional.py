@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.bases import Basis, Fourier
+from retrodict.bases import Basis, Fourier, Pixel
 from retrodict.bases.solve import conjugate_gradients
 from retrodict.physics.covariance import Covariance
 from retrodict.physics.operator import Operator, Spectral, scaled_by
@@ -79,13 +79,14 @@ def gain_of(measurement: Measurement, covariance: Covariance) -> _Gain | None:
     """The closed form of a measurement of one item, or None."""
     form = measurement.operator.part.spectral()
     _, sigma = measurement.gaussian()
+    form = None if form is None else _anywhere(form, covariance.basis or sigma.basis)
     if form is None or covariance.channels is not None or sigma.channels is not None:
         return None
     seen, mask = measurement.operator.measured, measurement.mask
     if mask is not None and not (seen is not None and torch.equal(seen.to(mask), mask)):
         return None
     for part in (covariance, sigma):
-        own = part.basis == form.basis or (part.basis is None and type(form.basis).__name__ == "Pixel")
+        own = part.basis == form.basis or (part.basis is None and isinstance(form.basis, Pixel))
         if part.number is None and not own:
             return None
     if sigma.number is None and form.left is not None:
@@ -97,6 +98,14 @@ def gain_of(measurement: Measurement, covariance: Covariance) -> _Gain | None:
     gain = form.gain.to("cpu")
     power = gain.abs() ** 2 * prior
     return _Gain(form, power, noise, gain.conj().resolve_conj() * prior / (power + noise), form.basis.multiplicity())
+
+
+def _anywhere(form: Spectral, basis: Basis | None) -> Spectral:
+    """A multiple of the identity is one in every basis, such as that of the image or of the noise."""
+    same = isinstance(form.basis, Pixel) and form.left is None and bool((form.gain == form.gain.flatten()[0]).all())
+    if basis is None or not same or basis.size != form.basis.size:
+        return form
+    return Spectral(basis, form.gain.flatten()[0].expand(basis.shape))
 
 
 def solve(
