@@ -26,6 +26,7 @@ from retrodict.physics import (
     PoissonNoise,
     Radon,
     birdcage,
+    emission,
     even_angles,
     random_mask,
     sampling,
@@ -89,7 +90,7 @@ def test_the_precision_is_that_of_the_data(name, case):
 
 # ---- least squares ---------------------------------------------------------------------------------------------------
 
-SQUARE = Radon((5, 5), ParallelBeam(even_angles(12), 9, 1.0))
+SQUARE = Radon((3, 3), ParallelBeam(even_angles(8), 6, 1.0))
 
 
 def test_cgls_ends_in_the_least_squares_of_least_norm():
@@ -97,7 +98,9 @@ def test_cgls_ends_in_the_least_squares_of_least_norm():
         y = noise(1, *operator.range.shape)
         sigma = 0.5 + noise(*operator.range.shape, seed=4).abs()
         weight = 1 / sigma.flatten()
-        found = CLASSICS["cgls"](Measurement(operator, y, GaussianNoise.per_pixel(sigma)), iterations=500, tolerance=1e-13)
+        found = CLASSICS["cgls"](
+            Measurement(operator, y, GaussianNoise.per_pixel(sigma)), iterations=500, tolerance=1e-13
+        )
         exact = torch.linalg.pinv(weight[:, None] * matrix(operator), rtol=1e-10) @ (weight * y.flatten())
         assert torch.allclose(found.image.flatten(), exact, atol=1e-8)
         assert found.stopped == ("tolerance",)
@@ -116,31 +119,33 @@ def test_sirt_ends_in_weighted_least_squares():
     r = torch.where(rows > 1e-9, 1 / rows.clamp_min(1e-9), 0.0)
     once = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=1).image
     assert torch.allclose(once.flatten(), (a.T @ (r * y.flatten())) / a.sum(0), atol=1e-12)
-    found = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=4000, relaxation=1.9)
+    found = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=600, relaxation=1.9)
     root = r.sqrt()
     exact = torch.linalg.lstsq(root[:, None] * a, root * y.flatten()).solution
     assert torch.allclose(found.image.flatten(), exact, atol=1e-6)
-    bounded = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=4000, relaxation=1.9, nonnegative=True).image.flatten()
+    bounded = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=600, relaxation=1.9, nonnegative=True).image.flatten()
     slope = a.T @ (r * (a @ bounded - y.flatten()))
     assert float(bounded.min()) >= 0
     assert float(slope[bounded > 1e-9].abs().max()) < 1e-6
     assert float(slope.min()) > -1e-6
 
 
-@pytest.mark.parametrize(("name", "options"), [("sart", {}), ("os_sart", {"subsets": 4}), ("sirt", {"relaxation": 1.9})])
+@pytest.mark.parametrize(
+    ("name", "options"), [("sart", {"relaxation": 1.0}), ("os_sart", {"subsets": 4}), ("sirt", {"relaxation": 1.9})]
+)
 def test_consistent_data_are_solved(name, options):
-    x = noise(1, 1, 5, 5)
+    x = noise(1, 1, 3, 3)
     operator = Affine(SQUARE, noise(*SQUARE.range.shape, seed=3))
     measurement = Measurement(operator, operator.forward(x))
-    found = CLASSICS[name](measurement, iterations=3000, tolerance=1e-10, **options)
-    assert torch.allclose(found.image, x, atol=1e-6)
-    assert float(found.residual[0]) < 1e-7
+    found = CLASSICS[name](measurement, iterations=500, tolerance=1e-8, **options)
+    assert torch.allclose(found.image, x, atol=1e-5)
+    assert float(found.residual[0]) < 1e-6
     assert math.isnan(float(found.misfit[0]))
 
 
 def test_sart_is_sirt_view_by_view():
-    x, y = torch.zeros(1, 1, 5, 5, dtype=torch.float64), noise(1, *SQUARE.range.shape)
-    for k in range(12):
+    x, y = torch.zeros(1, 1, 3, 3, dtype=torch.float64), noise(1, *SQUARE.range.shape)
+    for k in range(8):
         a = matrix(SQUARE.subset([k]))
         rows, columns = (torch.where(v > 1e-9, 1 / v.clamp_min(1e-9), 0.0) for v in (a.sum(1), a.sum(0)))
         gap = y[0, 0, k] - a @ x.flatten()
@@ -152,9 +157,16 @@ def test_rays_that_were_not_measured_count_nowhere():
     mask = torch.ones(SQUARE.range.shape)
     mask[:, 2] = 0
     mask[:, :, 4] = 0
+    mask[:, 3, 1] = 0
     y = noise(1, *SQUARE.range.shape)
     broken = torch.where(mask > 0, y, 1e6)
-    for name, options in (("sirt", {}), ("sart", {}), ("os_sart", {"subsets": 3}), ("cgls", {}), ("fista", {"strength": 1.0})):
+    for name, options in (
+        ("sirt", {}),
+        ("sart", {}),
+        ("os_sart", {"subsets": 3}),
+        ("cgls", {}),
+        ("fista", {"strength": 1.0}),
+    ):
         clean, other = (CLASSICS[name](Measurement(SQUARE, v, mask=mask), iterations=4, **options) for v in (y, broken))
         assert torch.allclose(clean.image, other.image)
     with pytest.raises(InputError, match="complete sinogram"):
@@ -250,13 +262,26 @@ def test_ml_em_climbs_to_the_maximum_of_the_likelihood():
     start = noise(1, 1, *SIZE).abs() + 1
     found = CLASSICS["ml_em"](measurement, iterations=3, start=start)
     assert torch.allclose(found.image.flatten(), em(a, y, b, start.flatten(), 3), rtol=1e-10)
-    values = [float(measurement.log_likelihood(CLASSICS["ml_em"](measurement, iterations=k).image)) for k in range(1, 8)]
+    values = [
+        float(measurement.log_likelihood(CLASSICS["ml_em"](measurement, iterations=k).image)) for k in range(1, 8)
+    ]
     assert values == sorted(values)
-    x = CLASSICS["ml_em"](measurement, iterations=3000).image.flatten()
-    slope = a.T @ (y / (a @ x + b) - 1)
+
+
+def test_ml_em_ends_where_the_conditions_of_the_maximum_hold():
+    operator = emission(SQUARE, sensitivity=30.0, randoms=4.0)
+    measurement = poisson(operator, 1)
+    truth = torch.zeros(1, 1, 3, 3, dtype=torch.float64)
+    truth[..., 1, :2] = 20.0
+    y = operator.forward(truth) * (1 + 0.2 * noise(1, 1, 8, 6)).clamp_min(0)
+    measurement = replace(measurement, y=y)
+    a, y = matrix(operator), measurement.y.flatten()
+    x = CLASSICS["ml_em"](measurement, iterations=800).image.flatten()
+    slope = a.T @ (y / (a @ x + 4.0) - 1) / a.sum(0)
     assert float(x.min()) >= 0
-    assert float((x * slope).abs().max()) < 1e-2 * float(a.sum(0).max() * x.max()) * 1e-2
-    assert float(slope.max()) < 1e-2 * float(a.sum(0).max())
+    assert 0 < int((x < 1e-3).sum()) < 9
+    assert float(slope[x > 0.1].abs().max()) < 1e-3
+    assert float(slope.max()) < 1e-2
 
 
 def test_the_total_of_em_is_that_of_the_data():
@@ -274,8 +299,10 @@ def test_ordered_subsets_solve_consistent_counts_sooner():
     whole = CLASSICS["ml_em"](measurement, iterations=10).image
     parts = CLASSICS["os_em"](measurement, iterations=10, subsets=4).image
     assert float((parts - x).norm()) < 0.8 * float((whole - x).norm())
-    far = CLASSICS["os_em"](measurement, iterations=1500, subsets=2)
-    assert float(far.residual[0]) < 1e-3
+    small = emission(SQUARE, sensitivity=30.0, randoms=4.0)
+    x = 5 + noise(1, 1, 3, 3).abs()
+    far = CLASSICS["os_em"](Measurement(small, small.forward(x), PoissonNoise()), iterations=200, subsets=2)
+    assert torch.allclose(far.image, x, rtol=1e-3)
     one, two = (CLASSICS[n](measurement, iterations=3, **o) for n, o in (("os_em", {"subsets": 1}), ("ml_em", {})))
     assert torch.equal(one.image, two.image)
 
@@ -291,7 +318,7 @@ def test_views_of_a_weighted_and_shifted_operator():
 # ---- penalties -------------------------------------------------------------------------------------------------------
 
 
-def certificate(measurement, found, strength, penalty, nonnegative=False, rounds=4000):
+def certificate(measurement, found, strength, penalty, nonnegative=False, rounds=800):
     """Least |gradient + D^T p| over |p| <= strength by projected gradients: 0 at the minimum, and nowhere else."""
     operator, data = measurement.whitened() if measurement.noise else (measurement.operator, measurement.y)
     x = found.image
@@ -315,12 +342,10 @@ def certificate(measurement, found, strength, penalty, nonnegative=False, rounds
 @pytest.mark.parametrize("name", ["fista", "admm"])
 @pytest.mark.parametrize("nonnegative", [False, True])
 def test_total_variation_ends_where_its_conditions_hold(name, nonnegative):
-    operator = Radon((6, 6), ParallelBeam(even_angles(8), 9, 1.0))
-    measurement = Measurement(operator, operator.forward(steps(6, 6) - 0.1) + 0.1 * noise(1, 1, 8, 9))
-    found = CLASSICS[name](
-        measurement, strength=0.3, iterations=600, tolerance=1e-9, inner=60, nonnegative=nonnegative
-    )
-    assert certificate(measurement, found, 0.3, TotalVariation(operator.domain), nonnegative) < 1e-3
+    operator = Radon((4, 5), ParallelBeam(even_angles(6), 7, 1.0))
+    measurement = Measurement(operator, operator.forward(steps(4, 5) - 0.1) + 0.1 * noise(1, 1, 6, 7))
+    found = CLASSICS[name](measurement, strength=0.3, iterations=120, tolerance=1e-8, inner=8, nonnegative=nonnegative)
+    assert certificate(measurement, found, 0.3, TotalVariation(operator.domain), nonnegative) < 2e-3
     assert not nonnegative or float(found.image.min()) >= 0
 
 
@@ -328,8 +353,8 @@ def test_both_ways_end_in_one_minimum():
     operator = Blur.gaussian((8, 8), 1.5)
     measurement = Measurement(operator, operator.forward(steps(8, 8)), GaussianNoise.white(0.1))
     for penalty in ("tv", "wavelet"):
-        options = {"strength": 4.0, "penalty": penalty, "levels": 2, "iterations": 800, "tolerance": 1e-9}
-        one, two = (CLASSICS[n](measurement, inner=60, **options) for n in ("fista", "admm"))
+        options = {"strength": 4.0, "penalty": penalty, "levels": 2, "iterations": 120, "tolerance": 1e-8}
+        one, two = (CLASSICS[n](measurement, inner=10, **options) for n in ("fista", "admm"))
         assert one.history[0][-1] == pytest.approx(two.history[0][-1], rel=1e-5)
         assert torch.allclose(one.image, two.image, atol=2e-3)
 
@@ -366,7 +391,7 @@ def test_wavelets_of_k_space_end_where_their_conditions_hold():
     operator = CartesianMRI(sampling("random", (8, 8), 2, center=0.25), maps=birdcage((8, 8), 3))
     x = torch.complex(steps(8, 8), 0.3 * steps(8, 8).flip(-1))
     measurement = Measurement.simulate(operator, GaussianNoise.white(0.1), x, [1])
-    found = CLASSICS["fista"](measurement, strength=3.0, penalty="wavelet", levels=2, iterations=1000, tolerance=1e-11)
+    found = CLASSICS["fista"](measurement, strength=3.0, penalty="wavelet", levels=2, iterations=300, tolerance=1e-11)
     white, data = measurement.whitened()
     penalty = WaveletPenalty(operator.domain, "db2", 2)
     slope = penalty.analyse(white.adjoint(data - white.forward(found.image)))
@@ -427,7 +452,8 @@ def test_the_corner_of_the_l_curve_is_near_the_best():
     measurement = Measurement.simulate(operator, GaussianNoise.white(0.02), x, [1])
     found = choose(measurement, method="tikhonov", rule="l_curve", low=1e-4, high=1e4, points=25)
     errors = [
-        float((CLASSICS["tikhonov"](measurement, strength=10.0**k).image - x).norm()) for k in torch.arange(-4, 4.1, 0.5)
+        float((CLASSICS["tikhonov"](measurement, strength=10.0**k).image - x).norm())
+        for k in torch.arange(-4, 4.1, 0.5)
     ]
     assert float((found.image - x).norm()) < 1.3 * min(errors)
     assert found.penalty[0] > 0

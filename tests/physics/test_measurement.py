@@ -90,7 +90,9 @@ def flat(x):
 
 def dense(covariance, space):
     unit = torch.eye(space.count, dtype=torch.float64)
-    shaped = torch.view_as_complex(unit.reshape(-1, *space.shape, 2)) if space.complex else unit.reshape(-1, *space.shape)
+    shaped = (
+        torch.view_as_complex(unit.reshape(-1, *space.shape, 2)) if space.complex else unit.reshape(-1, *space.shape)
+    )
     return flat(covariance.power(shaped, 1.0)).T
 
 
@@ -272,7 +274,9 @@ def test_low_dose_is_solved_by_the_gaussian_that_stands_for_it(law):
 
 
 def test_emission_counts_have_their_unit():
-    operator = emission(Radon(SIZE, ParallelBeam(even_angles(5), 10, 1.0), unit="kBq/mL"), sensitivity=20.0, randoms=3.0)
+    operator = emission(
+        Radon(SIZE, ParallelBeam(even_angles(5), 10, 1.0), unit="kBq/mL"), sensitivity=20.0, randoms=3.0
+    )
     x = operator.domain.white(1, "x").abs()
     measurement = Measurement.simulate(operator, PoissonNoise(unit="counts"), x, [1])
     assert float(measurement.misfit(x).ratio[0]) == pytest.approx(1, abs=5 * math.sqrt(2.2 / 50))

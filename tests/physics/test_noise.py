@@ -105,7 +105,9 @@ def test_a_simulated_residual_has_the_law_of_the_misfit(name):
     """Chi-square with the right quantiles: its p-values are uniform (Kolmogorov and Smirnov, 1 in 1000)."""
     law, clean, y = drawn(name)
     found = law.misfit(clean, y)
-    assert float(found.ratio.mean()) == pytest.approx(1, abs=5 * float((found.variance[0].sqrt() / found.mean[0])) / math.sqrt(DRAWS))
+    assert float(found.ratio.mean()) == pytest.approx(
+        1, abs=5 * float(found.variance[0].sqrt() / found.mean[0]) / math.sqrt(DRAWS)
+    )
     assert stats.kstest(found.above.numpy(), "uniform").statistic < 1.95 / math.sqrt(DRAWS)
     assert torch.allclose(found.above + found.below, torch.ones_like(found.above))
 
@@ -237,7 +239,9 @@ def test_logarithms_of_counts_have_a_law_that_sums_to_one(background, dose, p):
     end = torch.tensor([math.log(dose)], dtype=torch.float64)
     outside = law.density(clean[:1], end).exp()
     assert float(inside + outside) == pytest.approx(1, abs=1e-10)
-    assert float(outside) == pytest.approx(stats.poisson(dose * math.exp(-p) + background).cdf(background + 1), rel=1e-10)
+    assert float(outside) == pytest.approx(
+        stats.poisson(dose * math.exp(-p) + background).cdf(background + 1), rel=1e-10
+    )
     u = clean[:1].clone().requires_grad_()
     law.density(u, end).sum().backward()
     assert torch.allclose(law.score(clean[:1], end), u.grad, rtol=1e-8)
@@ -344,6 +348,6 @@ def test_one_item_of_its_own_deviations():
     law = GaussianNoise.per_pixel(torch.stack([real(), 2 * real()]))
     assert torch.equal(law.item(1, 3).covariance.variance, (2 * real()) ** 2)
     y = law.sample(torch.zeros(2, *SHAPE, dtype=torch.float64), [1, 2])
-    assert torch.allclose(law.log_likelihood(torch.zeros_like(y), y)[1:], law.item(1, 3).log_likelihood(0 * y[1:], y[1:]))
-
-
+    assert torch.allclose(
+        law.log_likelihood(torch.zeros_like(y), y)[1:], law.item(1, 3).log_likelihood(0 * y[1:], y[1:])
+    )
