@@ -175,7 +175,7 @@ def test_guidance_is_the_gradient_of_the_evidence(name):
 
 @each
 def test_the_likelihood_is_that_of_scipy_and_its_gradient_autograd(name):
-    measurement, covariance = measured(name, 1)
+    measurement, _ = measured(name, 1)
     x = measurement.operator.domain.white(8, "mean").requires_grad_()
     measurement.log_likelihood(x).sum().backward()
     assert torch.allclose(measurement.gradient(x.detach()), x.grad, atol=1e-9)
@@ -187,6 +187,24 @@ def test_the_likelihood_is_that_of_scipy_and_its_gradient_autograd(name):
     operator, data = measurement.whitened()
     gap = data - operator.forward(x.detach())
     assert float(inner(gap, gap)) == pytest.approx(float(measurement.misfit(x.detach()).value), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["masked fourier", "coils", "correlated coils", "inpainting", "inpainting of white"])
+def test_what_was_not_measured_counts_nowhere(name):
+    measurement, covariance = measured(name, 1)
+    law = measurement.noise
+    y = torch.where(measurement.mask > 0, measurement.y, math.nan)
+    broken = Measurement(measurement.operator, y, law)
+    x = measurement.operator.domain.white(8, "x")
+    assert torch.equal(broken.residual(x), measurement.residual(x))
+    assert float(broken.residual(x)[:, measurement.mask == 0].abs().max()) == 0.0
+    assert torch.equal(broken.relative_residual(x), measurement.relative_residual(x))
+    assert torch.allclose(broken.posterior_mean(0.0, covariance).x, measurement.posterior_mean(0.0, covariance).x)
+    draws = [m.posterior_sample(0.0, covariance, [3]).x for m in (broken, measurement)]
+    assert torch.allclose(*draws)
+    if law.covariance.elementwise:
+        assert torch.equal(broken.log_likelihood(x), measurement.log_likelihood(x))
+        assert torch.equal(broken.gradient(x), measurement.gradient(x))
 
 
 def test_misfits_of_truth_mean_and_draw_follow_their_laws():

@@ -218,6 +218,18 @@ def test_probabilities_of_counts_sum_to_one():
     assert float(PoissonNoise().density(mean[:, :1] * 0, count[:, 1:2])) == -math.inf
 
 
+@pytest.mark.parametrize(("gain", "electronic"), [(1.0, 0.0), (2.5, 0.0), (2.5, 3.0)])
+def test_moments_of_few_counts_are_sums_over_counts(gain, electronic):
+    """Central moments of gain N + e: those of N by summation, with those of e (Isserlis)."""
+    count = torch.arange(60, dtype=torch.float64)
+    weight = torch.from_numpy(stats.poisson(1.7).pmf(count.numpy()))
+    second, fourth = ((weight * (gain * (count - 1.7)) ** k).sum() for k in (2, 4))
+    law, clean = PoissonNoise(gain, electronic), torch.tensor([[1.7 * gain]], dtype=torch.float64)
+    assert float(law.variance(clean)) == pytest.approx(float(second) + electronic**2)
+    expected = float(fourth) + 6 * float(second) * electronic**2 + 3 * electronic**4
+    assert float(law.fourth(clean)) == pytest.approx(expected)
+
+
 def test_a_reading_with_noise_is_nearly_the_convolution():
     law = PoissonNoise(1.0, electronic=5.0)
     y = torch.linspace(0, 120, 241, dtype=torch.float64)

@@ -20,10 +20,11 @@ __all__ = ["Covariance"]
 class Covariance:
     """Sigma = B^-1 diag(variance) B, times M over the channels: what noise or an image is like around its mean.
 
-    `variance` is that of a real component in the orthonormal `basis` (None: of the samples as they are): one number,
-    or a table that broadcasts against items `(C, *K)`, or against a batch `(B, C, *K)` of items with their own.
-    `basis` acts on the last axes.  `channels` M `(C, C)`, Hermitian and positive, correlates channels (coils); the
-    variance is then the same for all of them.  Of complex values the covariance E[n n^H] is 2 Sigma: sigma is per real component.
+    `variance` is that of a real component in the orthonormal `basis` (None: of the samples as they are): one
+    number, or a table that broadcasts against items `(C, *K)`, or against a batch `(B, C, *K)` of items with their
+    own. `basis` acts on the last axes. `channels` M `(C, C)`, Hermitian and positive, correlates channels (coils);
+    the variance is then the same for all of them. Of complex values the covariance E[n n^H] is 2 Sigma: sigma is
+    per real component.
 
     Raises `InputError` for a variance that is negative or no number, or a matrix that is no covariance.
     """

@@ -87,13 +87,13 @@ def _line_integrals(measurement: Measurement) -> Tensor:
 def fbp(measurement: Measurement, *, filter: str = "ram-lak", cutoff: float = 1.0) -> Reconstruction:
     """Filtered back-projection of a `Radon` measurement, in the unit of the image (1/mm of line integrals).
 
-    Parallel: f(x, y) = sum_a (p_a * h)(x cos a + y sin a) step_a.  Fan, flat: rows are weighted by R / sqrt(R^2 + s^2)
-    on a detector through the axis, filtered, and back-projected with 1 / U^2; curved: by R cos(g), filtered in the
-    angle g, with 1 / L^2 of the distance L to the source (Kak and Slaney, 1988, chapter 3).  Rays that are measured twice
-    share a weight of 1: 1/2 over a full turn, Parker's for a short scan (Parker, Med. Phys. 9, 1982; Silver's longer
-    ones, Med. Phys. 27, 2000), smooth ones for a detector off center (Wang, Med. Phys. 29, 2002); of less than pi plus
-    the fan what is measured once counts once (Noo et al., Phys. Med. Biol. 47, 2002).  `filter`: "ram-lak",
-    "shepp-logan", "cosine", "hamming", "hann", over `cutoff` of the Nyquist frequency.
+    Parallel: f(x, y) = sum_a (p_a * h)(x cos a + y sin a) step_a. Fan, flat: rows are weighted by R / sqrt(R^2 +
+    s^2) on a detector through the axis, filtered, and back-projected with 1 / U^2; curved: by R cos(g), filtered in
+    the angle g, with 1 / L^2 of the distance L to the source (Kak and Slaney, 1988, chapter 3). Rays that are
+    measured twice share a weight of 1: 1/2 over a full turn, Parker's for a short scan (Parker, Med. Phys. 9, 1982;
+    Silver's longer ones, Med. Phys. 27, 2000), smooth ones for a detector off center (Wang, Med. Phys. 29, 2002);
+    of less than pi plus the fan what is measured once counts once (Noo et al., Phys. Med. Biol. 47, 2002).
+    `filter`: "ram-lak", "shepp-logan", "cosine", "hamming", "hann", over `cutoff` of the Nyquist frequency.
     """
     operator = measurement.operator
     if not isinstance(operator, Radon):
