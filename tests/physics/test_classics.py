@@ -119,27 +119,28 @@ def test_sirt_ends_in_weighted_least_squares():
     r = torch.where(rows > 1e-9, 1 / rows.clamp_min(1e-9), 0.0)
     once = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=1).image
     assert torch.allclose(once.flatten(), (a.T @ (r * y.flatten())) / a.sum(0), atol=1e-12)
-    found = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=600, relaxation=1.9)
+    found = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=300, relaxation=1.9)
     root = r.sqrt()
     exact = torch.linalg.lstsq(root[:, None] * a, root * y.flatten()).solution
-    assert torch.allclose(found.image.flatten(), exact, atol=1e-6)
-    bounded = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=600, relaxation=1.9, nonnegative=True).image.flatten()
+    assert torch.allclose(found.image.flatten(), exact, atol=1e-3)
+    bounded = CLASSICS["sirt"](Measurement(SQUARE, y), iterations=300, relaxation=1.9, nonnegative=True).image.flatten()
     slope = a.T @ (r * (a @ bounded - y.flatten()))
     assert float(bounded.min()) >= 0
-    assert float(slope[bounded > 1e-9].abs().max()) < 1e-6
-    assert float(slope.min()) > -1e-6
+    assert float(slope[bounded > 1e-9].abs().max()) < 1e-3
+    assert float(slope.min()) > -1e-3
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("sart", {"relaxation": 1.0}), ("os_sart", {"subsets": 4}), ("sirt", {"relaxation": 1.9})]
+    ("name", "options"),
+    [("sart", {"relaxation": 1.0}), ("os_sart", {"subsets": 4}), ("sirt", {"relaxation": 1.9, "iterations": 500})],
 )
 def test_consistent_data_are_solved(name, options):
     x = noise(1, 1, 3, 3)
     operator = Affine(SQUARE, noise(*SQUARE.range.shape, seed=3))
     measurement = Measurement(operator, operator.forward(x))
-    found = CLASSICS[name](measurement, iterations=500, tolerance=1e-8, **options)
-    assert torch.allclose(found.image, x, atol=1e-5)
-    assert float(found.residual[0]) < 1e-6
+    found = CLASSICS[name](measurement, tolerance=1e-8, **{"iterations": 200, **options})
+    assert torch.allclose(found.image, x, atol=1e-3)
+    assert float(found.residual[0]) < 1e-4
     assert math.isnan(float(found.misfit[0]))
 
 
@@ -276,7 +277,7 @@ def test_ml_em_ends_where_the_conditions_of_the_maximum_hold():
     y = operator.forward(truth) * (1 + 0.2 * noise(1, 1, 8, 6)).clamp_min(0)
     measurement = replace(measurement, y=y)
     a, y = matrix(operator), measurement.y.flatten()
-    x = CLASSICS["ml_em"](measurement, iterations=800).image.flatten()
+    x = CLASSICS["ml_em"](measurement, iterations=400).image.flatten()
     slope = a.T @ (y / (a @ x + 4.0) - 1) / a.sum(0)
     assert float(x.min()) >= 0
     assert 0 < int((x < 1e-3).sum()) < 9

@@ -70,7 +70,7 @@ def fista(
         operator, data = least_squares(part)
         x = start_of(part, start)
         # the power method comes from below
-        length = 1 / (1.001 * operator.norm(tolerance=1e-5, dtype=x.real.dtype) ** 2)
+        length = 1 / (1.001 * _norm_of(part, operator, x) ** 2)
         state = _Momentum(x)
         history: list[float] = []
 
@@ -85,6 +85,18 @@ def fista(
         return told(found, strength, kind.value(found.image), history)
 
     return each_item(measurement, one)
+
+
+def _norm_of(part: Measurement, operator: Whitened, x: Tensor) -> float:
+    """Norm of the whitened operator; of white noise from that of A, which is computed once for all items.
+
+    What a mask leaves out lowers it, so that of A is large enough.
+    """
+    settings = {"tolerance": 1e-5, "dtype": x.real.dtype}
+    variance = operator.covariance.number
+    if variance is None:
+        return operator.norm(**settings)
+    return part.operator.part.norm(**settings) / math.sqrt(variance)
 
 
 class _Momentum:
