@@ -98,6 +98,37 @@ _PUBLIC = {
     "emission": "physics.emission",
     "from_deepinv": "physics.adapters",
     "to_deepinv": "physics.adapters",
+    # its noise, and the classical reconstructions
+    "Measurement": "physics.measurement",
+    "Covariance": "physics.covariance",
+    "NOISES": "physics",
+    "Noise": "physics.noise",
+    "Misfit": "physics.noise",
+    "GaussianNoise": "physics.noise",
+    "PoissonNoise": "physics.counts",
+    "TransmissionNoise": "physics.counts",
+    "LogPoissonNoise": "physics.counts",
+    "MixtureNoise": "physics.mixture_noise",
+    "bow_tie": "physics.counts",
+    "CLASSICS": "physics.classics",
+    "Reconstruction": "physics.classics.result",
+    "fbp": "physics.classics.backprojection",
+    "fdk": "physics.classics.backprojection",
+    "sirt": "physics.classics.algebraic",
+    "sart": "physics.classics.algebraic",
+    "os_sart": "physics.classics.algebraic",
+    "cgls": "physics.classics.algebraic",
+    "tikhonov": "physics.classics.algebraic",
+    "cg_sense": "physics.classics.algebraic",
+    "sense": "physics.classics.linear",
+    "g_factor": "physics.classics.linear",
+    "wiener": "physics.classics.linear",
+    "ml_em": "physics.classics.counts",
+    "os_em": "physics.classics.counts",
+    "richardson_lucy": "physics.classics.counts",
+    "fista": "physics.classics.variational",
+    "admm": "physics.classics.variational",
+    "choose": "physics.classics.choice",
     "Cond": "processes.observation",
     "Moments": "processes.observation",
     "Pairing": "processes.observation",
@@ -268,6 +299,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.nets import Mixer as Mixer
     from retrodict.nets import UNet as UNet
     from retrodict.nets import network as network
+    from retrodict.physics import NOISES as NOISES
     from retrodict.physics import OPERATORS as OPERATORS
     from retrodict.physics.adapters import MatrixFree as MatrixFree
     from retrodict.physics.adapters import from_deepinv as from_deepinv
@@ -276,7 +308,31 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.physics.algebra import Composed as Composed
     from retrodict.physics.algebra import Gram as Gram
     from retrodict.physics.algebra import Stacked as Stacked
+    from retrodict.physics.classics import CLASSICS as CLASSICS
+    from retrodict.physics.classics.algebraic import cg_sense as cg_sense
+    from retrodict.physics.classics.algebraic import cgls as cgls
+    from retrodict.physics.classics.algebraic import os_sart as os_sart
+    from retrodict.physics.classics.algebraic import sart as sart
+    from retrodict.physics.classics.algebraic import sirt as sirt
+    from retrodict.physics.classics.algebraic import tikhonov as tikhonov
+    from retrodict.physics.classics.backprojection import fbp as fbp
+    from retrodict.physics.classics.backprojection import fdk as fdk
+    from retrodict.physics.classics.choice import choose as choose
+    from retrodict.physics.classics.counts import ml_em as ml_em
+    from retrodict.physics.classics.counts import os_em as os_em
+    from retrodict.physics.classics.counts import richardson_lucy as richardson_lucy
+    from retrodict.physics.classics.linear import g_factor as g_factor
+    from retrodict.physics.classics.linear import sense as sense
+    from retrodict.physics.classics.linear import wiener as wiener
+    from retrodict.physics.classics.result import Reconstruction as Reconstruction
+    from retrodict.physics.classics.variational import admm as admm
+    from retrodict.physics.classics.variational import fista as fista
     from retrodict.physics.convolution import Blur as Blur
+    from retrodict.physics.counts import LogPoissonNoise as LogPoissonNoise
+    from retrodict.physics.counts import PoissonNoise as PoissonNoise
+    from retrodict.physics.counts import TransmissionNoise as TransmissionNoise
+    from retrodict.physics.counts import bow_tie as bow_tie
+    from retrodict.physics.covariance import Covariance as Covariance
     from retrodict.physics.diagonal import Mask as Mask
     from retrodict.physics.emission import emission as emission
     from retrodict.physics.filters import FilterBank as FilterBank
@@ -285,8 +341,13 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.physics.geometry import even_angles as even_angles
     from retrodict.physics.geometry import golden_angles as golden_angles
     from retrodict.physics.kspace import sampling as sampling
+    from retrodict.physics.measurement import Measurement as Measurement
+    from retrodict.physics.mixture_noise import MixtureNoise as MixtureNoise
     from retrodict.physics.mri import CartesianMRI as CartesianMRI
     from retrodict.physics.mri import RadialMRI as RadialMRI
+    from retrodict.physics.noise import GaussianNoise as GaussianNoise
+    from retrodict.physics.noise import Misfit as Misfit
+    from retrodict.physics.noise import Noise as Noise
     from retrodict.physics.operator import Operator as Operator
     from retrodict.physics.operator import Space as Space
     from retrodict.physics.operator import check_adjoint as check_adjoint

@@ -53,6 +53,11 @@ class Scaled(Operator):
         """That of A."""
         return self.inner.about
 
+    @property
+    def measured(self) -> Tensor | None:
+        """That of A."""
+        return self.inner.measured
+
     def spectral(self) -> Spectral | None:
         """That of A, times the factor."""
         form = self.inner.spectral()
@@ -106,6 +111,11 @@ class Composed(Operator):
     def about(self) -> Mapping[str, Any]:
         """Those of B and A; A's word stands where both have one."""
         return {**self.inner.about, **self.outer.about}
+
+    @property
+    def measured(self) -> Tensor | None:
+        """That of the outer operator."""
+        return self.outer.measured
 
     def spectral(self) -> Spectral | None:
         """The product of the gains, where both are diagonal in one basis."""
@@ -228,6 +238,12 @@ class Affine(Operator):
     def offset(self) -> Tensor:
         """The constant b `(1, *range.shape)`, float64 or complex128."""
         return self._offset.values
+
+    @property
+    def measured(self) -> Tensor | None:
+        """That of A, where b is 0 as well."""
+        inner = self.inner.measured
+        return None if inner is None else torch.maximum(inner, (self._offset.values[0] != 0).double())
 
     @property
     def about(self) -> Mapping[str, Any]:

@@ -97,6 +97,11 @@ class Mask(Diagonal):
         """Measured share of the pixels."""
         return {"measured": len(self._places), "share": len(self._places) / math.prod(self.weights.shape)}
 
+    @property
+    def measured(self) -> Tensor | None:
+        """The mask, for every channel."""
+        return None if self.compact else self.weights.expand(self.range.shape)
+
     def _forward(self, x: Tensor) -> Tensor:
         if not self.compact:
             return super()._forward(x)

@@ -82,6 +82,20 @@ class CartesianMRI(Operator):
         realized = self.mask.numel() / float(self.mask.sum())
         return {**self._asked, "acceleration": realized, "coils": self.coils}
 
+    @property
+    def maps(self) -> Tensor | None:
+        """S `(coils, *N)` complex128, or None of one coil that sees everything."""
+        return None if self._maps is None else self._maps.values
+
+    def aliased(self, y: Tensor) -> Tensor:
+        """Images of the single coils `(B, coils, *N)`: F^H M y."""
+        return self._inverse(self._mask(y.real) * y)
+
+    @property
+    def measured(self) -> Tensor:
+        """The mask, for every coil."""
+        return self.mask.expand(self.range.shape)
+
     def _fourier(self, x: Tensor) -> Tensor:
         return torch.fft.fftshift(self._basis.forward(torch.fft.ifftshift(x, self._axes)), self._axes)
 

@@ -172,6 +172,11 @@ class Operator(ABC):
         return {}
 
     @property
+    def measured(self) -> Tensor | None:
+        """1 where the range holds a measurement and 0 where it is always 0, `(*range.shape)`; None: everywhere."""
+        return None
+
+    @property
     def part(self) -> Operator:
         """The linear part: itself, unless the operator is affine."""
         return self
