@@ -105,7 +105,8 @@ def plan_of_two_sides():
     plan = MagicMock()
     plan.spec, plan.start_from = replace(spec(), intensity=Intensity("HU", 1.0, 0.0)), None
     plan.config.training.seed, plan.config.training.precision = 0, "float32"
-    plan.config.training.model_dump.return_value = {}
+    plan.config.training.device, plan.device = "cpu", "cpu"
+    plan.config.training.model_dump.return_value = {"workers": 0}
     for side, value in (("training", 1.0), ("validation", 2.0)):
         patches = MagicMock(spec=PatchSet)
         patches.batch = lambda keys, value=value: torch.full((len(keys), 1, 32, 32), value)
@@ -183,7 +184,7 @@ def test_gradients_are_clipped_to_the_option():
     )
     options = TrainingOptions(batch=1, clip=0.25)
     optimizer = torch.optim.SGD(denoiser.net.parameters(), lr=1e-3)
-    _step(denoiser, lambda keys: field(1, 1, 8, 8), optimizer, accelerator, options, 0, denoising_loss)
+    _step(denoiser, [1], field(1, 1, 8, 8), optimizer, accelerator, options, 0, denoising_loss)
     assert asked == [0.25]
 
 

@@ -49,7 +49,11 @@ MILD = {"whitened": {"width": 0.4}, "ihdm": {"blur_max": 1.0}, "soft": {"blur": 
 """Options with which matrices can be inverted to 1e-10: by default gains or noise vanish on some frequencies."""
 
 
-@pytest.fixture(params=PROCESSES, name="process")
+ERASING = ("wavelet_cascade", "wavelet_subspace")
+"""Processes that lose whole bands: their H has no inverse, which the matrices here need (see tests/test_wavelet.py)."""
+
+
+@pytest.fixture(params=[name for name in PROCESSES if name not in ERASING], name="process")
 def _process(request):
     return (
         PROCESSES[name](Fourier((SIDE, SIDE)), **MILD[name])

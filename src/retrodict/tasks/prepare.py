@@ -103,8 +103,16 @@ def _of_every_instrument(
 def _chain(name: str, instrument: Process) -> Process:
     """The process of that name in the basis of an instrument, from noise and with its measurement beside the chain."""
     alone = [n for n, build in PROCESSES.items() if "mtf" not in inspect.signature(build).parameters]
-    known = [n for n in alone if PROCESSES[n](Fourier((8, 8))).pairing.kind == "none"]
+    known = [n for n in alone if _from_noise(n)]
     return external(PROCESSES[choice("process", name, known)](instrument.basis), instrument)
+
+
+def _from_noise(name: str) -> bool:
+    """Whether a process exists in the basis of instruments and starts from noise alone."""
+    try:
+        return PROCESSES[name](Fourier((8, 8))).pairing.kind == "none"
+    except InputError:  # one of another basis
+        return False
 
 
 def _with_instrument(model: Model, mtf: Any, nps: Any, uncertainty: bool) -> tuple[Model, dict[str, Any]]:
