@@ -268,15 +268,15 @@ benchmarks/results/new_patients_8_calls.json`, then `--docs`.
 
 `python benchmarks/instruments.py OUT --steps 1200 --set training.batch=64 --set data.patch=[64,64] --set
 training.learning_rate=1.5e-3 --no-processes`, then OUT/instruments.json to `benchmarks/results` - one crop of 128 x 128
-pixels of every validation patient at three pixel spacings, by one call. Networks of one size, trained (on one H100) on the
-same patients, steps, batches and seeds; only the law of the observations differs. The instruments are not in the law of
-the general network. Mean +- SD between patients. Rows: network; columns: instrument of the measurement.
+pixels of every validation patient at three pixel spacings, by one call. Networks of one size, trained (on one H100) on
+the same patients, steps, batches and seeds; only the law of the observations differs. The instruments are not in the law
+of the general network. Mean +- SD between patients. Rows: network; columns: instrument of the measurement.
 
 {instruments(load("instruments.json"))}
 
 Read: at this short budget the price of generality is 8 % in the mean, not the 3 % that were asked for, and two
 specialists of ramp noise serve each other's instruments as well as the general network does. What is dear is another
-thing: a network that is told one number takes colored noise for white, and is 11 to 58 % worse and far too sure of itself
+thing: a network that is told one number takes colored noise for white, is 11 to 58 % worse and far too sure of itself
 (SSR^2 up to 3.8); the same weights told the clock are within 8 %.
 
 ## The model of one instrument, on patients never seen
