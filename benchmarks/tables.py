@@ -269,8 +269,8 @@ benchmarks/results/new_patients_8_calls.json`, then `--docs`.
 `python benchmarks/instruments.py OUT --steps 1200 --set training.batch=64 --set data.patch=[64,64] --set
 training.learning_rate=1.5e-3 --no-processes`, then OUT/instruments.json to `benchmarks/results` - one crop of 128 x 128
 pixels of every validation patient at three pixel spacings, by one call. Networks of one size, trained (on one H100) on
-the same patients, steps, batches and seeds; only the law of the observations differs. The instruments are not in the law
-of the general network. Mean +- SD between patients. Rows: network; columns: instrument of the measurement.
+the same patients, steps, batches and seeds; only the law of the observations differs. The instruments are not in the
+law of the general network. Mean +- SD between patients. Rows: network; columns: instrument of the measurement.
 
 {instruments(load("instruments.json"))}
 
