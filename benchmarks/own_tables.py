@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from own_networks import CALLS, PAIR, RULED, TASKS, TIMES, Job
+from own_networks import CALLS, NAMES, PAIR, RULED, TASKS, TIMES, Job
 from unseen import mean_sd, shown
 
 Rows = dict[str, Any]
@@ -150,8 +150,23 @@ def markdown(found: dict[str, Rows], calls: int = 8) -> str:
             cells = [brief(found.get(f"process|{t}|{name}", {}).get(f"{rule} | {calls}")) for t in tasks]
             if any(cells):
                 lines.append(f"| {name}, {rule} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Error of the mean above that of `measured`, paired by patient (`matched`, {calls} calls, mean±SD):",
+        "",
+    ]
+    lines += ["| process | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    for name in names[1:]:
+        lines.append(f"| {name} | " + " | ".join(above(found, t, name, calls) for t in tasks) + " |")
     lines += ["", "| process | network | parameters | one call | above | 16 calls, matched | above |", "|---" * 7 + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in capacity(found))])
+
+
+def above(found: dict[str, Rows], task: str, name: str, calls: int) -> str:
+    """Percent above the process that ends at the measurement; nothing where one of them was not done."""
+    pair = [found.get(f"process|{task}|{n}", {}).get(f"matched | {calls}") for n in (name, NAMES[0])]
+    ours, theirs = (ratios(rows, "error", "wiener") for rows in pair)
+    return excess(ours, theirs) if ours and theirs else ""
 
 
 def brief(rows: Sequence[dict[str, Any]] | None) -> str:

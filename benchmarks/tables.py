@@ -274,10 +274,10 @@ law of the general network. Mean +- SD between patients. Rows: network; columns:
 
 {instruments(load("instruments.json"))}
 
-Read: at this short budget the price of generality is 8 % in the mean, not the 3 % that were asked for, and two
-specialists of ramp noise serve each other's instruments as well as the general network does. What is dear is another
-thing: a network that is told one number takes colored noise for white, is 11 to 58 % worse and far too sure of itself
-(SSR^2 up to 3.8); the same weights told the clock are within 8 %.
+Read: at this short budget the price of generality is above the 3 % that were asked for, and two specialists of ramp
+noise serve each other's instruments as well as the general network does. What is dear is another thing: a network that
+is told one number takes colored noise for white, and is worse and far too sure of itself; the same weights told the
+clock come close.
 
 ## The model of one instrument, on patients never seen
 

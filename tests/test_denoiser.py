@@ -355,3 +355,11 @@ def test_the_wiener_gain_minimizes_the_error():
     for factor in (0.99, 1.01):
         other = factor * g
         assert bool(((1 - other * m.h) ** 2 * L + other**2 * m.s2 > v).all())
+
+
+def test_numbers_of_many_seeds_are_those_of_each():
+    seeds = [0, 1, -1, 2**63 - 1, -(2**63), 12345678901234567]
+    for step in (0, 3, -2):
+        known = torch.tensor([key(s, "many", step) / 2.0**63 for s in seeds], dtype=torch.float64)
+        assert torch.equal(uniform(seeds, "many", step), known)
+        assert torch.equal(uniform(torch.tensor(seeds), "many", step), known)

@@ -174,16 +174,15 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     """The specification with the error variances calibrated on the validation groups, where there are any."""
     if plan.validation is None:
         return plan.spec
-    denoiser = _built(plan.spec, plan.config)
+    # on the CPU, as most who restore with it will use it, and in the precision that is fast there
+    denoiser = replace(_built(plan.spec, plan.config), precision=precision_for(plan.config.training.precision))
     denoiser.net.load_state_dict(average)
-    denoiser = denoiser.to(plan.device)
     # what surrounds a body errs little and says nothing of it
     fuller = replace(plan.validation, max_empty=0.5) if isinstance(plan.validation, SpacingSet) else plan.validation
     batch = batcher(fuller, plan.spec.intensity)
     law, seed = plan.config.clocks(), plan.config.training.seed
     if law is not None:
         scale = calibrate_over_law(denoiser, batch, law, seed=seed)
-        denoiser = denoiser.to("cpu")  # what follows restores images as a user does
         pairs: dict[str, list[Any]] = {}
         if isinstance(plan.validation, SpacingSet):
             for item in plan.validation.slices:
@@ -201,6 +200,7 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
 
 
 def options_of(config: FitConfig) -> TrainingOptions:
+    """The numbers of the loop, with the number of workers that the device asks for."""
     fields, stated = TrainingOptions.__dataclass_fields__, config.training.model_dump()
     if stated["workers"] is None:  # a CPU trains more slowly than one process cuts patches
         stated["workers"] = 0 if device_named(config.training.device) == "cpu" else max(1, min(8, usable_cores() - 1))
@@ -322,7 +322,9 @@ def _time_step(plan: FitPlan) -> float:
     for trial in range(3):
         keys = [key(trial, "timing", i) for i in range(config.training.batch)]
         start = time.perf_counter()
-        losses = objective(denoiser, batch(keys), torch.tensor(keys, device="cpu"), config.training.loss, 0.1)
+        made = batch(keys)
+        start = time.perf_counter() if options_of(config).workers else start  # then others make it meanwhile
+        losses = objective(denoiser, made, torch.tensor(keys, device="cpu"), config.training.loss, 0.1)
         losses.total.mean().backward()
         float(losses.total.detach().mean())  # waits for a GPU
         times.append(time.perf_counter() - start)

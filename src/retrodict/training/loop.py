@@ -109,8 +109,8 @@ def train(
         step = _resume(accelerator.unwrap_model(net), optimizer, average, found)
     durations: list[float] = []
     ahead = accelerator.device.type != "cpu"  # a number asked of a GPU makes it wait: only where it is wanted
+    start = time.perf_counter()
     for keys, made in batches(batch, options, step):
-        start = time.perf_counter()
         losses = _step(denoiser, keys, made, optimizer, accelerator, options, step, objective)
         step += 1
         _average(average, accelerator.unwrap_model(net).state_dict(), options.ema, step)
@@ -118,11 +118,11 @@ def train(
         valued = validation is not None and (step % options.validate_every == 0 or last)
         saved = step % options.checkpoint_every == 0 or last
         logged = step % options.log_every == 0 or valued
-        if ahead and not (saved or logged):
-            durations = [*durations[-49:], time.perf_counter() - start]
-            continue
-        loss = _finite(losses, step)
+        loss = None if ahead and not (saved or logged) else _finite(losses, step)
         durations = [*durations[-49:], time.perf_counter() - start]
+        if loss is None:
+            start = time.perf_counter()
+            continue
         value = _validate(denoiser, validation, average, options, objective) if valued and validation else None
         if saved and accelerator.is_main_process:
             files = _state(accelerator.unwrap_model(net), optimizer, average)
@@ -132,6 +132,7 @@ def train(
         if watch is not None:
             pace = statistics.fmean(durations) if ahead else statistics.median(durations)
             watch(Progress(step, options.steps, loss["loss"], pace, pace * (options.steps - step), value))
+        start = time.perf_counter()  # a step is from here: making its batch is part of it
     return average
 
 
