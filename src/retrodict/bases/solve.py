@@ -71,4 +71,4 @@ def _error(gains: list[float]) -> float:
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    return float((a.conj() * b).real.sum())
+    return float((a.conj() * b).real.detach().sum())

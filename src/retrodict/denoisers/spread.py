@@ -5,15 +5,26 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from retrodict.bases import Basis
+from retrodict.bases.solve import conjugate_gradients
 from retrodict.processes.observation import ratio
 
-__all__ = ["LocalSpread", "SpectralSpread", "Spread", "band_filters", "root_mean", "shares_of", "standardized"]
+__all__ = [
+    "ConditionalSpread",
+    "LocalSpread",
+    "SpectralSpread",
+    "Spread",
+    "band_filters",
+    "given_of",
+    "root_mean",
+    "shares_of",
+    "standardized",
+]
 
 
 class Spread(Protocol):
@@ -33,6 +44,19 @@ class Spread(Protocol):
         ...
 
 
+@runtime_checkable
+class ConditionalSpread(Spread, Protocol):
+    """A law that also tells what is known of the error once a noisy sum with it is seen."""
+
+    def power(self) -> Tensor:
+        """Variance of the error per coefficient, `(B|1, C|1, *K)`: the mean over the image of what varies in it."""
+        ...
+
+    def given(self, u: Tensor, gain: Tensor, variance: Tensor) -> Tensor:
+        """E[e | gain e + sqrt(variance) z = u], coefficients `(B, C, *K)`: what a sum with white noise tells of e."""
+        ...
+
+
 @dataclass(frozen=True)
 class SpectralSpread:
     """A stationary error: variance v `(B|1, C|1, *K)` per coefficient of `basis`."""
@@ -49,6 +73,14 @@ class SpectralSpread:
         """The same at every pixel of the grid: the mean of v over degrees of freedom."""
         mean = _power(self.v, self.basis)
         return mean[(..., *[None] * self.basis.ndim)].expand(*mean.shape, *self.basis.size)
+
+    def power(self) -> Tensor:
+        """The variance v itself."""
+        return self.v
+
+    def given(self, u: Tensor, gain: Tensor, variance: Tensor) -> Tensor:
+        """The coefficients times gain v / (gain^2 v + variance), per coefficient."""
+        return ratio(gain * self.v, gain**2 * self.v + variance).to(u.real) * u
 
 
 @dataclass(frozen=True)
@@ -89,6 +121,63 @@ class LocalSpread:
         bands = [_power(self.v * f**2, self.basis) for f in self.filters]
         power = torch.stack(bands, dim=1).to(self.log_ratio)[(..., *[None] * self.basis.ndim)]
         return (self._ratios.exp() * power).sum(1)
+
+    def power(self) -> Tensor:
+        """The spectrum v times the mean over the image of the ratios, band by band."""
+        axes = tuple(range(-self.basis.ndim, 0))
+        mean = self._ratios.double().exp().mean(axes, keepdim=True)
+        return sum(((mean[:, b] * self.v) * f**2 for b, f in enumerate(self.filters)), start=torch.zeros_like(self.v))
+
+    def covariance(self, u: Tensor) -> Tensor:
+        """The covariance of the error applied to coefficients `(B, C, *K)`."""
+        x, total = self.basis.inverse(u), None
+        for b, f in enumerate(self.filters):
+            root = (0.5 * self._ratios[:, b]).exp()
+            part = root * self.basis.inverse((self.v * f**2).to(u.real) * self.basis.forward(root * x))
+            total = part if total is None else total + part
+        return self.basis.forward(total)  # type: ignore[arg-type]
+
+    def given(self, u: Tensor, gain: Tensor, variance: Tensor) -> Tensor:
+        """By conjugate gradients that start from the mean law, item by item."""
+        laws = (LocalSpread(self.basis, _of(self.v, i), _of(self.log_ratio, i), self.filters) for i in range(len(u)))
+        return torch.cat([given_of(law, u[i : i + 1], _of(gain, i), _of(variance, i)) for i, law in enumerate(laws)])
+
+
+class _Uneven(Protocol):
+    """A law whose covariance no basis makes diagonal."""
+
+    @property
+    def basis(self) -> Basis: ...
+
+    def power(self) -> Tensor: ...
+
+    def covariance(self, u: Tensor) -> Tensor: ...
+
+
+def given_of(law: _Uneven, u: Tensor, gain: Tensor, variance: Tensor) -> Tensor:
+    """E[e | gain e + sqrt(variance) z = u] = C gain (gain C gain + variance)^-1 u of one item `(1, C, *K)`."""
+    basis, real = law.basis, u.real.dtype
+    gain, variance = gain.to(real), variance.to(real)
+    mean = (gain**2 * law.power().to(real) + variance).expand(u.shape)
+
+    def total(x: Tensor) -> Tensor:
+        own = basis.forward(x)
+        return basis.inverse(gain * law.covariance(gain * own) + variance * own)
+
+    def nearly(x: Tensor) -> Tensor:
+        return basis.inverse(ratio(torch.ones_like(mean), mean) * basis.forward(x))
+
+    found = conjugate_gradients(total, nearly, basis.inverse(u), GIVEN_TOLERANCE, GIVEN_ROUNDS)
+    return law.covariance(gain * basis.forward(found.x))
+
+
+GIVEN_TOLERANCE, GIVEN_ROUNDS = 1e-3, 50
+"""Residual of the conjugate gradients of `given_of` over what they start from, and the most rounds."""
+
+
+def _of(table: Tensor, item: int) -> Tensor:
+    """What belongs to one item of a table `(B|1, ...)`."""
+    return table[item : item + 1] if table.ndim and len(table) > 1 else table
 
 
 def _power(v: Tensor, basis: Basis) -> Tensor:

@@ -21,7 +21,7 @@ from retrodict.denoisers.denoiser import (
     Observer,
     check_state,
 )
-from retrodict.denoisers.spread import SpectralSpread, Spread
+from retrodict.denoisers.spread import ConditionalSpread, SpectralSpread, Spread
 from retrodict.processes.observation import Cond, Moments, fuse, wiener
 from retrodict.processes.process import Law, Process
 
@@ -299,6 +299,21 @@ class _SliceSpread:
     def variance(self) -> Tensor:
         variance = self.inner.variance()
         return _unfold(variance, self.depth) if len(variance) > 1 else variance.unsqueeze(2)
+
+    def power(self) -> Tensor:
+        """Variance per coefficient of every slice."""
+        power = self._known().power()
+        return _unfold(power, self.depth) if len(power) > 1 else power.unsqueeze(2)
+
+    def given(self, u: Tensor, gain: Tensor, variance: Tensor) -> Tensor:
+        """Slice by slice: a `Stack` transforms each on its own."""
+        tables = (_fold(x.expand(u.shape)) for x in (gain, variance))
+        return _unfold(self._known().given(_fold(u), *tables), self.depth)
+
+    def _known(self) -> ConditionalSpread:
+        if not isinstance(self.inner, ConditionalSpread):
+            raise InputError("the law of the error of a slice", "one to draw from", "one that is known per coefficient")
+        return self.inner
 
 
 def _fold(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser, Linear
-from retrodict.processes.observation import Moments, wiener
+from retrodict.processes.observation import Moments, ratio, wiener
 from retrodict.processes.process import Process
 from retrodict.samplers.loop import sample, start_state
 from retrodict.samplers.plan import Plan, Row
@@ -86,19 +86,62 @@ def card(plan: Plan, denoiser: HasLinear) -> Card:
     basis = plan.process.basis
     zero = torch.zeros(basis.shape, dtype=torch.float64, device=basis.device)
     states, images, noises, errors = [_Value(zero + 1, zero, zero, {})], [], [], []
+    before: _Step | None = None
     for i, row in enumerate(plan):
         if row.call:
             linear = denoiser.linear(torch.tensor([row.t], dtype=torch.float64, device="cpu"))
             images.insert(0, _denoised(linear, states[0]))
+            if row.correct is not None and before is not None:
+                _correct(plan.process, row, before, linear, states, images)
             if row.spread:
                 errors.insert(0, _Value(zero, zero, zero, {("spread", i): linear.variance.sqrt()}))
         if row.noise:
             noises.insert(0, _Value(zero, zero, zero, {("step", i): zero + 1}))
         states.insert(0, _advance(row, states, images, noises, errors))
+        if row.remember:
+            before = _Step(states[1], images[0], linear.variance, row)  # type: ignore[possibly-undefined]
         for part in (states, images, noises, errors):
             del part[plan.depth :]
     final = states[0]
     return Card(*final[:3], sum((n**2 for n in final.noise.values()), start=zero))
+
+
+class _Step(NamedTuple):
+    """A step that is put by: the state and the image it started from, the variance of its error, and its row."""
+
+    state: _Value
+    image: _Value
+    variance: Tensor
+    row: Row
+
+
+def _sum(*parts: tuple[Tensor, _Value]) -> _Value:
+    """A weighted sum, the weights `(*K)`."""
+    names = {name for _, value in parts for name in value.noise}
+    zero = torch.zeros_like(parts[0][1].start)
+    start = sum((w * v.start for w, v in parts), start=zero)
+    measurement = sum((w * v.measurement for w, v in parts), start=zero)
+    offset = sum((w * v.offset for w, v in parts), start=zero)
+    noise = {name: sum((w * v.noise[name] for w, v in parts if name in v.noise), start=zero) for name in names}
+    return _Value(start, measurement, offset, noise)
+
+
+def _correct(
+    process: Process, row: Row, before: _Step, linear: Linear, states: list[_Value], images: list[_Value]
+) -> None:
+    """What `retrodict.samplers.corrected` does, of a denoiser that is linear per coefficient."""
+    assert row.correct is not None
+    one, old = torch.ones_like(before.variance), before.row
+    keep, data = _per_coefficient(old.keep[0]), _per_coefficient(old.data[0])
+    std = _per_coefficient(old.noise[0]) if old.noise else 0 * one
+    known = ratio(data * before.variance, data**2 * before.variance + std**2)  # E[e | innovation] over the innovation
+    rest = _sum(
+        (one, images[0]), (-one + known * data, before.image), (-known, states[0]), (known * keep, before.state)
+    )
+    weight = _per_coefficient(row.correct) * one
+    m = process.moments(torch.tensor([row.t], dtype=torch.float64, device="cpu"))
+    slope = ratio(m.h[0, 0] * linear.variance, m.s2[0, 0] * one)
+    states[0], images[0] = _sum((one, states[0]), (weight, rest)), _sum((one, images[0]), (slope * weight, rest))
 
 
 def _denoised(linear: Linear, state: _Value) -> _Value:

@@ -16,12 +16,13 @@ from retrodict._random import member_seeds
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.process import Process
 from retrodict.samplers.gathered import Finish, Gathered
-from retrodict.samplers.instant import Instant, beyond, instant
+from retrodict.samplers.instant import NO_SEED, Instant, beyond, instant
 from retrodict.samplers.judge import Gate, judge
 from retrodict.samplers.loop import Samples, sample, start_state
 from retrodict.samplers.margin import Frame, frame_of, surrounded
 from retrodict.samplers.moments import RunningMoments
 from retrodict.samplers.plan import Plan, make_grid
+from retrodict.samplers.principal import principal
 from retrodict.samplers.rules import RULES, make_plan
 from retrodict.samplers.stop import require_stop
 from retrodict.samplers.uneven import instant_with_map
@@ -44,8 +45,10 @@ class SamplingOptions:
 
     `steps` None takes the default of the rule.  `uncertainty` False asks for a point estimate.  `chunk` members are
     run together; the result does not depend on it.  `stop`: a time in (0, 1) at which the state is wanted too.
-    `instant`: mean, deviation and all members from one call.  `margin`: pixels around an image, against the periodic
-    boundary of the Fourier basis; nothing is known there, so every member draws its own (`retrodict.samplers.margin`).
+    `instant`: mean, deviation and all members from one call.  `components`: of rule "matched2", directions of
+    covariance that are looked for at the measurement, by as many calls and one for all members together.  `margin`:
+    pixels around an image, against the periodic boundary of the Fourier basis; nothing is known there, so every member
+    draws its own (`retrodict.samplers.margin`).
     With 0 the image is taken as periodic.
     """
 
@@ -60,15 +63,18 @@ class SamplingOptions:
     margin: int = 16
     stop: float | None = None
     instant: bool = False
+    components: int = 0
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be meant."""
-        for name, least in (("samples", 1), ("steps", 1), ("chunk", 1), ("margin", 0)):
+        for name, least in (("samples", 1), ("steps", 1), ("chunk", 1), ("margin", 0), ("components", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(name, value, f"at least {least}")
         if self.stop is not None and not 0 < self.stop < 1:
             raise InputError("stop", self.stop, "a time between 0 (restored) and 1 (as measured)")
+        if self.components and self.rule != "matched2":
+            raise InputError("components", f"{self.components} with rule {self.rule!r}", "none, or rule 'matched2'")
         if self.instant and (self.steps not in (None, 1) or self.rule != "matched" or self.stop is not None):
             found = f"rule {self.rule!r}, steps {self.steps}, stop {self.stop}"
             raise InputError("instant", found, "no rule, steps or stop: one call is all there is")
@@ -118,10 +124,12 @@ def plan_for(process: Process, options: SamplingOptions, spectrum: Tensor | None
     """The plan that `options` describe on `process`; `spectrum` is the data variance on its basis, where known."""
     rule = RULES[choice("rule", options.rule, RULES)]
     steps = rule.steps if options.steps is None else options.steps
-    times = make_grid(process, steps, options.grid or rule.grid, spectrum=spectrum)
+    kind = options.grid or ("leap" if options.components else rule.grid)
+    times = make_grid(process, steps, kind, spectrum=spectrum)
     if options.stop is not None:
         times = _with_time(times, options.stop)
-    return make_plan(options.rule, process, times, spectrum)
+    more = {"components": options.components} if options.components else {}
+    return make_plan(options.rule, process, times, spectrum, **more)
 
 
 def _with_time(times: Tensor, wanted: float) -> Tensor:
@@ -334,7 +342,8 @@ class _Run:
         """For the record."""
         rule = "one call" if self.once else self.options.rule
         times = self.plan.times.tolist()
-        return {"rule": rule, "steps": len(times) - 1, "nfe": self.nfe, "members": self.members, "grid": times}
+        told = {"rule": rule, "steps": len(times) - 1, "nfe": self.nfe, "members": self.members, "grid": times}
+        return told | ({"shared_calls": self.plan.components + 1} if self.plan.components else {})
 
     def item(
         self,
@@ -362,14 +371,23 @@ class _Run:
             told(1)
             return kept.part(like)
         fixed = self.deterministic and self.kind == "point"  # every run is to give the same image
+        found = self._directions(y)
         for first in range(0, len(stream), self.options.chunk):
             seeds = stream[first : first + self.options.chunk]
             own = y.expand(1 if fixed else len(seeds), *y.shape[1:])
             around = surrounded(self.denoiser, own, self.frame, None if fixed else seeds)
-            drawn = draw(self.denoiser, self.plan, around, seeds, self._keep)
+            drawn = draw(self.denoiser, self.plan, around, seeds, self._keep, found)
             kept.add(drawn, self.denoiser.process, self.options.stop)
             told((first + len(seeds)) * self.nfe)
         return kept.part(like)
+
+    def _directions(self, y: Tensor) -> tuple[Tensor, ...]:
+        """Principal components of the posterior, which the members share; none where none are asked for."""
+        if not self.plan.components or not self.denoiser.process.pairing.starts:
+            return ()
+        process, around = self.denoiser.process, surrounded(self.denoiser, y, self.frame, None)
+        t = torch.ones(len(around), dtype=torch.float64, device="cpu")
+        return principal(self.denoiser, around, t, NO_SEED, self.plan.components, process.pairing.cond(around))
 
     def _at_once(self, y: Tensor, seeds: Tensor | None, factor: Tensor | None) -> Instant:
         if factor is None:
@@ -398,14 +416,22 @@ def _check_batch(denoiser: Denoiser, measured: Tensor, items: list[int] | None) 
         raise InputError("items", f"{len(items)} numbers", f"one for each of {len(measured)} images")
 
 
-def draw(denoiser: Denoiser, plan: Plan, measured: Tensor, seeds: Tensor, keep: Sequence[float] = ()) -> Samples:
+def draw(
+    denoiser: Denoiser,
+    plan: Plan,
+    measured: Tensor,
+    seeds: Tensor,
+    keep: Sequence[float] = (),
+    directions: tuple[Tensor, ...] = (),
+) -> Samples:
     """Samples `(len(seeds), C, *N)` from measured images on the grid of the denoiser, one `(1, C, *N)` or one a seed.
 
-    keep: times at which the state is kept; see `sample`.
+    keep: times at which the state is kept; directions: what is known of the covariance; see `sample`.
     """
     y = measured.expand(len(seeds), *measured.shape[1:])
     mean, spectrum = denoiser.prior() or (0.0, None)
     shape = tuple(y.shape[1:])
     start = start_state(denoiser.process, seeds, shape, measurement=y, mean=mean, spectrum=spectrum, dtype=y.dtype)
     with torch.no_grad():
-        return sample(denoiser, plan, start, seeds=seeds, cond=denoiser.process.pairing.cond(y), keep=keep)
+        cond = denoiser.process.pairing.cond(y)
+        return sample(denoiser, plan, start, seeds=seeds, cond=cond, keep=keep, directions=directions)

@@ -379,7 +379,4 @@ def _picked(process: Process, index: Tensor, channel: int) -> Process:
 
 
 def _row(row: Row, process: Process, index: Tensor, channel: int) -> Row:
-    def pick(weights: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(w.reshape(()) if w.numel() == 1 else _flat(w, process, channel)[..., None, index] for w in weights)
-
-    return Row(row.t, row.call, *(pick(part) for part in row[2:]))
+    return row.mapped(lambda w: w.reshape(()) if w.numel() == 1 else _flat(w, process, channel)[..., None, index])

@@ -11,9 +11,10 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict._random import white
 from retrodict.denoisers.denoiser import Denoiser, Estimate
-from retrodict.denoisers.spread import Spread
+from retrodict.denoisers.spread import ConditionalSpread, Spread
 from retrodict.processes.observation import Cond, noise_like
 from retrodict.processes.process import Process
+from retrodict.samplers.corrected import Drawn, along, correction, secant, shifted
 from retrodict.samplers.plan import Plan, Row
 
 __all__ = ["Memory", "Samples", "Step", "advance", "answer", "begin", "sample", "start_state", "step", "steps"]
@@ -26,7 +27,8 @@ class Memory(NamedTuple):
     """What a run remembers, newest first: coefficients `(B, C, *K)` of states, denoised images, noises and errors.
 
     `image` is the last denoised image `(B, C, *N)` and `spread` the law of its error, where the row drew from it;
-    `nfe` counts denoiser calls; `depth` entries are kept of each.
+    `nfe` counts denoiser calls; `depth` entries are kept of each.  `drawn`: the last step, where a row put it by;
+    `directions`: what is known of the covariance of the error beside its law, coefficients `(B, C, *K)`.
     """
 
     states: tuple[Tensor, ...]
@@ -37,11 +39,13 @@ class Memory(NamedTuple):
     nfe: int = 0
     depth: int = 1
     spread: Spread | None = None
+    drawn: Drawn | None = None
+    directions: tuple[Tensor, ...] = ()
 
     def take(self, which: Tensor) -> Memory:
         """The memory of items `which` (indices or a mask), for particles that are reordered or dropped.
 
-        The law of the last error is not carried over: it is that of the items before.
+        The law of the last error is not carried over, nor what it drew: it is that of the items before.
         """
         states, images, noises, errors = (tuple(x[which] for x in part) for part in self[:4])
         image = None if self.image is None else self.image[which]
@@ -110,9 +114,9 @@ def answer(denoiser: Denoiser, measured: Tensor, seeds: Tensor) -> Estimate:
         return denoiser.estimate(process.to_image(start, t, cond.image if process.anchored else None), t, cond)
 
 
-def begin(start: Tensor, depth: int = 1) -> Memory:
-    """The memory of a run that starts at shifted coefficients `(B, C, *K)`."""
-    return Memory((start,), depth=depth)
+def begin(start: Tensor, depth: int = 1, directions: tuple[Tensor, ...] = ()) -> Memory:
+    """The memory of a run that starts at shifted coefficients `(B, C, *K)`, with directions of covariance known."""
+    return Memory((start,), depth=depth, directions=directions)
 
 
 def step(
@@ -129,7 +133,7 @@ def step(
     process, state = denoiser.process, memory.states[0]
     row = row.cast(state.dtype, state.device)
     images, noises, errors, image, nfe = memory.images, memory.noises, memory.errors, memory.image, memory.nfe
-    law = memory.spread
+    law, directions = memory.spread, memory.directions
     if row.call:
         t = (
             row.t
@@ -137,19 +141,31 @@ def step(
             else torch.full(state.shape[:1], row.t, dtype=torch.float64, device="cpu")
         )
         xt = process.to_image(state, t, cond.image if process.anchored else None)
-        image, error, law = _evaluate(denoiser, row, xt, t, cond, seeds, index, noise)
+        image, law = _answered(denoiser, row, xt, t, cond)
         if nfe == 0 and image.device.type == "cpu":  # elsewhere it would be a read-back; the ensemble looks at the end
             _require_finite(image)
-        nfe += 1
-        images = (process.basis.forward(image), *images)
-        errors = errors if error is None else (error, *errors)
+        nfe, coefficients = nfe + 1, process.basis.forward(image)
+        if row.correct is not None and memory.drawn is not None:
+            rest = correction(memory.drawn, coefficients)
+            directions = (secant(memory.drawn, rest, process.basis), *directions)
+            shift = row.correct * rest
+            state, coefficients = state + shift, shifted(coefficients, shift, _conditional(law), process.moments(t))
+            image = process.basis.inverse(coefficients)
+        images = (coefficients, *images)
+        directions = directions[: row.directions]
+        if row.spread and law is not None:
+            errors = (_drawn(denoiser, law, image, directions, seeds, index, noise), *errors)
     if row.noise:
         like = process.basis.inverse(state) if image is None else image
         noises = (process.basis.forward(noise_like(like, seeds, "step", index, noise)), *noises)
-    new = advance(row, memory.states, images, noises, errors)
-    k = memory.depth
-    states = (new, *memory.states[: k - 1])
-    return Memory(states, images[:k], noises[:k], errors[:k], image, nfe, k, law)
+    new = advance(row, (state, *memory.states[1:]), images, noises, errors)
+    k, drawn = memory.depth, None
+    if row.remember:
+        std = row.noise[0] if row.noise else torch.zeros_like(row.data[0])
+        center = row.keep[0] * state + row.data[0] * images[0]
+        drawn = Drawn(new - center, images[0], _conditional(law), row.data[0].real, std.real)
+    states = (new, state, *memory.states[1:])[:k]
+    return Memory(states, images[:k], noises[:k], errors[:k], image, nfe, k, law, drawn, directions)
 
 
 def advance(
@@ -171,18 +187,39 @@ def advance(
     return total
 
 
-def _evaluate(
-    denoiser: Denoiser, row: Row, xt: Tensor, t: Tensor, cond: Cond, seeds: Tensor, index: int, noise: Noise
-) -> tuple[Tensor, Tensor | None, Spread | None]:
-    """Denoised image and, where the row asks for it, the coefficients of a draw of its error, and its law."""
+def _answered(denoiser: Denoiser, row: Row, xt: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Spread | None]:
+    """Denoised image and, where the row asks for it, the law of its error."""
     if not row.spread:
-        return _shaped(denoiser(xt, t, cond), xt), None, None
+        return _shaped(denoiser(xt, t, cond), xt), None
     mean, spread = denoiser.estimate(xt, t, cond)
     if spread is None:
         raise InputError("matched", "a denoiser that does not know its error law", "one with a spectrum or a spread")
-    like = _shaped(mean, xt).expand(spread.fields, *mean.shape).transpose(0, 1)  # (B, fields, C, *N)
-    z = noise_like(like, seeds, "spread", index, noise)
-    return mean, denoiser.process.basis.forward(spread.draw(z.transpose(0, 1))), spread
+    return _shaped(mean, xt), spread
+
+
+def _drawn(
+    denoiser: Denoiser,
+    law: Spread,
+    mean: Tensor,
+    directions: tuple[Tensor, ...],
+    seeds: Tensor,
+    index: int,
+    noise: Noise,
+) -> Tensor:
+    """Coefficients of a draw of the error."""
+    like = mean.expand(law.fields, *mean.shape).transpose(0, 1)  # (B, fields, C, *N)
+    error = denoiser.process.basis.forward(law.draw(noise_like(like, seeds, "spread", index, noise).transpose(0, 1)))
+    if not directions or denoiser.process.basis.complex:
+        return error
+    numbers = noise(seeds, "directions", index, (len(directions),)).to(error.device)
+    return along(error, _conditional(law).power(), directions, numbers)
+
+
+def _conditional(law: Spread | None) -> ConditionalSpread:
+    if not isinstance(law, ConditionalSpread):
+        found = "a law of the error that is drawn from and nothing more"
+        raise InputError("matched2", found, "one that is known per coefficient, or rule 'matched'")
+    return law
 
 
 def _shaped(mean: Tensor, xt: Tensor) -> Tensor:
@@ -197,10 +234,17 @@ def _require_finite(mean: Tensor) -> None:
 
 
 def steps(
-    denoiser: Denoiser, plan: Plan, start: Tensor, *, seeds: Tensor, cond: Cond = Cond(), noise: Noise = white
+    denoiser: Denoiser,
+    plan: Plan,
+    start: Tensor,
+    *,
+    seeds: Tensor,
+    cond: Cond = Cond(),
+    noise: Noise = white,
+    directions: tuple[Tensor, ...] = (),
 ) -> Iterator[Memory]:
     """The memory after each row of `plan`, from shifted coefficients `(B, C, *K)` at its first time."""
-    memory = begin(start, plan.depth)
+    memory = begin(start, plan.depth, directions)
     for i, row in enumerate(plan.cast(start.dtype, start.device)):
         memory = step(denoiser, row, memory, seeds=seeds, index=i, cond=cond, noise=noise)
         yield memory
@@ -216,10 +260,12 @@ def sample(
     watch: Callable[[Step], None] | None = None,
     noise: Noise = white,
     keep: Sequence[float] = (),
+    directions: tuple[Tensor, ...] = (),
 ) -> Samples:
     """Run `plan` from `start`, shifted coefficients `(B, C, *K)` at plan.times[0]; seeds `(B,)`, one per item.
 
-    keep: times of the plan's grid at which the state is kept as an image.
+    keep: times of the plan's grid at which the state is kept as an image.  directions: what is known of the covariance
+    of x_0 given the start beside the law of the denoiser, `(B, C, *K)` each (`retrodict.samplers.principal`).
 
     A pure function: the noise of item i at row j depends on (seeds[i], j) alone, so a batch equals its items.
     `cond` is the record of conditions handed to the denoiser; its `image` is also the anchor of a process with k != 0.
@@ -242,7 +288,8 @@ def sample(
         return process.to_image(state, torch.full((len(start),), time, dtype=torch.float64, device="cpu"), anchor)
 
     kept = {time: shown(start, time) for time, row in rows.items() if row < 0}
-    for i, memory in enumerate(steps(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise)):
+    run = steps(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise, directions=directions)
+    for i, memory in enumerate(run):
         first = memory.image if first is None else first
         kept |= {time: shown(memory.states[0], time) for time, row in rows.items() if row == i}
         if watch is not None:

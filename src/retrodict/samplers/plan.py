@@ -33,6 +33,9 @@ class Row(NamedTuple):
     t: time of the newest state, a number or `(B,)`, times of its own for every item; call: evaluate the denoiser
     there?  keep, data: weights of states and of denoised images; noise: of white fields; spread: of draws of the
     denoiser's error law.  A row that names a noise or a spread draws one fresh field; older ones are remembered.
+    correct: the weight of what the row before missed, which is put right before this row goes on
+    (`retrodict.samplers.corrected`); remember: keep this draw for that; directions: how many directions of covariance
+    the draw takes beside the law.
     """
 
     t: float | Tensor
@@ -41,6 +44,14 @@ class Row(NamedTuple):
     data: tuple[Tensor, ...] = ()
     noise: tuple[Tensor, ...] = ()
     spread: tuple[Tensor, ...] = ()
+    correct: Tensor | None = None
+    remember: bool = False
+    directions: int = 0
+
+    @property
+    def weights(self) -> tuple[tuple[Tensor, ...], ...]:
+        """Weights of states, images, noises and errors."""
+        return self.keep, self.data, self.noise, self.spread
 
     def cast(self, dtype: torch.dtype, device: torch.device) -> Row:
         """The row with weights in the dtype of a state, complex ones too (mixed products would convert at every
@@ -48,8 +59,13 @@ class Row(NamedTuple):
         """
         if self.keep[0].dtype == dtype and self.keep[0].device == device:  # all weights of a row are alike
             return self
-        parts = (tuple(w.to(dtype=dtype, device=device) for w in part) for part in self[2:])
-        return Row(self.t, self.call, *parts)
+        return self.mapped(lambda w: w.to(dtype=dtype, device=device))
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Row:
+        """The row with every weight changed."""
+        keep, data, noise, spread = (tuple(change(w) for w in part) for part in self.weights)
+        correct = None if self.correct is None else change(self.correct)
+        return self._replace(keep=keep, data=data, noise=noise, spread=spread, correct=correct)
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,8 @@ class Plan(Sequence[Row]):
     """An immutable sequence of rows, from the first of `times` to the last.
 
     build(i) makes row i; `nfe` counts denoiser calls, `depth` how many past states or images a row may use.
-    `stochastic`: fresh randomness enters.  `uses_spread`: the denoiser must know the law of its error.
+    `stochastic`: fresh randomness enters.  `uses_spread`: the denoiser must know the law of its error.  `components`:
+    directions of covariance that are looked for at the start (`retrodict.samplers.principal`), by as many calls.
     """
 
     process: Process
@@ -69,6 +86,7 @@ class Plan(Sequence[Row]):
     depth: int = 1
     stochastic: bool = False
     uses_spread: bool = False
+    components: int = 0
 
     def __post_init__(self) -> None:
         """Refuse times that do not fall."""
@@ -262,7 +280,19 @@ def _energy(process: Process, steps: int, last: float, spectrum: Tensor | None) 
     return grid
 
 
-GRIDS = {"time": _uniform, "logsnr": _logsnr, "total": _total, "rho": _rho, "energy": _energy}
+LEAP = 0.35
+"""Where the first step of the grid "leap" ends."""
+
+
+def _leap(process: Process, steps: int, last: float, spectrum: Tensor | None) -> Tensor:
+    """From 1 to `LEAP` at once, then uniform in t: for a first call that knows the covariance (`principal`)."""
+    if steps == 1:
+        return _uniform(process, steps, last, spectrum)
+    rest = torch.linspace(max(LEAP, last + (1 - last) / 2), last, steps, dtype=torch.float64, device="cpu")
+    return torch.cat([torch.ones(1, dtype=torch.float64, device="cpu"), rest])
+
+
+GRIDS = {"time": _uniform, "leap": _leap, "logsnr": _logsnr, "total": _total, "rho": _rho, "energy": _energy}
 
 
 CLEAN = 1.2e-4
@@ -310,7 +340,7 @@ def make_grid(
     choice("grid", kind, GRIDS)
     if steps < 1:
         raise InputError("steps", steps, "at least 1")
-    if last > 0 or kind == "time":
+    if last > 0 or kind in ("time", "leap"):
         return GRIDS[kind](process, steps, last, spectrum)
     if steps == 1:
         return torch.tensor([1.0, 0.0], dtype=torch.float64, device="cpu")

@@ -37,6 +37,9 @@ class RestoreOptions:
     steps: Annotated[int | None, Option("Steps of the sampler per member (default of the rule).", least=1)] = None
     rule: Annotated[str, Option("Sampler; see 'retrodict bench gaussian-card'.")] = "matched"
     grid: Annotated[str | None, Option("Time grid of the sampler (default of the rule).")] = None
+    components: Annotated[
+        int, Option("Directions of covariance looked for at the measurement, with --rule matched2.", least=0)
+    ] = 0
     instant: Annotated[bool, Option("Mean, deviation and members from one call of the network.")] = False
     stop_at: Annotated[
         float | None, Option("Give the image at this time too, between 0 (restored) and 1 (as measured).")

@@ -164,7 +164,7 @@ def _one_by_one(plan: Plan, denoiser: _Exact, variance: Tensor) -> tuple[Tensor,
     for row in plan:
         linear = denoiser.linear(torch.tensor([row.t], dtype=torch.float64, device="cpu"))
         keep, data, noise, spread = (
-            sum(part[:1], torch.zeros(1, dtype=torch.float64, device="cpu")).reshape(()) for part in row[2:]
+            sum(part[:1], torch.zeros(1, dtype=torch.float64, device="cpu")).reshape(()) for part in row.weights
         )
         gain = keep + data * linear.state
         v, m = gain**2 * v + noise**2 + spread**2 * linear.variance, gain * m + data * linear.offset

@@ -13,6 +13,7 @@ from retrodict.samplers.rules.exponential import exponential, sde_exponential
 from retrodict.samplers.rules.gaussian_ode import gaussian_ode
 from retrodict.samplers.rules.heun import heun
 from retrodict.samplers.rules.multistep import dpmpp2m, sde_dpmpp2m
+from retrodict.samplers.rules.second import matched2
 
 __all__ = ["RULES", "make_plan"]
 
@@ -20,6 +21,7 @@ RULES: dict[str, Rule] = {
     "matched": Rule(
         matched, 8, True, False, "time", "ancestral with drawn x_0; exact in the Gaussian part", exact=True
     ),
+    "matched2": Rule(matched2, 8, True, False, "time", "matched, order two in the rest", exact=True, markov=True),
     "euler": Rule(euler, 256, False, False, "time", "Tivnan et al. 2023, eq. 21", markov=True),
     "ancestral": Rule(ancestral, 32, False, False, "time", "Ho, Jain, Abbeel 2020; Song et al. 2020, eta = 1"),
     "ddim": Rule(ddim, 32, False, True, "time", "Song, Meng, Ermon 2020"),
