@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Protocol
@@ -16,13 +16,12 @@ from retrodict._random import member_seeds
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.process import Process
 from retrodict.samplers.gathered import Finish, Gathered
-from retrodict.samplers.instant import NO_SEED, Instant, beyond, instant
+from retrodict.samplers.instant import Instant, beyond, instant
 from retrodict.samplers.judge import Gate, judge
-from retrodict.samplers.loop import Samples, sample, start_state
 from retrodict.samplers.margin import Frame, frame_of, surrounded
 from retrodict.samplers.moments import RunningMoments
+from retrodict.samplers.opening import draw, opening, shares
 from retrodict.samplers.plan import Plan, make_grid
-from retrodict.samplers.principal import principal
 from retrodict.samplers.rules import RULES, make_plan
 from retrodict.samplers.stop import require_stop
 from retrodict.samplers.uneven import instant_with_map
@@ -32,6 +31,7 @@ __all__ = [
     "Restoration",
     "RunningMoments",
     "SamplingOptions",
+    "draw",
     "gate",
     "kind_of",
     "plan_for",
@@ -273,7 +273,9 @@ def calls_of(denoiser: Denoiser, options: SamplingOptions) -> int:
     members, once = _members(denoiser, options, "posterior" if options.uncertainty else "point")
     rule = RULES[options.rule]
     more = options.stop is not None
-    return 1 if once else members * ((options.steps or rule.steps) + more) * rule.calls_per_step
+    each = ((options.steps or rule.steps) + more) * rule.calls_per_step
+    opens = members > 1 and shares(denoiser)
+    return 1 if once else opens * (1 + options.components) + members * (each - opens)
 
 
 def _members(denoiser: Denoiser, options: SamplingOptions, kind: str) -> tuple[int, bool]:
@@ -325,7 +327,14 @@ class _Run:
     @property
     def calls(self) -> int:
         """Denoiser calls of an image."""
-        return 1 if self.once else self.members * self.plan.nfe
+        if self.once:
+            return 1
+        return self.opens * (1 + self.plan.components) + self.members * (self.plan.nfe - self.opens)
+
+    @property
+    def opens(self) -> bool:
+        """Whether all members share their first call (`retrodict.samplers.opening`)."""
+        return not self.once and self.members > 1 and self.plan[0].call and shares(self.denoiser)
 
     @property
     def deterministic(self) -> bool:
@@ -342,8 +351,16 @@ class _Run:
         """For the record."""
         rule = "one call" if self.once else self.options.rule
         times = self.plan.times.tolist()
-        told = {"rule": rule, "steps": len(times) - 1, "nfe": self.nfe, "members": self.members, "grid": times}
-        return told | ({"shared_calls": self.plan.components + 1} if self.plan.components else {})
+        told: dict[str, object] = {
+            "rule": rule,
+            "steps": len(times) - 1,
+            "nfe": self.nfe,
+            "members": self.members,
+            "grid": times,
+        }
+        if self.opens:
+            told["shared_calls"] = self.plan.components + 1
+        return told
 
     def item(
         self,
@@ -371,23 +388,16 @@ class _Run:
             told(1)
             return kept.part(like)
         fixed = self.deterministic and self.kind == "point"  # every run is to give the same image
-        found = self._directions(y)
+        shared = opening(self.denoiser, self.plan, y, self.frame) if self.opens else None
+        before = 0 if shared is None else shared.calls
         for first in range(0, len(stream), self.options.chunk):
             seeds = stream[first : first + self.options.chunk]
             own = y.expand(1 if fixed else len(seeds), *y.shape[1:])
             around = surrounded(self.denoiser, own, self.frame, None if fixed else seeds)
-            drawn = draw(self.denoiser, self.plan, around, seeds, self._keep, found)
+            drawn = draw(self.denoiser, self.plan, around, seeds, self._keep, shared)
             kept.add(drawn, self.denoiser.process, self.options.stop)
-            told((first + len(seeds)) * self.nfe)
+            told(before + (first + len(seeds)) * (self.nfe - self.opens))
         return kept.part(like)
-
-    def _directions(self, y: Tensor) -> tuple[Tensor, ...]:
-        """Principal components of the posterior, which the members share; none where none are asked for."""
-        if not self.plan.components or not self.denoiser.process.pairing.starts:
-            return ()
-        process, around = self.denoiser.process, surrounded(self.denoiser, y, self.frame, None)
-        t = torch.ones(len(around), dtype=torch.float64, device="cpu")
-        return principal(self.denoiser, around, t, NO_SEED, self.plan.components, process.pairing.cond(around))
 
     def _at_once(self, y: Tensor, seeds: Tensor | None, factor: Tensor | None) -> Instant:
         if factor is None:
@@ -414,24 +424,3 @@ def _check_batch(denoiser: Denoiser, measured: Tensor, items: list[int] | None) 
         raise InputError("measured", f"{found} images", f"{need} ones, as the basis of the process")
     if items is not None and len(items) != len(measured):
         raise InputError("items", f"{len(items)} numbers", f"one for each of {len(measured)} images")
-
-
-def draw(
-    denoiser: Denoiser,
-    plan: Plan,
-    measured: Tensor,
-    seeds: Tensor,
-    keep: Sequence[float] = (),
-    directions: tuple[Tensor, ...] = (),
-) -> Samples:
-    """Samples `(len(seeds), C, *N)` from measured images on the grid of the denoiser, one `(1, C, *N)` or one a seed.
-
-    keep: times at which the state is kept; directions: what is known of the covariance; see `sample`.
-    """
-    y = measured.expand(len(seeds), *measured.shape[1:])
-    mean, spectrum = denoiser.prior() or (0.0, None)
-    shape = tuple(y.shape[1:])
-    start = start_state(denoiser.process, seeds, shape, measurement=y, mean=mean, spectrum=spectrum, dtype=y.dtype)
-    with torch.no_grad():
-        cond = denoiser.process.pairing.cond(y)
-        return sample(denoiser, plan, start, seeds=seeds, cond=cond, keep=keep, directions=directions)

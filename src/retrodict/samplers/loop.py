@@ -128,8 +128,12 @@ def step(
     index: int,
     cond: Cond = Cond(),
     noise: Noise = white,
+    first: Estimate | None = None,
 ) -> Memory:
-    """One row of a plan: a pure function of the memory, the seeds `(B,)` and the number of the row."""
+    """One row of a plan: a pure function of the memory, the seeds `(B,)` and the number of the row.
+
+    first: the answer to the start, where it is known already: row 0 then makes no call.
+    """
     process, state = denoiser.process, memory.states[0]
     row = row.cast(state.dtype, state.device)
     images, noises, errors, image, nfe = memory.images, memory.noises, memory.errors, memory.image, memory.nfe
@@ -141,7 +145,7 @@ def step(
             else torch.full(state.shape[:1], row.t, dtype=torch.float64, device="cpu")
         )
         xt = process.to_image(state, t, cond.image if process.anchored else None)
-        image, law = _answered(denoiser, row, xt, t, cond)
+        image, law = _answered(denoiser, row, xt, t, cond) if first is None or index else first
         if nfe == 0 and image.device.type == "cpu":  # elsewhere it would be a read-back; the ensemble looks at the end
             _require_finite(image)
         nfe, coefficients = nfe + 1, process.basis.forward(image)
@@ -242,11 +246,12 @@ def steps(
     cond: Cond = Cond(),
     noise: Noise = white,
     directions: tuple[Tensor, ...] = (),
+    first: Estimate | None = None,
 ) -> Iterator[Memory]:
     """The memory after each row of `plan`, from shifted coefficients `(B, C, *K)` at its first time."""
     memory = begin(start, plan.depth, directions)
     for i, row in enumerate(plan.cast(start.dtype, start.device)):
-        memory = step(denoiser, row, memory, seeds=seeds, index=i, cond=cond, noise=noise)
+        memory = step(denoiser, row, memory, seeds=seeds, index=i, cond=cond, noise=noise, first=first)
         yield memory
 
 
@@ -261,11 +266,13 @@ def sample(
     noise: Noise = white,
     keep: Sequence[float] = (),
     directions: tuple[Tensor, ...] = (),
+    first: Estimate | None = None,
 ) -> Samples:
     """Run `plan` from `start`, shifted coefficients `(B, C, *K)` at plan.times[0]; seeds `(B,)`, one per item.
 
     keep: times of the plan's grid at which the state is kept as an image.  directions: what is known of the covariance
-    of x_0 given the start beside the law of the denoiser, `(B, C, *K)` each (`retrodict.samplers.principal`).
+    of x_0 given the start beside the law of the denoiser, `(B, C, *K)` each (`retrodict.samplers.principal`).  first:
+    the answer to the start where it is known; `Samples.nfe` counts it all the same.
 
     A pure function: the noise of item i at row j depends on (seeds[i], j) alone, so a batch equals its items.
     `cond` is the record of conditions handed to the denoiser; its `image` is also the anchor of a process with k != 0.
@@ -282,15 +289,15 @@ def sample(
         raise InputError(
             "sample", f"a denoiser of the process {own.name!r}", f"the plan's, {other.name!r}, alike in all"
         )
-    memory, first, rows = begin(start, plan.depth), None, _rows_at(plan, keep)
+    memory, began, rows = begin(start, plan.depth), None, _rows_at(plan, keep)
 
     def shown(state: Tensor, time: float) -> Tensor:
         return process.to_image(state, torch.full((len(start),), time, dtype=torch.float64, device="cpu"), anchor)
 
     kept = {time: shown(start, time) for time, row in rows.items() if row < 0}
-    run = steps(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise, directions=directions)
+    run = steps(denoiser, plan, start, seeds=seeds, cond=cond, noise=noise, directions=directions, first=first)
     for i, memory in enumerate(run):
-        first = memory.image if first is None else first
+        began = memory.image if began is None else began
         kept |= {time: shown(memory.states[0], time) for time, row in rows.items() if row == i}
         if watch is not None:
             watch(Step(i + 1, len(plan), memory.nfe))
@@ -298,7 +305,7 @@ def sample(
     image = x if memory.image is None else memory.image
     states = tuple(kept[float(time)] for time in keep)
     kind = "sample" if plan.stochastic else "point"
-    return Samples(x, image, memory.nfe, seeds, kind, first, memory.spread, states)
+    return Samples(x, image, memory.nfe, seeds, kind, began, memory.spread, states)
 
 
 def _rows_at(plan: Plan, times: Sequence[float]) -> dict[float, int]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.denoisers.denoiser import Denoiser
+from retrodict.denoisers.denoiser import Denoiser, Estimate
 from retrodict.denoisers.spread import ConditionalSpread
 from retrodict.processes.observation import Cond, noise_like, ratio
 
@@ -25,18 +25,25 @@ MOVE = 0.1
 
 
 def principal(
-    denoiser: Denoiser, xt: Tensor, t: Tensor, seeds: Tensor, count: int, cond: Cond = Cond()
+    denoiser: Denoiser,
+    xt: Tensor,
+    t: Tensor,
+    seeds: Tensor,
+    count: int,
+    cond: Cond = Cond(),
+    said: Estimate | None = None,
 ) -> tuple[Tensor, ...]:
     """Directions q `(B, C, *K)`, at most `count`, with Cov[x_0 | x_t] nearly diag(v) + sum q q^T less their diagonal.
 
     xt `(B, C, *N)` at t `(B,)`; v is the variance per coefficient that the denoiser states.  count + 1 calls; each item
-    has its own rounds, which start from a white field of its seed `(B,)`.  Directions come in falling order.
+    has its own rounds, which start from a white field of its seed `(B,)`.  Directions come in falling order.  `said`:
+    what the denoiser says there, where that is known: one call less.
 
     Raises `InputError` where the denoiser does not know the law of its error.
     """
     process, basis = denoiser.process, denoiser.process.basis
     with torch.no_grad():
-        said = denoiser.estimate(xt, t, cond)
+        said = said or denoiser.estimate(xt, t, cond)
     if not isinstance(said.spread, ConditionalSpread):
         found = "a denoiser that does not know the law of its error per coefficient"
         raise InputError("components", found, "one with a spectrum or a spread")
