@@ -21,7 +21,7 @@ def deis(process: Process, times: Tensor, spectrum: Tensor | None = None, *, ord
     """TAB-DEIS (Zhang, Chen 2023) with the polynomial of degree `order`, 0 to 3, in t; deterministic, NFE = N.
 
     w' = (h'/h) w + sum_j C_j eps_(i-j), eps = (w - h D)/s, C_j = h' int sigma'(t) l_j(t) dt with sigma = s/h and l_j
-    the Lagrange polynomials of the last times.  By parts C_j = h' ([sigma l_j] - int sigma l_j' dt), so that the integral
+    the Lagrange polynomials of the last times.  By parts C_j = h' ([sigma l_j] - int sigma l_j' dt), so the integral
     needs values of the law alone; it is right to round-off (48 points of Gauss and Legendre).  `order` 0 is DDIM.  A
     coefficient that leaves h = 0 or s = 0 takes the step of DDIM.
     """
@@ -60,23 +60,16 @@ def _kernel(process: Process, times: Tensor, i: int, degree: int) -> list[Tensor
     low, high = float(times[i + 1]), float(times[i])
     nodes = [float(times[i - j]) for j in range(degree + 1)]
     points, shares = np.polynomial.legendre.leggauss(POINTS)
-    polynomials = [_lagrange(nodes, j) for j in range(degree + 1)]
-    sums: list[Tensor] = []
-    for point, share in zip((low + high) / 2 + (high - low) / 2 * points, shares * (high - low) / 2, strict=True):
-        sigma = _sigma(process, float(point))
-        parts = [float(p.deriv()(point)) * float(share) * sigma for p in polynomials]
-        sums = parts if not sums else [a + b for a, b in zip(sums, parts, strict=True)]
-    ends = _sigma(process, low), _sigma(process, high)
-    # the step runs from high down to low, and so does the integral
-    return [
-        ends[0] * float(p(low)) - ends[1] * float(p(high)) + total for p, total in zip(polynomials, sums, strict=True)
-    ]
-
-
-def _sigma(process: Process, t: float) -> Tensor:
-    """s/h, and 0 where h = 0: such a coefficient takes no part."""
-    m = process.moments(torch.tensor([t], dtype=torch.float64, device="cpu"))
-    return ratio(m.s2.sqrt(), m.h)
+    points, shares = (low + high) / 2 + (high - low) / 2 * points, shares * (high - low) / 2
+    m = process.moments(torch.tensor([*points, low, high], dtype=torch.float64, device="cpu"))
+    sigma = ratio(m.s2.sqrt(), m.h)  # 0 where h = 0: such a coefficient takes no part
+    found = []
+    for j in range(degree + 1):
+        p = _lagrange(nodes, j)
+        # the step runs from high down to low, and so does the integral
+        weights = torch.tensor([*(shares * p.deriv()(points)), p(low), -p(high)], dtype=torch.float64, device="cpu")
+        found.append(torch.tensordot(weights.to(sigma.device), sigma, 1)[None])
+    return found
 
 
 def _lagrange(nodes: list[float], j: int) -> np.polynomial.Polynomial:

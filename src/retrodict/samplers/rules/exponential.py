@@ -37,8 +37,8 @@ def exponential(
 
     The rule of MR Sampler (Li et al. 2025, ODE, data prediction) and, for k = 0, of DPM-Solver++ (Lu et al. 2022).
     form: "exact", the integral of the polynomial; "midpoint", p1/2 for p2 at order 2; "published", the third order as
-    released in either code, with half the weight on the second difference, which leaves it of order 2; "dpmpp", both of these,
-    and with `lower_last`, no higher order than there are steps left, DPM-Solver++ 3M as released.
+    released in either code, with half the weight on the second difference, which leaves it of order 2; "dpmpp", both,
+    which with `lower_last`, no higher order than there are steps left, is DPM-Solver++ 3M as released.
     """
     return _exponential(process, times, order, form, "frozen", "exponential", lower_last)
 

@@ -28,8 +28,8 @@ def times_within(process: Process, times: Tensor, part: float) -> Tensor:
     wanted = values[:-1] * (1 - part) + values[1:] * part
     found = _bisected(small, times[1:], times[:-1], wanted)
     plain = times[:-1] * (1 - part) + times[1:] * part
-    ends = torch.tensor([process.noise_free(t[None]) for t in times[1:]], device="cpu")
-    inside = (found > times[1:]) & (found < times[:-1]) & ~ends
+    inside = (found > times[1:]) & (found < times[:-1])
+    inside[-1] &= not process.noise_free(times[-1:])
     return torch.where(inside, found, plain)
 
 
