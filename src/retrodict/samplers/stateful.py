@@ -22,6 +22,7 @@ from retrodict.samplers.loop import Noise
 
 __all__ = [
     "NO_CARD",
+    "STATEFUL_NAMES",
     "Progress",
     "Run",
     "StatefulPlan",
@@ -30,6 +31,9 @@ __all__ = [
     "item_dot",
     "stateful_sample",
 ]
+
+STATEFUL_NAMES = ("predictor_corrector", "evodiff", "lml", "dmcmc", "rk45", "adaptive_sde")
+"""Names of `STATEFUL`, for those who have to say that one of them is no plan."""
 
 NO_CARD = (
     "its weights depend on the data, so that it has no Gaussian card and nothing vouches for the spread of its samples"

@@ -17,6 +17,7 @@ from retrodict.samplers.rules.multistep import dpmpp2m, sde_dpmpp2m
 from retrodict.samplers.rules.pece import pece2, unipc
 from retrodict.samplers.rules.reverse import reverse_diffusion
 from retrodict.samplers.rules.singlestep import dpmpp2s, dpmpp3s, seeds
+from retrodict.samplers.stateful import STATEFUL_NAMES
 
 __all__ = ["RULES", "make_plan"]
 
@@ -62,6 +63,9 @@ RULES: dict[str, Rule] = {
 
 def make_plan(name: str, process: Process, times: Tensor, spectrum: Tensor | None = None, **options: object) -> Plan:
     """Plan of rule `name` on a time grid; unknown rules and options are errors."""
+    if name in STATEFUL_NAMES:
+        hint = "make_stateful_plan makes it and stateful_sample runs it."
+        raise InputError("rule", repr(name), "a rule of RULES: the weights of this one depend on the data", hint)
     rule = RULES[choice("rule", name, RULES)]
     try:
         return rule.build(process, times, spectrum, **options)

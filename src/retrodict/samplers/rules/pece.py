@@ -76,11 +76,19 @@ def unipc(
     return _pece(process, times, predictor, corrector, "unipc", order + 1, correct_last)
 
 
-def pece2(process: Process, times: Tensor, spectrum: Tensor | None = None, *, correct_last: bool = False) -> Plan:
+def pece2(
+    process: Process,
+    times: Tensor,
+    spectrum: Tensor | None = None,
+    *,
+    correct_first: bool = True,
+    correct_last: bool = False,
+) -> Plan:
     """Adams-Bashforth predictor and trapezoid corrector in the variable h/s, one call a step, order 2, NFE = N.
 
     With the weights keep and b of DDIM: predict keep w + b D + (b/2) (D - D_old) dl/dl_old, evaluate, correct to
-    keep w + (b/2) (D + D_new).  What EVODiff (Li, Chen, Zeng 2025) becomes with its scalars at their Taylor values.
+    keep w + (b/2) (D + D_new).  Without `correct_first` the first step stays that of DDIM; `correct_last`
+    costs one call more.  What EVODiff (Li, Chen, Zeng 2025) becomes with its scalars at their Taylor values.
     """
 
     def predictor(i: int) -> tuple[Tensor, ...]:
@@ -93,7 +101,7 @@ def pece2(process: Process, times: Tensor, spectrum: Tensor | None = None, *, co
 
     def corrector(i: int) -> tuple[Tensor, ...]:
         data = process.conditional(times[i : i + 1], times[i + 1 : i + 2], 0.0)[1]
-        return data / 2, data / 2
+        return (0 * data, data) if i == 0 and not correct_first else (data / 2, data / 2)
 
     return _pece(process, times, predictor, corrector, "pece2", 2, correct_last)
 

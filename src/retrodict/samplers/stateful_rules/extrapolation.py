@@ -10,6 +10,8 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.processes.observation import ratio
 from retrodict.processes.process import Process
+from retrodict.samplers.loop import advance
+from retrodict.samplers.rules import make_plan
 from retrodict.samplers.stateful import Progress, Run, item_dot
 
 __all__ = ["LML", "literal_direction", "stable_direction"]
@@ -61,20 +63,18 @@ class LML:
         """Any process will do."""
 
     def begin(self, run: Run, w: Tensor) -> Progress:
-        """No direction yet."""
-        return Progress(w, float(run.plan.times[0]), (0, None))
+        """Rows of DDIM, and no direction yet."""
+        plan = make_plan("ddim", run.process, run.plan.times)
+        return Progress(w, float(run.plan.times[0]), (0, None, list(plan.cast(w.dtype, w.device))))
 
     def step(self, run: Run, progress: Progress) -> Progress:
         """A step of DDIM along the turned direction."""
-        (index, before), w, times = progress.memory, progress.w, run.plan.times
-        t, s = times[index : index + 1], times[index + 1 : index + 2]
-        D, m, real = run.denoised(w, progress.t), run.process.moments(t), w.real.dtype
+        (index, before, rows), w, times = progress.memory, progress.w, run.plan.times
+        D, m, real = run.denoised(w, progress.t), run.process.moments(times[index : index + 1]), w.real.dtype
         e = ratio(torch.ones_like(m.s2), m.s2.sqrt()).to(real) * (w - m.h.to(real) * D)
         if before is not None and self.rho > 0:
             turned = stable_direction(run.process, e, before, self.rho)
             D = D - ratio(m.s2.sqrt(), m.h).to(real) * (turned - e)
-        keep, data, std = run.process.conditional(t, s, 0.0)
-        w = keep.to(real) * w + data.to(real) * D
-        if index == 0 and run.process.pinned(t):
-            w = w + std.to(real) * run.white(w, "step", 0)
-        return Progress(w, float(s), (index + 1, e), index + 2 == len(times))
+        row = rows[index]
+        w = advance(row, (w,), (D,), (run.white(w, "step", index),) if row.noise else ())
+        return Progress(w, float(times[index + 1]), (index + 1, e, rows), index + 2 == len(times))
