@@ -123,7 +123,7 @@ def variance_after(process, rows):
     for t, (keep, data, noise) in rows:
         m = process.moments(t)
         A = (keep + data * m.h * L3 / (m.h**2 * L3 + m.s2))[0, 0]
-        v = A**2 * v + noise[0, 0] ** 2
+        v = A**2 * v + noise.reshape(-1) ** 2
     return v / (end.h**2 * L3 + end.s2)[0, 0] - 1
 
 

@@ -45,7 +45,8 @@ def times_for(name, process):
 @pytest.mark.parametrize("name", STATEFUL)
 def test_a_batch_is_its_items_bit_for_bit_and_repeats(name):
     denoiser, seeds, start = setting(3)
-    plan = make_stateful_plan(name, denoiser.process, times_for(name, denoiser.process), L3)
+    loose = {"rtol": 0.3, "atol": 0.1} if name == "adaptive_sde" else {}
+    plan = make_stateful_plan(name, denoiser.process, times_for(name, denoiser.process), L3, **loose)
     whole = stateful_sample(denoiser, plan, start, seeds=seeds)
     again = stateful_sample(denoiser, plan, start, seeds=seeds)
     single = [stateful_sample(denoiser, plan, start[i : i + 1], seeds=seeds[i : i + 1]) for i in range(3)]
@@ -228,22 +229,24 @@ def test_a_tolerance_that_cannot_be_met_stops_with_the_state_and_says_so(name):
 # ---- denoising MCMC ----
 
 
-def test_the_chain_of_denoising_mcmc_has_the_law_of_the_levels():
-    """Exact draws of the level and small steps: the histogram of levels is the flat p(t), the state N(m, L + r)."""
-    denoiser, seeds, start = setting(1)
-    process = denoiser.process
-    times = make_grid(process, 6, "logsnr", last=0.1)
-    plan = make_stateful_plan("dmcmc", process, times, L3, size=0.05, levels=8)
-    rule, run = plan.rule, Run(denoiser, plan, seeds)
-    levels, prior = rule._levels(run), denoiser.prior()
-    w, level, counts, ratios = start, 7, torch.zeros(8), []
-    for k in range(4000):
-        w, level, _ = rule._move(run, w, level, levels, prior, k)
+def test_a_move_of_denoising_mcmc_keeps_the_law_of_state_and_level():
+    """From exact draws of both, after a small move and an exact draw: levels as likely, and y ~ N(m, L + r)."""
+    denoiser, _, _ = setting(1)
+    process, items = denoiser.process, 1600
+    plan = make_stateful_plan("dmcmc", process, make_grid(process, 6, "logsnr", last=0.1), L3, size=0.05, levels=8)
+    rule, prior = plan.rule, denoiser.prior()
+    levels = rule._levels(Run(denoiser, plan, torch.tensor([0])))
+    m = process.moments(levels)
+    z = white(torch.arange(items), "z", 0, (1, 1, 3)).double()
+    counts, squares = torch.zeros(8), torch.zeros(8, 3, dtype=torch.float64)
+    for k in range(items):
+        old = k % 8
+        w = (m.h[old] ** 2 * L3 + m.s2[old]).sqrt() * z[k]
+        w, level, _ = rule._move(Run(denoiser, plan, torch.tensor([k])), w, old, levels, prior, 0)
         counts[level] += 1
-        m = process.moments(levels[level : level + 1])
-        ratios.append((w**2 / (m.h**2 * L3 + m.s2)).mean())
-    assert float((counts / 4000 - 1 / 8).abs().max()) < 0.06
-    assert float(torch.stack(ratios).mean()) == pytest.approx(1.0, abs=0.15)
+        squares[level] += (w**2)[0, 0] / (m.h[level] ** 2 * L3 + m.s2[level])[0]
+    assert torch.allclose(counts / items, torch.full((8,), 0.125), atol=0.03)  # 3.6 standard errors
+    assert float(squares.sum() / (3 * items)) == pytest.approx(1, abs=0.07)
 
 
 def test_denoising_mcmc_ends_near_the_law_with_every_integrator():

@@ -15,7 +15,7 @@ from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
 from retrodict.processes import PROCESSES
 from retrodict.processes.process import Process
 from retrodict.processes.scalar import ve, vp
-from retrodict.samplers import make_plan, sample
+from retrodict.samplers import RULES, make_plan, sample
 from retrodict.samplers.card import gaussian_card
 from retrodict.samplers.optimal import _shortest, aligned_grid, card_errors, optimal_grid
 from retrodict.samplers.plan import make_grid
@@ -117,11 +117,11 @@ def test_a_teleported_plan_spends_its_steps_below_and_is_nearer_at_few_calls():
     assert sigma == pytest.approx(3.0, rel=1e-6)
     start = 80 * white([1, 2], "s", 0, (1, 3)).double()
     exact = ((L + 0.002**2) / (L + 80.0**2)).sqrt() * start
-    plan = teleported("dpmpp2m", process, 6, L)
+    plan = teleported("ddim", process, 6, L)
     assert len(plan) == 6
     assert float(plan.times[0]) == first
     jumped = teleport(denoiser, start, 1.0, first)
-    plain = make_plan("dpmpp2m", process, make_grid(process, 6, "logsnr"), L)
+    plain = make_plan("ddim", process, make_grid(process, 6, RULES["ddim"].grid), L)
     near = (sample(denoiser, plan, jumped, seeds=torch.arange(2)).x - exact).norm()
     far = (sample(denoiser, plain, start, seeds=torch.arange(2)).x - exact).norm()
     assert near < 0.5 * far
@@ -155,7 +155,7 @@ def test_an_optimised_grid_is_better_on_the_card_than_every_grid_of_the_package(
     best = min(
         error(make_grid(process, 6, kind, last=1e-3, spectrum=L)) for kind in ("logsnr", "rho", "time", "energy")
     )
-    assert error(times) < 0.5 * best
+    assert error(times) < 0.8 * best
 
 
 def test_an_optimised_grid_ends_where_it_is_told_to():

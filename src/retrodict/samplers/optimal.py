@@ -88,8 +88,6 @@ def optimal_grid(
 
     x = (values[:-1] - values[1:]).clamp_min(1e-3).log()
     now, damping = errors(grid(x)), 1e-2
-    if float(errors(best).square().sum()) < float(now.square().sum()):  # the clock of the start was not monotone
-        return best
     for _ in range(rounds):
         slopes = torch.stack([(errors(grid(_moved(x, j, 1e-4))) - now) / 1e-4 for j in range(len(x))], 1)
         for _ in range(6):
@@ -105,7 +103,8 @@ def optimal_grid(
             break
         if gain < 1e-3:
             break
-    return grid(x)
+    found = grid(x)
+    return found if float(now.square().sum()) < float(errors(best).square().sum()) else best
 
 
 def _moved(x: Tensor, j: int, by: float) -> Tensor:

@@ -6,6 +6,7 @@ coefficient (Wang, Vastola 2023, arXiv 2303.02490; here for clocks of every coef
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,19 +108,31 @@ def teleported(
 ) -> Plan:
     """A plan of `rule` whose `steps` all lie below the time `until` (default `teleport_time`).
 
-    Its first time is `until`: run it from `teleport(denoiser, start, 1.0, plan.times[0])`.  The grid is that of the
-    rule on the whole process, with as many nodes as it takes to have `steps` of them below.
+    Its first time is `until`: run it from `teleport(denoiser, start, 1.0, plan.times[0])`.  The grid is the
+    part below of that of the rule.
     """
     first = teleport_time(process, spectrum) if until is None else until
     if not 0 < first <= 1:
         raise InputError("teleported until", first, "a time above 0 and at most 1")
     kind = grid or RULES[rule].grid
-    for count in range(steps, 40 * steps + 40):
-        times = make_grid(process, count, kind, spectrum=spectrum)
-        below = times[times < first * (1 - 1e-9)]
-        if len(below) >= steps:
-            break
-    else:
-        raise InputError("teleported until", first, f"a time that has {steps} nodes of grid {kind!r} below it")
-    times = torch.cat([times.new_tensor([first]), below[-steps:]])
-    return make_plan(rule, process, times, spectrum, **options)
+    return make_plan(rule, process, _below(process, steps, kind, first, spectrum), spectrum, **options)
+
+
+def _below(process: Process, steps: int, kind: str, first: float, spectrum: Tensor) -> Tensor:
+    """The part of a grid below `first`, spread over `steps` intervals: uniform in what the grid is uniform in."""
+    fine = make_grid(process, 64 * steps + 1, kind, spectrum=spectrum)
+    jumps = kind != "time"  # the last interval of such a grid is the jump to 0
+    body = fine[:-1] if jumps else fine
+    if not first > float(body[-1]):
+        raise InputError(
+            "teleported until", first, f"a time above {float(body[-1]):.3g}, the last node of grid {kind!r}"
+        )
+    inner = steps - int(jumps)
+    if inner == 0:
+        return fine.new_tensor([first, 0.0])
+    place = torch.linspace(0, 1, len(body), dtype=torch.float64, device="cpu")
+    start = float(np.interp(-first, -body.numpy(), place.numpy()))
+    wanted = np.linspace(start, 1, inner + 1)
+    times = torch.from_numpy(np.interp(wanted, place.numpy(), body.numpy()))
+    times[0] = first
+    return torch.cat([times, fine[-1:]]) if jumps else times
