@@ -365,7 +365,7 @@ def print_table(records: list[Record], calls: tuple[int, ...]) -> None:
     """Best of ours and best of the peers at every number of calls."""
     for case in BEDS:
         print(
-            f"\n{case}: least error of the variance (in total and along the modes, the larger), and of the mean in deviations"
+            f"\n{case}: least error of the variance (in total or along the modes), and error of the mean in deviations"
         )
         for nfe in calls:
             cells = []

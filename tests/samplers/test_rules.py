@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from retrodict.samplers.plan import make_grid
 from retrodict.samplers.rules.interpolate import phi, polynomial_weights
 from retrodict.samplers.rules.reverse import reverse_weights
 
+ROOT = Path(__file__).resolve().parents[2]
 L3 = torch.tensor([0.01, 0.25, 1.0], dtype=torch.float64)
 THIRD = {"form": "dpmpp", "lower_last": True}
 
@@ -289,3 +292,9 @@ def test_options_that_mean_nothing_are_refused_by_name(rule, options):
     process, times = vp_grid(4)
     with pytest.raises(InputError, match=rule):
         make_plan(rule, process, times, L3, **options)
+
+
+def test_the_table_of_the_documents_is_that_of_the_rules():
+    script = runpy.run_path(str(ROOT / "scripts" / "sampler_table.py"))
+    page = script["PAGE"].read_text(encoding="utf-8")
+    assert script["written"](page) == page, "run python scripts/sampler_table.py"
