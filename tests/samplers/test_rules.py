@@ -182,6 +182,15 @@ def test_order_on_the_ladder_of_a_gaussian(rule, options, known, tolerance):
     assert float((errors[0] / errors[1]).abs().log2()[1]) == pytest.approx(known, abs=tolerance)
 
 
+@pytest.mark.parametrize(("rule", "options"), [("seeds", {}), ("edm", {"churn": 4.0}), ("restart", {})])
+def test_the_variance_of_a_stochastic_rule_has_order_two(rule, options):
+    errors = []
+    for n in (30, 60):
+        process, times = vp_grid(n)
+        errors.append(end_ratio(make_plan(rule, process, times, L3, **options), process, 1e-3).abs())
+    assert torch.allclose((errors[0] / errors[1]).log2(), torch.full((3,), 2.0, dtype=torch.float64), atol=0.15)
+
+
 def test_pece2_has_the_errors_of_the_specification():
     """Relative errors (c)(8) on 256 modes, VE 80 to 0.002 on a log-SNR grid."""
     np = pytest.importorskip("numpy")

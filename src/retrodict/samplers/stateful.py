@@ -190,9 +190,9 @@ def stateful_sample(
         raise InputError("seeds", f"{len(seeds)} seeds", f"one for each of {len(start)} items")
     parts = [slice(i, i + 1) for i in range(len(start))] if plan.rule.alone else [slice(0, len(start))]
     found = [_one(denoiser, plan, start[p], seeds[p], _part(cond, p), noise, p.start) for p in parts]
-    joined = [torch.cat([f[i] for f in found]) for i in range(5)]
+    x, x0, nfe, reached, met = (torch.cat(values) for values in zip(*(f[:5] for f in found), strict=True))
     told = {k: v for f in found for k, v in f[5].items()}
-    return StatefulSamples(joined[0], joined[1], joined[2], seeds, joined[3], joined[4], told)
+    return StatefulSamples(x, x0, nfe, seeds, reached, met, told)
 
 
 def _part(cond: Cond, part: slice) -> Cond:
