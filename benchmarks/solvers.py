@@ -323,7 +323,7 @@ def claims(items: int) -> list[Record]:
     return found
 
 
-def _chains(case: Bed, chains: int = 48, each: int = 12) -> list[Record]:
+def _chains(case: Bed, chains: int = 16, each: int = 12) -> list[Record]:
     """Denoising MCMC with four integrators, its warm-up not counted, beside the integrator alone at the same calls."""
     found = []
     for rule in ("ddim", "dpmpp2m", "heun", "unipc"):

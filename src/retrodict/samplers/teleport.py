@@ -61,7 +61,7 @@ def teleport(
     if cond.image is not None and process.pairing.sees:
         mean, variance = process.pairing.given(mean, variance, cond.image, process.basis)
     now, after = (torch.tensor([x], dtype=torch.float64, device="cpu") for x in (t, s))
-    mean, real = torch.as_tensor(mean).to(state), state.real.dtype
+    mean, real = mean.to(state), state.real.dtype
     if seeds is None:
         psi, offset = teleport_weights(process, now, after, variance)
         return psi.to(real) * state + offset.to(real) * mean

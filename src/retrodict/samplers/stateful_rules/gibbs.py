@@ -59,7 +59,9 @@ class DenoisingMCMC:
             raise InputError("dmcmc", found, "a process without a measurement", "Use matched for a posterior.")
         if process.erases(times[:1]):
             raise InputError("dmcmc", "a process that erases everything at its start", "h above 0 there")
-        if make_plan(self.rule, process, times, torch.ones(process.basis.shape, dtype=torch.float64)).uses_spread:
+        if make_plan(
+            self.rule, process, times, torch.ones(process.basis.shape, dtype=torch.float64, device=process.basis.device)
+        ).uses_spread:
             raise InputError("dmcmc rule", self.rule, "a rule that draws no error law", "Use dpmpp2m, heun or unipc.")
 
     def begin(self, run: Run, w: Tensor) -> Progress:
