@@ -155,6 +155,15 @@ _PUBLIC = {
     "step": "samplers.loop",
     "steps": "samplers.loop",
     "choose_start": "samplers.starts",
+    "optimal_grid": "samplers.optimal",
+    "aligned_grid": "samplers.optimal",
+    "teleport": "samplers.teleport",
+    "teleport_time": "samplers.teleport",
+    "teleported": "samplers.teleport",
+    "STATEFUL": "samplers.stateful_rules",
+    "make_stateful_plan": "samplers.stateful_rules",
+    "stateful_sample": "samplers.stateful",
+    "StatefulRule": "samplers.stateful",
     "StartChoice": "samplers.starts",
     "time_at": "processes.shift",
     "data_from_heads": "denoisers.heads",
@@ -399,10 +408,19 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.loop import step as step
     from retrodict.samplers.loop import steps as steps
     from retrodict.samplers.multiplicative import multiplicative_sample as multiplicative_sample
+    from retrodict.samplers.optimal import aligned_grid as aligned_grid
+    from retrodict.samplers.optimal import optimal_grid as optimal_grid
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
     from retrodict.samplers.starts import StartChoice as StartChoice
     from retrodict.samplers.starts import choose_start as choose_start
+    from retrodict.samplers.stateful import StatefulRule as StatefulRule
+    from retrodict.samplers.stateful import stateful_sample as stateful_sample
+    from retrodict.samplers.stateful_rules import STATEFUL as STATEFUL
+    from retrodict.samplers.stateful_rules import make_stateful_plan as make_stateful_plan
+    from retrodict.samplers.teleport import teleport as teleport
+    from retrodict.samplers.teleport import teleport_time as teleport_time
+    from retrodict.samplers.teleport import teleported as teleported
     from retrodict.samplers.whitened import whitened_plan as whitened_plan
     from retrodict.tasks.batch import restore_all as restore_all
     from retrodict.tasks.calibrate import Calibrated as Calibrated

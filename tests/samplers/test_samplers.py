@@ -407,6 +407,10 @@ def test_erased_and_noise_free_coefficients_leave_every_rule_finite(rule):
         assert torch.allclose(offset[nothing], torch.ones(int(nothing.sum())).double(), atol=1e-9)
 
 
+LOOSE = {"ancestral": 0.25, "ddim": 0.14, "reverse_diffusion": 0.15, "edm": 0.04}
+"""Tolerance of the variance at 64 steps, of rules of order 1 and of one that adds noise."""
+
+
 def flow_matching():
     """Rectified flow: h = 1 - t, s = t, so that nothing of the image is left at t = 1."""
     return Process(lambda basis: lambda t: (1 - t, 0 * t, t**2), Pixel((3,)))
@@ -418,7 +422,7 @@ def test_a_process_that_erases_everything_keeps_its_variance(rule):
     process, n = flow_matching(), 64
     card = gaussian_card(make_plan(rule, process, make_grid(process, n, RULES[rule].grid, spectrum=L3), L3), L3, 1.0)
     variance = (card.start**2 + card.variance) / L3
-    tolerance = 1e-9 if RULES[rule].exact else {"ancestral": 0.25, "ddim": 0.14}.get(rule, 0.03)
+    tolerance = 1e-9 if RULES[rule].exact else LOOSE.get(rule, 0.03)
     assert torch.allclose(variance, torch.ones(3, dtype=torch.float64), atol=tolerance), variance
     assert torch.allclose(card.offset, torch.ones(3, dtype=torch.float64), atol=1e-9 if RULES[rule].exact else 0.05)
 

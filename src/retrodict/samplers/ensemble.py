@@ -23,6 +23,8 @@ from retrodict.samplers.moments import RunningMoments
 from retrodict.samplers.opening import draw, opening, shares
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
+from retrodict.samplers.stateful import NO_CARD
+from retrodict.samplers.stateful_rules import STATEFUL
 from retrodict.samplers.stop import require_stop
 from retrodict.samplers.uneven import instant_with_map
 
@@ -157,11 +159,18 @@ def gate(denoiser: Denoiser, options: SamplingOptions, bands: int = 5) -> Gate:
     from is its own.  Whether a law that a network has learned is right is a matter of data (`retrodict evaluate`).
     Without a law of the measurement, or without a twin, nothing is known and the gate stays shut.
     """
+    if options.rule in STATEFUL:
+        return Gate(float("nan"), float("nan"), False, f"rule {options.rule!r}: {NO_CARD}")
     return judge(denoiser, lambda process, spectrum: plan_for(process, options, spectrum), bands)
 
 
 def kind_of(denoiser: Denoiser, options: SamplingOptions) -> tuple[str, str]:
     """("posterior", how it was checked) or ("point", why there is no uncertainty)."""
+    if options.rule in STATEFUL:
+        raise NotCalibratedError(
+            f"rule {options.rule!r} gives no uncertainty: {NO_CARD}. Use rule 'matched', or run it by itself with "
+            "retrodict.stateful_sample."
+        )
     rule, pairing = RULES[choice("rule", options.rule, RULES)], denoiser.process.pairing
     if options.instant and not pairing.starts:
         raise InputError("instant", "a process that starts at random", "one that starts at the measurement")

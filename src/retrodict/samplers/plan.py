@@ -21,7 +21,7 @@ from retrodict._check import InputError, choice
 from retrodict.processes.observation import clock
 from retrodict.processes.process import Process
 
-__all__ = ["GRIDS", "Plan", "Row", "Rule", "denoise_row", "make_grid"]
+__all__ = ["GRIDS", "Plan", "Row", "Rule", "denoise_row", "make_grid", "mean_log_clock"]
 
 CACHE_LIMIT = 256 * 2**20
 """Rows of a plan are kept in memory if together they are smaller than this many bytes, and computed anew otherwise."""
@@ -179,7 +179,7 @@ def _uniform(process: Process, steps: int, last: float, spectrum: Tensor | None)
     return torch.linspace(1.0, last, steps + 1, dtype=torch.float64, device="cpu")
 
 
-def _summary(process: Process, t: Tensor, gain: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def mean_log_clock(process: Process, t: Tensor, gain: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """Mean log clock over degrees of freedom at times `(n,)`: the one number that stands for a structured clock.
 
     `gain` stands in for h where it is given.
@@ -195,9 +195,9 @@ def _summary(process: Process, t: Tensor, gain: Callable[[Tensor], Tensor] | Non
 
 
 def _with_memory(process: Process, t: Tensor) -> Tensor:
-    """Mean of log s^2/(h A): `_summary` where A = h."""
-    total = _summary(process, t)
-    return total if process.memory is None else (total + _summary(process, t, process.memory_gain)) / 2
+    """Mean of log s^2/(h A): `mean_log_clock` where A = h."""
+    total = mean_log_clock(process, t)
+    return total if process.memory is None else (total + mean_log_clock(process, t, process.memory_gain)) / 2
 
 
 def _invert(times: Tensor, values: Tensor, wanted: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ def _warped(
     if last <= 0:
         raise InputError("grid last", last, "a positive time for a log-SNR or rho grid")
     times = last * (1 / last) ** torch.linspace(0, 1, 513, dtype=torch.float64, device="cpu")
-    summary = summary or _summary
+    summary = summary or mean_log_clock
     values = torch.cummax(summary(process, times), 0).values
     span = torch.linspace(0, 1, steps + 1, dtype=torch.float64, device="cpu")
     wanted = backward(forward(values[-1]) * (1 - span) + forward(values[0]) * span)

@@ -7,13 +7,18 @@ from torch import Tensor
 from retrodict._check import InputError, choice
 from retrodict.processes.process import Process
 from retrodict.samplers.plan import Plan, Rule
+from retrodict.samplers.rules.adams import deis
 from retrodict.samplers.rules.ancestral import ancestral, ddim, matched
 from retrodict.samplers.rules.euler import euler
 from retrodict.samplers.rules.exponential import exponential, sde_exponential
 from retrodict.samplers.rules.gaussian_ode import gaussian_ode
-from retrodict.samplers.rules.heun import heun
+from retrodict.samplers.rules.heun import edm, heun, restart
 from retrodict.samplers.rules.multistep import dpmpp2m, sde_dpmpp2m
+from retrodict.samplers.rules.pece import pece2, unipc
+from retrodict.samplers.rules.reverse import reverse_diffusion
 from retrodict.samplers.rules.second import matched2
+from retrodict.samplers.rules.singlestep import dpmpp2s, dpmpp3s, seeds
+from retrodict.samplers.stateful import STATEFUL_NAMES
 
 __all__ = ["RULES", "make_plan"]
 
@@ -37,12 +42,32 @@ RULES: dict[str, Rule] = {
     "gaussian_ode": Rule(
         gaussian_ode, 8, False, True, "time", "probability flow, exact in the Gaussian part", order=2, exact=True
     ),
+    "reverse_diffusion": Rule(
+        reverse_diffusion, 256, False, False, "time", "Song et al. 2021, appendix E", markov=True
+    ),
+    "dpmpp2s": Rule(dpmpp2s, 16, False, True, "logsnr", "Lu et al. 2022, algorithm 1", calls_per_step=2, order=2),
+    "dpmpp3s": Rule(dpmpp3s, 12, False, True, "logsnr", "Lu et al. 2022, singlestep", calls_per_step=3, order=3),
+    "unipc": Rule(unipc, 16, False, True, "logsnr", "Zhao et al. 2023, bh2, data prediction", order=3),
+    "deis": Rule(deis, 20, False, True, "logsnr", "Zhang, Chen 2023, tAB, exact quadrature", order=3),
+    "pece2": Rule(pece2, 16, False, True, "logsnr", "EVODiff (Li, Chen, Zeng 2025) at Taylor values", order=2),
+    "seeds": Rule(
+        seeds, 32, False, False, "logsnr", "Gonzalez et al. 2023, data form", calls_per_step=2, order=2, markov=True
+    ),
+    "edm": Rule(
+        edm, 32, False, False, "logsnr", "Karras et al. 2022, algorithm 2", calls_per_step=2, order=2, markov=True
+    ),
+    "restart": Rule(
+        restart, 24, False, False, "logsnr", "Xu et al. 2023, restart of Heun", calls_per_step=4, order=2, markov=True
+    ),
 }
 """Rules by name.  A deterministic rule is a posterior sampler only from a random start (external conditioning)."""
 
 
 def make_plan(name: str, process: Process, times: Tensor, spectrum: Tensor | None = None, **options: object) -> Plan:
     """Plan of rule `name` on a time grid; unknown rules and options are errors."""
+    if name in STATEFUL_NAMES:
+        hint = "make_stateful_plan makes it and stateful_sample runs it."
+        raise InputError("rule", repr(name), "a rule of RULES: the weights of this one depend on the data", hint)
     rule = RULES[choice("rule", name, RULES)]
     try:
         return rule.build(process, times, spectrum, **options)

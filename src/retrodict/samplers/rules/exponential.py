@@ -10,8 +10,6 @@ and the integral is exact for a D that is a polynomial in G through the last one
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -19,22 +17,30 @@ from retrodict._check import InputError, choice
 from retrodict.processes.observation import log_snr_step, ratio
 from retrodict.processes.process import Process
 from retrodict.samplers.plan import Plan, Row
+from retrodict.samplers.rules.interpolate import phi
 
 __all__ = ["exponential", "sde_exponential"]
 
-FORMS = ("exact", "midpoint", "published")
+FORMS = ("exact", "midpoint", "published", "dpmpp")
 
 
 def exponential(
-    process: Process, times: Tensor, spectrum: Tensor | None = None, *, order: int = 3, form: str = "exact"
+    process: Process,
+    times: Tensor,
+    spectrum: Tensor | None = None,
+    *,
+    order: int = 3,
+    form: str = "exact",
+    lower_last: bool = False,
 ) -> Plan:
     """Semi-analytic multistep rule of the probability flow (A = s, H = dl), orders 1 to 3, NFE = N, deterministic.
 
     The rule of MR Sampler (Li et al. 2025, ODE, data prediction) and, for k = 0, of DPM-Solver++ (Lu et al. 2022).
     form: "exact", the integral of the polynomial; "midpoint", p1/2 for p2 at order 2; "published", the third order as
-    released in either code, with half the weight on the second difference, which leaves it of order 2.
+    released in either code, with half the weight on the second difference, which leaves it of order 2; "dpmpp", both,
+    which with `lower_last`, no higher order than there are steps left, is DPM-Solver++ 3M as released.
     """
-    return _exponential(process, times, order, form, "frozen", "exponential")
+    return _exponential(process, times, order, form, "frozen", "exponential", lower_last)
 
 
 def sde_exponential(
@@ -48,7 +54,9 @@ def sde_exponential(
     return _exponential(process, times, order, form, "own", "sde_exponential")
 
 
-def _exponential(process: Process, times: Tensor, order: int, form: str, memory: str, name: str) -> Plan:
+def _exponential(
+    process: Process, times: Tensor, order: int, form: str, memory: str, name: str, lower_last: bool = False
+) -> Plan:
     if order not in (1, 2, 3):
         raise InputError(f"{name} order", order, "1, 2 or 3")
     choice(f"{name} form", form, FORMS)
@@ -73,7 +81,7 @@ def _exponential(process: Process, times: Tensor, order: int, form: str, memory:
         if pinned and i == 0:  # what leaves the end of a bridge has to be drawn
             std = torch.where((now.h == 0) & (s_now == 0), s, std)
         noise = (std,) if own or (pinned and i == 0) else ()
-        past = [clocks(i - j)[1] for j in range(1, min(order, i + 1))]
+        past = [clocks(i - j)[1] for j in range(1, min(order, i + 1, steps - i if lower_last else order))]
         weights = tuple(after.h * w for w in _weights(H, past, form))
         return Row(float(times[i]), True, (keep,), weights, noise)
 
@@ -86,38 +94,20 @@ def _weights(H: Tensor, past: list[Tensor], form: str) -> tuple[Tensor, ...]:
     r0 = H_1/H, r1 = H_2/H, e0 = (D_0 - D_1)/r0, e1 = (D_1 - D_2)/r1, c2 = (e0 - e1)/(r0 + r1), c1 = e0 + r0 c2:
     p1 D_0 + p2 c1 + p3 c2.
     """
-    p1, p2, p3 = _phi(H)
+    p1, p2, p3 = phi(H)
     usable = torch.isfinite(H)
     if not past:
         return (p1,)
     usable = usable & torch.isfinite(past[0]) & (H * past[0] > 0)
     a = torch.where(usable, ratio(H, torch.where(usable, past[0], 1.0)), 0.0)  # 1/r0
-    linear = p1 / 2 if form == "midpoint" else p2
+    linear = p1 / 2 if form in ("midpoint", "dpmpp") else p2
     if len(past) == 1:
         return p1 + linear * a, -linear * a
     third = usable & torch.isfinite(past[1]) & (H * past[1] > 0)
     b = torch.where(third, ratio(H, torch.where(third, past[1], 1.0)), 0.0)  # 1/r1
     r0 = torch.where(third, ratio(torch.ones_like(a), a), 0.0)
     q = torch.where(third, 1 / (r0 + ratio(torch.ones_like(b), b, otherwise=1.0)), 0.0)
-    square = p3 / 2 if form == "published" else p3
+    square = p3 / 2 if form in ("published", "dpmpp") else p3
     c2 = (square + p2 * r0) * q  # weight of e0 - e1, through c2 and c1
     e0 = torch.where(third, p2, linear) + c2
     return p1 + e0 * a, -e0 * a - c2 * b, c2 * b
-
-
-TERMS = 16
-
-
-def _phi(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """p1 = 1 - e^-H, p2 = 1 - p1/H, p3 = 1 - 2 p2/H: H int_0^1 e^(-H (1 - x)) x^k dx; 1 at infinity."""
-    small = H.abs() < 0.5
-    x = torch.where(small, H, 0.0)
-    series = [torch.zeros_like(x) for _ in range(3)]
-    for m in range(TERMS, 0, -1):
-        a = [(-1) ** (m + k + 1) / math.factorial(m + k) for k in range(3)]  # p1, p2, p3 = sum a, -a', 2 a'' of x^m
-        series = [(total + c) * x for total, c in zip(series, (a[0], -a[1], 2 * a[2]), strict=True)]
-    away = torch.where(small, 1.0, H)
-    p1 = -torch.expm1(-away)
-    p2 = torch.where(torch.isinf(away), 1.0, 1 - p1 / away)
-    p3 = torch.where(torch.isinf(away), 1.0, 1 - 2 * p2 / away)
-    return tuple(torch.where(small, s, p) for s, p in zip(series, (p1, p2, p3), strict=True))  # type: ignore[return-value]
