@@ -169,7 +169,7 @@ def find_center(values: Tensor, angles: Sequence[float], *, reach: float = 0.15)
     """The axis of rotation of parallel views `(views, bins)` that cover half a turn.
 
     Two views half a turn apart are mirror images: p(s, a + pi) = p(-s, a).  The axis is the middle of the mirror for
-    which the two views nearest to half a turn differ least, found to a hundredth of a bin by Fourier shifts within
+    which the two views nearest to half a turn (the first one turned by what is missing, linearly) differ least, found to a hundredth of a bin by Fourier shifts within
     `reach` of the width round the middle.  The center of mass gives a second value, and says how consistent the angles are.
 
     Raises `InputError` for views that do not come within 5 degrees of half a turn.
@@ -181,7 +181,8 @@ def find_center(values: Tensor, angles: Sequence[float], *, reach: float = 0.15)
         found = f"no two views closer to half a turn than {180 - math.degrees(float(gap.min())):.0f} degrees"
         hint = "Give the center in bins."
         raise InputError("center", found, "views that cover 180 degrees, to find the axis in", hint)
-    one, other = values[first].double(), values[second].double()
+    first, second = sorted((first, second), key=lambda v: float(a[v]))
+    one, other = _turned(values.double(), a, first, float(a[second]) - math.pi), values[second].double()
     bins = len(one)
     coarse = torch.arange(-int(reach * bins), int(reach * bins) + 1, dtype=torch.float64, device="cpu")
     shift = _best(one, other, 2 * coarse)
@@ -190,6 +191,16 @@ def find_center(values: Tensor, angles: Sequence[float], *, reach: float = 0.15)
         shift = _best(one, other, shift + 2 * near)
     by_moments, explained = moments(values, angles)
     return Center((bins - 1) / 2 + shift / 2, by_moments, explained)
+
+
+def _turned(values: Tensor, angles: Tensor, view: int, wanted: float) -> Tensor:
+    """The view at an angle near that of `view`, by the line through it and its nearest neighbor in angle."""
+    gaps = (angles - angles[view]).abs()
+    gaps[gaps == 0] = math.inf
+    near = int(gaps.argmin())
+    step = float(angles[near] - angles[view])
+    share = (wanted - float(angles[view])) / step if abs(step) < math.radians(5) else 0.0
+    return values[view] + share * (values[near] - values[view])
 
 
 def _best(one: Tensor, other: Tensor, shifts: Tensor) -> float:
