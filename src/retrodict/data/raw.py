@@ -6,6 +6,7 @@ scipy: both come with the extra `reconstruct`.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 from collections.abc import Callable, Mapping
@@ -62,6 +63,26 @@ class Raw:
     def __exit__(self, *_: object) -> None:
         """Let the file go."""
         self.close()
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, Any], name: str = "arrays") -> Raw:
+        """Arrays in memory, as if a file had held them."""
+        kept = {key: np.asarray(value) for key, value in arrays.items()}
+        entries = {
+            key: Stored(array.shape, array.dtype, lambda index, array=array: array[index]) for key, array in kept.items()
+        }
+        return cls(Path(name), "memory", entries)
+
+    @cached_property
+    def identity(self) -> str:
+        """A word that is another for another file: its path, size and time, or a checksum of arrays in memory."""
+        if self.kind != "memory":
+            files = [self.path] if self.path.is_file() else sorted(self.path.iterdir())
+            return " ".join(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files)
+        total = hashlib.sha256()
+        for name, entry in sorted(self.entries.items()):
+            total.update(f"{name} {entry}".encode() + np.ascontiguousarray(entry.take(())).tobytes())
+        return total.hexdigest()
 
     @cached_property
     def listing(self) -> str:

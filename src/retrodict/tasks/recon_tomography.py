@@ -142,12 +142,12 @@ def tomography(raw: Raw, problem: Problem) -> Acquisition:
         len(slices),
         unit,
         spacing,
-        digest_of(first.values.numpy(), problem.model_dump_json(), raw.path.stat().st_size, raw.path.stat().st_mtime_ns),
+        digest_of(first.values.numpy(), problem.model_dump_json(), raw.identity),
         problem.image.slice_spacing,
         shown,
         {"operator": dict(operator.about), **about},
         tuple(notes),
-        (raw.path,),
+        () if raw.kind == "memory" else (raw.path,),
     )
 
 
