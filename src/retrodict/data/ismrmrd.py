@@ -45,8 +45,8 @@ def acquisitions(raw: Raw, *, crop: bool = True) -> Acquisitions:
     header = _header(raw)
     table = raw.stored("dataset/data").take(())
     heads, flags = table["head"], table["head"]["flags"].astype(np.uint64)
-    use = np.flatnonzero((flags & np.uint64(SKIPPED)) == 0)
-    if not len(use):
+    use = np.flatnonzero((flags & np.uint64(SKIPPED)) == 0).tolist()
+    if not use:
         raise InputError(raw.path, "no acquisition of an image", "lines of k-space")
     index = heads["idx"]
     if int(index["kspace_encode_step_2"][use].max()) > 0:
@@ -67,7 +67,7 @@ def acquisitions(raw: Raw, *, crop: bool = True) -> Acquisitions:
         out[s, :, row, first : first + line.shape[1]] += line
         count[s, row] += 1
     out /= np.maximum(count, 1)[:, None, :, None]
-    noise = [_line(raw, table, i, coils) for i in np.flatnonzero((flags & np.uint64(NOISE)) != 0)]
+    noise = [_line(raw, table, i, coils) for i in np.flatnonzero((flags & np.uint64(NOISE)) != 0).tolist()]
     wide = header["recon"][0]
     if crop and wide < nx:
         out = _without_oversampling(out, wide)

@@ -7,6 +7,7 @@ scipy: both come with the extra `reconstruct`.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 import zipfile
 from collections.abc import Callable, Mapping
@@ -69,7 +70,8 @@ class Raw:
         """Arrays in memory, as if a file had held them."""
         kept = {key: np.asarray(value) for key, value in arrays.items()}
         entries = {
-            key: Stored(array.shape, array.dtype, lambda index, array=array: array[index]) for key, array in kept.items()
+            key: Stored(array.shape, array.dtype, lambda index, array=array: array[index])
+            for key, array in kept.items()
         }
         return cls(Path(name), "memory", entries)
 
@@ -102,9 +104,9 @@ class Raw:
         entry = self.stored(name)
         with decoding(self.path, self.kind):
             array = np.asarray(entry.take(index))
-        if array.dtype.names == ("real", "imag") or array.dtype.names == ("r", "i"):
-            first, second = array.dtype.names
-            array = array[first] + 1j * array[second]
+        for first, second in (("real", "imag"), ("r", "i")):
+            if array.dtype.names == (first, second):
+                array = array[first] + 1j * array[second]
         if array.dtype.kind not in "iufbc":
             raise InputError(f"{self.path}: {name}", f"values of type {array.dtype}", "numbers")
         return array
@@ -148,7 +150,7 @@ def _missing(path: Path, package: str, kind: str, error: ImportError) -> InputEr
 
 def _hdf5(path: Path) -> Raw:
     try:
-        import h5py
+        h5py: Any = importlib.import_module("h5py")
     except ImportError as error:
         raise _missing(path, "h5py", "an HDF5 file", error) from error
     file = h5py.File(path, "r")
@@ -168,7 +170,7 @@ def _hdf5(path: Path) -> Raw:
 
 def _mat(path: Path) -> Raw:
     try:
-        from scipy.io import loadmat
+        loadmat: Any = importlib.import_module("scipy.io").loadmat
     except ImportError as error:
         raise _missing(path, "scipy", "a MATLAB file of version 5", error) from error
     if path.stat().st_size > budget():
@@ -225,7 +227,9 @@ def _npy(path: Path) -> Raw:
 def _folder(path: Path) -> Raw:
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in (".tif", ".tiff") and p.is_file())
     if not files:
-        raise InputError(path, "a folder without TIFF files", "one TIFF file for every view, in the order of their names")
+        raise InputError(
+            path, "a folder without TIFF files", "one TIFF file for every view, in the order of their names"
+        )
     return _tiffs(path, files)
 
 
@@ -242,7 +246,9 @@ def _tiffs(path: Path, files: list[Path]) -> Raw:
     def one(i: int) -> np.ndarray:
         found = tifffile.imread(files[i]) if len(files) > 1 else tifffile.imread(files[0], key=i)
         if found.shape != shape[1:]:
-            raise InputError(files[i if len(files) > 1 else 0], f"a page of {found.shape}", f"{shape[1:]}, as the first")
+            raise InputError(
+                files[i if len(files) > 1 else 0], f"a page of {found.shape}", f"{shape[1:]}, as the first"
+            )
         return found
 
     def take(index: Any) -> np.ndarray:

@@ -60,8 +60,8 @@ class Center(NamedTuple):
 def photon_gain(flats: Tensor, darks: Tensor) -> Gain:
     """Readings per photon of a linear detector: (var F - var D) / (mean F - mean D), the median over bins.
 
-    `flats` and `darks` `(n, bins)`, at least three of each.  Every flat is first divided by its own mean, so that a beam
-    whose strength drifts from one flat to the next is no noise (Janesick, Photon Transfer, SPIE, 2007).
+    `flats` and `darks` `(n, bins)`, at least three of each.  Every flat is first divided by its own mean, so that a
+    beam whose strength drifts from one flat to the next is no noise (Janesick, Photon Transfer, SPIE, 2007).
     """
     for name, stack in (("flats", flats), ("darks", darks)):
         if stack.ndim != 2 or len(stack) < 3:
@@ -79,7 +79,9 @@ def photon_gain(flats: Tensor, darks: Tensor) -> Gain:
     return Gain(gain, float(electronic))
 
 
-def transmission(counts: Tensor, flat: Tensor | float, dark: Tensor | float = 0.0, *, least: float = 1.0) -> Transmission:
+def transmission(
+    counts: Tensor, flat: Tensor | float, dark: Tensor | float = 0.0, *, least: float = 1.0
+) -> Transmission:
     """-log((I - D) / (F - D)) of readings I `(views, bins)`, open beam F and dark D (numbers or `(bins,)`).
 
     A reading of less than `least` above the dark counts as `least`, and is `starved`.
@@ -128,8 +130,8 @@ def remove_rings(values: Tensor, width: int = 9) -> tuple[Tensor, Tensor]:
     """The sinogram without stripes along the views, and the stripe of every bin `(bins,)` that was taken off.
 
     Stripe = mean over views minus its running median over `width` bins: a wrong gain of a bin is the same in all views
-    and makes a ring (Boin and Haibel, Opt. Express 14, 2006).  Structures that are narrower than `width` / 2 bins and as
-    round as a ring go too.
+    and makes a ring (Boin and Haibel, Opt. Express 14, 2006).  Structures that are narrower than `width` / 2 bins and
+    as round as a ring go too.
     """
     if width < 3 or width % 2 == 0:
         raise InputError("rings", width, "an odd number of bins, at least 3")
@@ -169,8 +171,9 @@ def find_center(values: Tensor, angles: Sequence[float], *, reach: float = 0.15)
     """The axis of rotation of parallel views `(views, bins)` that cover half a turn.
 
     Two views half a turn apart are mirror images: p(s, a + pi) = p(-s, a).  The axis is the middle of the mirror for
-    which the two views nearest to half a turn (the first one turned by what is missing, linearly) differ least, found to a hundredth of a bin by Fourier shifts within
-    `reach` of the width round the middle.  The center of mass gives a second value, and says how consistent the angles are.
+    which the two views nearest to half a turn (the first one turned by what is missing, linearly) differ least, found
+    to a hundredth of a bin by Fourier shifts within `reach` of the width round the middle.  The center of mass gives a
+    second value, and says how consistent the angles are.
 
     Raises `InputError` for views that do not come within 5 degrees of half a turn.
     """

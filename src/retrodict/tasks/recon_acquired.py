@@ -31,9 +31,10 @@ class Acquisition:
     """What `reconstruct` works on.
 
     `part(i, whole)` is slice i of `count` as a measurement of one item; `whole` asks for data without gaps (filled in),
-    as filters need them, instead of a mask.  Reconstructions `(1, C, *N)` go through `shown` and are then in `unit`, with
-    `spacing` mm along the axes of the slice (and `slice_spacing` between slices).  `about` is for the record, `notes` for
-    people.  `like` is the image that a result is written like, `truth` `(count, *N)` in `unit` what a simulation knows.
+    as filters need them, instead of a mask.  Reconstructions `(1, C, *N)` go through `shown` and are then in `unit`,
+    with `spacing` mm along the axes of the slice (and `slice_spacing` between slices).  `about` is for the record,
+    `notes` for people.  `like` is the image that a result is written like, `truth` `(count, *N)` in `unit` what a
+    simulation knows.
     """
 
     kind: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -199,7 +200,9 @@ def problem_of(
         overridden(merged, text, "--field")
     if "problem" not in merged:
         hint = "Give {problem}, or a configuration with it."
-        raise InputError(where, "none, and a file that does not say", f"one of {', '.join(PROBLEMS)}", hint, problem="kspace")
+        raise InputError(
+            where, "none, and a file that does not say", f"one of {', '.join(PROBLEMS)}", hint, problem="kspace"
+        )
     try:
         return Problem.model_validate(merged)
     except ValidationError as error:
@@ -239,7 +242,7 @@ def radians(given: Sequence[float], unit: str | None, where: object, order: str 
         found = f"an angle of {widest:.4g} radians"
         raise InputError(where, found, "radians, at most two turns", "Give scan.angle_unit=deg.")
     if order == "sorted" and len(angles) > 2:
-        steps = [b - a for a, b in zip(angles, angles[1:], strict=False)]
+        steps = [b - a for a, b in pairwise(angles)]
         wrong = [i for i, s in enumerate(steps) if s * steps[0] <= 0]
         if wrong:
             i = wrong[0] + 1

@@ -94,7 +94,9 @@ def _plain(raw: Raw, problem: Problem, name: str) -> tuple[tuple[int, ...], Call
     axes = tuple(problem.axes) if problem.axes is not None else ORDERS.get(len(stored.shape), ())
     if len(axes) != len(stored.shape) or not {"ky", "kx"} <= set(axes) <= {"slice", "coil", "ky", "kx"}:
         hint = "Give axes, such as [slice, coil, ky, kx]."
-        raise InputError(f"{raw.path}: {name}", f"shape {stored.shape}", "k-space of slices, coils, lines, samples", hint)
+        raise InputError(
+            f"{raw.path}: {name}", f"shape {stored.shape}", "k-space of slices, coils, lines, samples", hint
+        )
     if stored.dtype.kind in "iuf":
         hint = "A pair of real and imaginary parts has to be made complex first."
         raise InputError(f"{raw.path}: {name}", f"real values ({stored.dtype})", "complex k-space", hint)

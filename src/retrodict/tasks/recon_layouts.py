@@ -49,7 +49,9 @@ def _exchange(raw: Raw) -> dict[str, Any] | None:
 
 def _ismrmrd(raw: Raw) -> dict[str, Any] | None:
     """ISMRMRD: acquisitions of Cartesian k-space."""
-    return {"problem": "kspace", "data": "dataset/data"} if {"dataset/data", "dataset/xml"} <= set(raw.entries) else None
+    return (
+        {"problem": "kspace", "data": "dataset/data"} if {"dataset/data", "dataset/xml"} <= set(raw.entries) else None
+    )
 
 
 def _sinogram(raw: Raw) -> dict[str, Any] | None:

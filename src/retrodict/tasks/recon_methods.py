@@ -15,8 +15,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 
 from retrodict._check import InputError, choice
-from retrodict.bases import Spectrum
-from retrodict.bases.spectrum import radial_spectrum
+from retrodict.bases.spectrum import Spectrum, radial_spectrum
 from retrodict.data import read
 from retrodict.physics.classics import CLASSICS, Reconstruction, choose
 from retrodict.physics.classics.choice import METHODS as CHOSEN
@@ -90,7 +89,9 @@ class Method:
         """Raise what a look at the measurement shows: a rule or an end that needs a law of noise without one."""
         if measurement.noise is None and self.rule == "morozov":
             hint = "Give {sigma}, set strength to a number, or to l_curve."
-            raise InputError("noise", "none", "its level, for Morozov's rule to choose a strength by", hint, sigma="estimate")
+            raise InputError(
+                "noise", "none", "its level, for Morozov's rule to choose a strength by", hint, sigma="estimate"
+            )
         if measurement.noise is None and self.settings.get("discrepancy") is not None:
             hint = "Give {sigma}, or leave discrepancy out."
             raise InputError("noise", "none", "its level, for iterations to end at it", hint, sigma="estimate")

@@ -150,7 +150,9 @@ def _scan(
     fan = scan.beam == "fan"
     source, detector = scan.source or 570.0, scan.detector or 1040.0
     width = math.hypot(*(n * d for n, d in zip(size, spacing, strict=True)))
-    reach = width / math.sqrt(1 - (width / 2 / source) ** 2) * detector / source if fan and width < 2 * source else width
+    reach = (
+        width / math.sqrt(1 - (width / 2 / source) ** 2) * detector / source if fan and width < 2 * source else width
+    )
     pitch = scan.pitch or min(spacing) * (detector / source if fan else 1.0)
     bins = scan.bins or math.ceil(reach / pitch)
     span = math.radians(settings.span) if settings.span else (2 * math.pi if fan else math.pi)
@@ -172,8 +174,10 @@ def _tomography(
     thin = replace(scan, bins=scan.bins * refine, pitch=scan.pitch / refine)
     fine = Radon(size, thin, spacing=spacing)
     operator = Radon(coarse, scan, spacing=wide)
-    noise: Noise = GaussianNoise.white(float(settings.sigma), "1") if settings.sigma else LogPoissonNoise(
-        float(settings.dose or 1), electronic=settings.electronic
+    noise: Noise = (
+        GaussianNoise.white(float(settings.sigma), "1")
+        if settings.sigma
+        else LogPoissonNoise(float(settings.dose or 1), electronic=settings.electronic)
     )
 
     def clean(x: Tensor) -> Tensor:
@@ -188,7 +192,9 @@ def _kspace(
     coarse = tuple(n // refine for n in size)
     lines = sampling(settings.family, coarse, settings.acceleration, center=settings.center, seed=settings.seed)
     fine_maps = birdcage(size, settings.coils) if settings.coils > 1 else None
-    maps = None if fine_maps is None else torch.complex(*(block_mean(p, refine) for p in (fine_maps.real, fine_maps.imag)))
+    maps = (
+        None if fine_maps is None else torch.complex(*(block_mean(p, refine) for p in (fine_maps.real, fine_maps.imag)))
+    )
     operator = CartesianMRI(lines, maps=maps, spacing=tuple(d * refine for d in spacing), unit=unit)
     everything = torch.ones(size, dtype=torch.float64, device="cpu")
     fine = CartesianMRI(everything, maps=fine_maps, spacing=spacing, unit=unit)

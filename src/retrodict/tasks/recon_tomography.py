@@ -15,15 +15,12 @@ from retrodict.data.raw import Raw, Stored
 from retrodict.physics.corrections import (
     dead_bins,
     fill,
-    find_center,
-    moments,
     noise_level,
     photon_gain,
     remove_rings,
     transmission,
 )
 from retrodict.physics.counts import LogPoissonNoise
-from retrodict.physics.geometry import FanBeam, ParallelBeam
 from retrodict.physics.measurement import Measurement
 from retrodict.physics.noise import GaussianNoise, Noise
 from retrodict.physics.radon import Radon
@@ -34,11 +31,11 @@ from retrodict.tasks.recon_acquired import (
     chosen,
     data_name,
     digest_of,
-    same,
 )
-from retrodict.tasks.recon_config import Problem, Range, ScanPart, radians
+from retrodict.tasks.recon_config import Problem
+from retrodict.tasks.recon_geometry import angles_of, beam_of, center_of, check_counts_of, grid_of, shown_as, span_of
 
-__all__ = ["beam_of", "grid_of", "noise_of", "shown_as", "tomography"]
+__all__ = ["noise_of", "tomography"]
 
 MOST = 25.0
 """Line integrals beyond this are none: a transmission of 1e-11."""
@@ -112,15 +109,15 @@ def tomography(raw: Raw, problem: Problem) -> Acquisition:
     stack = _stack(raw, problem)
     views, bins = stack.size("view"), stack.size("bin")
     angles = angles_of(raw, problem.scan, views)
-    _check_counts_of(problem.scan, views, bins)
+    check_counts_of(problem.scan, views, bins)
     slices = chosen(stack.size("slice"), problem.slices)
     middle = slices[len(slices) // 2]
     first = _sinogram(stack, middle)
-    center, about = _center(problem.scan, first.values, angles)
+    center, about = center_of(problem.scan, first.values, angles)
     scan = beam_of(problem.scan, angles, bins, center)
     size, spacing = grid_of(problem, scan)
     operator = Radon(size, scan, spacing=spacing)
-    about |= {"corrections": first.about, "slice_looked_at": middle, "angles": _span(angles)}
+    about |= {"corrections": first.about, "slice_looked_at": middle, "angles": span_of(angles)}
     notes = _notes(first, about)
 
     @cache
@@ -192,37 +189,6 @@ def _axes(raw: Raw, problem: Problem, shape: tuple[int, ...]) -> tuple[str, ...]
     return tuple(names[k] for k in range(3))
 
 
-def angles_of(raw: Raw, scan: ScanPart, views: int) -> tuple[float, ...]:
-    """Angles in radians, one for every view."""
-    where = "scan.angles"
-    if scan.angles is None:
-        hint = "Give the name of an array, a list, or {start: 0, step: 1}."
-        raise InputError(where, "none", f"the angles of {views} views", hint)
-    given: Any = scan.angles
-    if isinstance(given, Range):
-        given = [given.start + k * given.step for k in range(views)]
-    elif isinstance(given, str):
-        where = f"scan.angles ({given})"
-        array = np.asarray(array_of(raw, given, "scan.angles"), dtype=np.float64)
-        given = array.ravel().tolist()
-    if len(given) != views:
-        hint = "The axes may be in another order: give axes." if views else ""
-        raise InputError(where, f"{len(given)} angles for {views} views", f"{views} angles", hint)
-    return radians(given, scan.angle_unit, where, scan.order)
-
-
-def _check_counts_of(scan: ScanPart, views: int, bins: int) -> None:
-    for name, stated, found in (("views", scan.views, views), ("bins", scan.bins, bins)):
-        if stated is not None and stated != found:
-            hint = "The axes may be in another order: give axes."
-            raise InputError(f"scan.{name}", f"{found} {name} in the data", f"{stated}, as the geometry says", hint)
-
-
-def _span(angles: tuple[float, ...]) -> dict[str, float]:
-    degrees = np.degrees(angles)
-    return {"first_degrees": float(degrees[0]), "last_degrees": float(degrees[-1])}
-
-
 # ---- one slice -------------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +204,9 @@ def _sinogram(stack: _Stack, i: int) -> Sinogram:
         highest = float(values.max())
         if highest > MOST:
             hint = "Counts need counts.flats or counts.i0."
-            raise InputError(f"{stack.raw.path}: {stack.name}", f"line integrals up to {highest:.4g}", f"at most {MOST:g}", hint)
+            raise InputError(
+                f"{stack.raw.path}: {stack.name}", f"line integrals up to {highest:.4g}", f"at most {MOST:g}", hint
+            )
     values = fill(values, missing)
     if problem.corrections.rings:
         values, stripe = remove_rings(values, problem.corrections.rings)
@@ -260,8 +228,10 @@ def _from_counts(stack: _Stack, readings: Tensor, i: int, about: dict[str, Any])
         found = f"flats of {float(flat.mean()):.4g} and darks of {float(dark.mean()):.4g} on average"
         raise InputError("counts.flats", found, "flats above the darks", "They may be exchanged.")
     found = transmission(readings, flat, dark)
-    dead = dead_bins(found.open_beam, readings) if problem.corrections.dead else torch.zeros_like(flat > 0).expand(
-        readings.shape[-1]
+    dead = (
+        dead_bins(found.open_beam, readings)
+        if problem.corrections.dead
+        else torch.zeros_like(flat > 0).expand(readings.shape[-1])
     )
     starved = found.starved & ~dead
     share = float(starved.sum()) / max(1, int((~dead).sum()) * len(readings))
@@ -317,85 +287,14 @@ def _said(noise: Noise | None) -> str:
     return "none" if noise is None else repr(noise) if isinstance(noise, GaussianNoise) else type(noise).__name__
 
 
-# ---- geometry --------------------------------------------------------------------------------------------------------
-
-
-def _center(scan: ScanPart, values: Tensor, angles: tuple[float, ...]) -> tuple[float | None, dict[str, Any]]:
-    """The bin of the axis, and what was found; angles that the data contradict are refused with the figure."""
-    middle = (values.shape[-1] - 1) / 2
-    if scan.beam != "parallel":
-        if scan.center == "find":
-            raise InputError("scan.center", "find, for a fan beam", "a bin, or parallel views to find it in")
-        return (None if scan.center is None else float(scan.center)), {}
-    _check_moments(values, angles)
-    if scan.center != "find":
-        return (None if scan.center is None else float(scan.center)), {}
-    found = find_center(values, angles)
-    about = {"bin": found.bin, "by_center_of_mass": found.by_moments, "explained": found.explained}
-    return found.bin, {"center": {**about, "off_middle_bins": found.bin - middle}}
-
-
-def _check_moments(values: Tensor, angles: tuple[float, ...]) -> None:
-    """The center of mass of a whole object goes round on a circle: angles in another unit or order break that."""
-    bins, edge = values.shape[-1], max(2, values.shape[-1] // 40)
-    ends = float(torch.cat([values[:, :edge], values[:, -edge:]], 1).abs().mean())
-    if len(angles) < 12 or ends > 0.02 * float(values.max()):
-        return  # cut off, or too few views to tell
-    net = values.clamp_min(0)
-    at = torch.arange(bins, dtype=torch.float64, device="cpu")
-    path = (net.double() * at).sum(-1) / net.double().sum(-1).clamp_min(1e-30)
-    explained = moments(net, angles)[1]
-    if float(path.std()) > 0.01 * bins and explained < 0.5:
-        found = f"views whose center of mass follows a turn of the object to {max(explained, 0):.0%}"
-        hint = "Their unit or order may be another, or axes are exchanged."
-        raise InputError("scan.angles", found, "above 50 %", hint)
-
-
-def beam_of(scan: ScanPart, angles: tuple[float, ...], bins: int, center: float | None) -> ParallelBeam | FanBeam:
-    """The geometry; a `center` in bins is an offset of the detector."""
-    if scan.pitch is None:
-        hint = "Give scan.pitch; 1 counts lengths in bins."
-        raise InputError("scan.pitch", "none", "the distance of two bins in mm", hint)
-    offset = scan.offset
-    if center is not None:
-        if not 0 <= center <= bins - 1:
-            raise InputError("scan.center", f"{center:g}", f"a bin from 0 to {bins - 1}")
-        offset += ((bins - 1) / 2 - center) * scan.pitch
-    if scan.beam == "parallel":
-        return ParallelBeam(angles, bins, scan.pitch, offset)
-    if scan.source is None or scan.detector is None:
-        missing = "scan.source" if scan.source is None else "scan.detector"
-        raise InputError(missing, "none", "the distance from the source in mm, of the axis and of the detector")
-    return FanBeam(angles, bins, scan.pitch, offset, source=scan.source, detector=scan.detector, curved=scan.curved)
-
-
-def grid_of(problem: Problem, scan: ParallelBeam | FanBeam) -> tuple[tuple[int, int], tuple[float, float]]:
-    """Rows, columns and pixel: as given, or as many pixels as bins over the width that every view sees."""
-    seen = scan.pitch * (scan.source / scan.detector if isinstance(scan, FanBeam) else 1.0)
-    reach = 2 * (seen * (scan.bins / 2) - abs(scan.offset) * seen / scan.pitch)
-    reach = reach if reach > 0 else seen * scan.bins
-    size = problem.grid_size or (scan.bins, scan.bins)
-    return size, problem.pixel or (reach / size[1], reach / size[1])
-
-
-def shown_as(problem: Problem) -> tuple[str, Any]:
-    """The unit of results, and the way to it from 1/mm."""
-    unit, water = problem.image.unit or "1/mm", problem.image.water
-    if unit == "HU":
-        return unit, lambda mu: 1000 * (mu / water - 1)
-    if unit != "1/mm":
-        raise InputError("image.unit", repr(unit), "1/mm or HU")
-    return unit, same
-
-
 def _notes(first: Sinogram, about: dict[str, Any]) -> list[str]:
     """What a person should know of what was done to the data."""
     notes, done = [], first.about
     if "center" in about:
         c = about["center"]
         notes.append(
-            f"axis of rotation found at bin {c['bin']:.2f} ({c['off_middle_bins']:+.2f} from the middle; by the center of "
-            f"mass {c['by_center_of_mass']:.2f})"
+            f"axis of rotation found at bin {c['bin']:.2f} ({c['off_middle_bins']:+.2f} from the middle; by the center "
+            f"of mass {c['by_center_of_mass']:.2f})"
         )
     if done.get("dead_bins"):
         notes.append(f"{done['dead_bins']} dead bins left out")

@@ -24,8 +24,8 @@ class Reconstruction:
     `image` `(B, *domain.shape)`; `residual` |y - A x| / |y - A 0| and `misfit` chi^2 over its mean (1 for the true
     image; NaN without a law of noise), both `(B,)` float64; `iterations` and `stopped` of every item: "closed form",
     "tolerance" (the image moved by less), "discrepancy" (the misfit came down to the noise), "iterations" (all were
-    used).  `kind` is "point": an estimate without an uncertainty.  `parameter` is the strength of a penalty, one for each item, `penalty` its value without it; `history` the
-    objective by iteration.
+    used). `kind` is "point": an estimate without an uncertainty.  `parameter` is the strength of a penalty, one for
+    each item, `penalty` its value without it; `history` the objective by iteration.
     """
 
     image: Tensor
