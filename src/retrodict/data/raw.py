@@ -106,7 +106,8 @@ class Raw:
             array = np.asarray(entry.take(index))
         for first, second in (("real", "imag"), ("r", "i")):
             if array.dtype.names == (first, second):
-                array = array[first] + 1j * array[second]
+                pair: Any = array
+                array = np.asarray(pair[first] + 1j * pair[second])
         if array.dtype.kind not in "iufbc":
             raise InputError(f"{self.path}: {name}", f"values of type {array.dtype}", "numbers")
         return array

@@ -7,11 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from retrodict.report.page import (
     DASHED,
     MEAN,
-    MUTED,
     SAMPLE,
     Panel,
     Scale,
@@ -84,7 +84,7 @@ def _tiles(record: Record) -> list[dict[str, str]]:
     tiles = [{"label": "residual", "value": percent(shown["residual"]), "note": "of the data, |y − A x| / |y|"}]
     if "ratio" in law:
         p = min(law["above"], law["below"])
-        word = "p < 1e-6" if p < 1e-6 else f"p = {p:.2g}"
+        word = "p\u00a0<\u00a010⁻⁶" if p < 1e-6 else f"p = {p:.2g}"
         tiles.append(
             {"label": "chi² over its mean", "value": number(law["ratio"]), "note": f"1 for the true image; {word}"}
         )
@@ -220,4 +220,4 @@ def _draw_slices(axes: Axes, values: list[float]) -> None:
     axes.axhline(1, **DASHED)
     axes.plot(range(len(values)), values, "o-", color=MEAN, markersize=3)
     axes.set(xlabel="slice", ylabel="chi² / mean", xlim=(-0.5, len(values) - 0.5))
-    axes.tick_params(colors=MUTED)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,4 +1,4 @@
-"""What is said of a raw measurement: its problem, geometry, corrections and noise; read from YAML, flags or the file."""
+"""What is said of a raw measurement (problem, geometry, corrections, noise): in YAML, flags or the file itself."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Range(Strict):
 
 
 class ScanPart(Strict):
-    """Geometry of a tomograph: lengths in mm, `center` in bins, angles a name in the file, a list, or start and step."""
+    """Geometry of a tomograph: lengths in mm, `center` in bins; angles are a name in the file, a list, or a range."""
 
     beam: Literal["parallel", "fan"] = "parallel"
     angles: str | list[float] | Range | None = None

@@ -73,7 +73,7 @@ def belongs_to(name: str) -> Callable[[str], bool]:
 
 
 def recorded(out: Path, name: str) -> dict[str, Any]:
-    """The record of an earlier reconstruction of that name in the folder; empty where there is none that can be read."""
+    """The record of an earlier reconstruction of that name; empty where there is none that can be read."""
     try:
         record = json.loads((out / f"{name}_reconstruct.json").read_text())
     except (OSError, ValueError, RecursionError):

@@ -113,7 +113,7 @@ def _image(source: Any, options: ReconstructOptions) -> tuple[Image, str]:
 
 
 def _ready(measurement: Measurement) -> Acquisition:
-    """A measurement made in Python: its operator has to have an adjoint that is one, or nothing converges to anything."""
+    """A measurement made in Python; an adjoint that is none is refused, or nothing would converge to anything."""
     operator = measurement.operator
     if len(operator.domain.shape) not in (3, 4):
         raise InputError(operator.name, f"images {operator.domain.shape}", "(C, H, W) or (C, Z, H, W)")

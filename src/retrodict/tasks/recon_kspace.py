@@ -37,15 +37,11 @@ def kspace(raw: Raw, problem: Problem) -> Acquisition:
     """The k-space of a file; raises `InputError` for all that does not fit, before anything long."""
     notes: list[str] = []
     spacing, slice_spacing, found_noise = problem.pixel or (1.0, 1.0), problem.image.slice_spacing, None
-    read: Callable[[int], np.ndarray]
     if "dataset/xml" in raw.entries:
         sorted_ = acquisitions(raw, crop=problem.coils.crop_oversampling)
         shape, found_noise = sorted_.kspace.shape, sorted_.noise
         spacing, slice_spacing = problem.pixel or sorted_.spacing, sorted_.slice_spacing
-        where = "dataset/data"
-
-        def read(i: int) -> np.ndarray:
-            return sorted_.kspace[i]
+        where, read = "dataset/data", sorted_.kspace.__getitem__
     else:
         where = data_name(raw, problem.data)
         shape, read = _plain(raw, problem, where)

@@ -23,7 +23,7 @@ class Residual(NamedTuple):
 
 
 def whitened_residual(measurement: Measurement, image: Tensor) -> Tensor:
-    """Sigma^(-1/2) (y - A x) of one item: unit white noise where x is the true image; without a law over its own rms."""
+    """Sigma^(-1/2) (y - A x) of one item, unit white noise for the true image; without a law over its own rms."""
     rest = measurement.residual(image)
     noise = measurement.noise
     if noise is None:
@@ -45,7 +45,7 @@ def residual_law(measurement: Measurement, image: Tensor) -> Residual:
     values = whitened_residual(measurement, image)[0].detach().cpu()
     shape = values.shape
     mask = measurement.mask
-    seen = torch.ones(shape, dtype=torch.bool) if mask is None else mask.to("cpu").expand(shape) > 0
+    seen = torch.ones(shape, dtype=torch.bool, device="cpu") if mask is None else mask.to("cpu").expand(shape) > 0
     parts = torch.view_as_real(values).movedim(-1, 0) if values.is_complex() else values[None]
     parts = parts.double()
     record: dict[str, Any] = {"samples": int(seen.sum()) * len(parts), "lag": {}}

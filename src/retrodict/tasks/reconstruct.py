@@ -186,14 +186,14 @@ class ReconstructJob:
         middle = made.count // 2
         with torch_threads(self.options.threads) as threads, torch.no_grad():
             for i in range(made.count):
-                if watch is not None:
+                if watch is not None and made.count > 1:
                     watch(self.name, i, made.count)
                 image, record = self._slice(i, parts)
                 images.append(image)
                 records.append(record)
             part = made.part(middle, self.method in WHOLE)
             law = residual_law(part, images[middle])
-        if watch is not None:
+        if watch is not None and made.count > 1:
             watch(self.name, made.count, made.count)
         values = torch.cat([made.shown(x) for x in images])  # (slices, C, *N)
         image, truth = image_like(made, values, self.options.format)
