@@ -168,6 +168,18 @@ def test_what_is_simulated_is_reconstructed(problem, more, method):
     assert torch.equal(done.image.values, again.image.values)
 
 
+@pytest.mark.parametrize("size", [64, 66])
+def test_coarse_pixels_of_kspace_lie_where_the_blocks_of_fine_ones_do(size):
+    picture = Image.of(disc(size, center=(3.0, 2.0), radius=8.0, value=1.0).float(), unit="counts", spacing=0.5)
+    field = ["simulate.acceleration=1", "simulate.coils=1", "simulate.sigma=1e-6", "simulate.center=0"]
+    done = retrodict.reconstruct(picture, simulate=True, problem="kspace", field=field)
+    at = torch.arange(size // 2, dtype=torch.float64)
+    found, truth = (v.values[0].abs().double() ** 2 for v in (done.image, done.truth))
+    for x in (0, 1):
+        middles = [float((v.sum(x) * at).sum() / v.sum()) for v in (found, truth)]
+        assert middles[0] == pytest.approx(middles[1], abs=0.02)  # a wrong half of a fine pixel would be 0.25
+
+
 def test_an_inverse_crime_is_said():
     picture = Image.of(disc(96).float(), unit="1/mm", spacing=0.5)
     field = ["simulate.views=60", "simulate.dose=1e5", "simulate.same_grid=true"]
@@ -189,6 +201,7 @@ def test_the_residual_of_the_truth_is_said_to_be_noise_and_a_wrong_image_is_not(
     )
     law = right.residual.record
     assert law["ratio"] == pytest.approx(1, abs=0.08)
+    assert law["rms"] == pytest.approx(math.sqrt(law["ratio"]), rel=1e-5)
     assert "as large as the noise" in law["said"]
     assert "it is white" in law["said"]
     wrong = retrodict.reconstruct(

@@ -87,10 +87,11 @@ def test_a_stripe_goes_and_what_is_wider_stays():
     stripe = torch.zeros(101, dtype=F64)
     stripe[40], stripe[60] = 0.3, -0.2
     found, taken = remove_rings(p + stripe, 9)
-    assert float((taken - stripe)[[40, 60]].abs().max()) < 0.02
+    step = float(p.mean(0).diff().abs().max())  # a median of 9 moves by less than a sample where one of them is off
+    assert float((taken - stripe)[[40, 60]].abs().max()) < step
     clean, none = remove_rings(p, 9)
-    assert float(none.abs().max()) < 0.01
-    assert float((found - clean).abs().max()) < 0.03
+    assert float(none.abs().max()) < step  # what is wider than the filter stays
+    assert float((found - clean).abs().max()) < 2 * step
     with pytest.raises(InputError, match="odd"):
         remove_rings(p, 4)
 
