@@ -371,6 +371,51 @@ def test_matlab_structs_and_tiff_stacks_are_read(tmp_path):
     assert float(done.image.values[0, disc(radius=7.5) > 0].mean()) == pytest.approx(0.02, rel=0.03)
 
 
+def bead(n=7):
+    at = torch.arange(n, dtype=torch.float64) - n // 2
+    return torch.exp(-(at**2 + at[:, None] ** 2) / 3)
+
+
+def test_an_image_is_deblurred_by_a_psf_of_a_file_and_written_like_it(tmp_path):
+    sharp = disc(48, value=100.0, pixel=0.5) + 5
+    psf = bead() / bead().sum()
+    blurred = retrodict.Blur((48, 48), psf).forward(sharp[None, None])[0, 0]
+    np.savez(
+        tmp_path / "scan.npz", image=blurred.float().numpy(), spacing=np.array([0.5, 0.5]), unit=np.array("counts")
+    )
+    np.savez(tmp_path / "bead.npz", image=(50 * bead(9) + 3).float().numpy(), spacing=np.array([0.5, 0.5]))
+    asked = ("--problem", "deblur", "--psf", tmp_path / "bead.npz", "--set", "iterations=200")
+    done = run("reconstruct", tmp_path / "scan.npz", "-o", tmp_path / "out", *asked)
+    assert done.returncode == 0, done.stderr
+    image = retrodict.read(tmp_path / "out" / "scan_image.npz")
+    assert (image.unit, image.spacing) == ("counts", (0.5, 0.5))
+    before, after = (float((v - sharp).square().mean().sqrt()) for v in (blurred, image.values[0]))
+    assert after < 0.75 * before  # an edge has no band limit: some of it is lost for good
+    assert "a background of 3" in done.stderr
+    np.savez(tmp_path / "wide.npz", image=bead().numpy(), spacing=np.array([0.7, 0.7]))
+    for name, words in (("wide.npz", "0.7 x 0.7 mm"), ("none.npz", "no file")):
+        bad = run(
+            "reconstruct", tmp_path / "scan.npz", "-o", tmp_path / "b", "--problem", "deblur", "--psf", tmp_path / name
+        )
+        assert bad.returncode in (2, 3)
+        assert words in bad.stderr
+
+
+def test_masked_and_coarse_images_of_files(tmp_path):
+    mask = np.random.default_rng(0).uniform(size=(48, 48)) < 0.6
+    scan = (disc(48, value=100.0).numpy() * mask).astype(np.float32)
+    np.savez(tmp_path / "scan.npz", image=scan, spacing=np.array([0.5, 0.5]))
+    np.savez(tmp_path / "mask.npz", image=mask.astype(np.float32), spacing=np.array([0.5, 0.5]))
+    settings = {"method": "admm", "set": {"strength": 0.1, "iterations": 40}}
+    done = retrodict.reconstruct(tmp_path / "scan.npz", problem="inpaint", mask=str(tmp_path / "mask.npz"), **settings)
+    assert float((done.image.values[0] - disc(48, value=100.0)).square().mean().sqrt()) < 10
+    with pytest.raises(InputError, match="mask"):
+        retrodict.reconstruct(tmp_path / "scan.npz", problem="inpaint", **settings)
+    fine = retrodict.reconstruct(tmp_path / "scan.npz", problem="super_resolution", factor=2, **settings)
+    assert fine.image.values.shape == (1, 96, 96)
+    assert fine.image.spacing == pytest.approx((0.25, 0.25))
+
+
 # ---- bad input -------------------------------------------------------------------------------------------------------
 
 

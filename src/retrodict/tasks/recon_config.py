@@ -24,6 +24,7 @@ __all__ = [
     "Problem",
     "ScanPart",
     "SimulatePart",
+    "asked",
     "problem_of",
 ]
 
@@ -189,15 +190,8 @@ def problem_of(
 
     Raises `InputError` that names the file or field, and for a problem that nobody names.
     """
-    where: object = "problem"
-    record: dict[str, Any] = {}
-    if isinstance(config, Mapping):
-        record, where = dict(config), "config"
-    elif config is not None:
-        record, where = read_record(Path(config), "description of a measurement"), config
-    merged = _merged(known, record)
-    for text in fields:
-        overridden(merged, text, "--field")
+    where: object = "config" if isinstance(config, Mapping) else "problem" if config is None else config
+    merged = _laid(known, config, fields)
     if "problem" not in merged:
         hint = "Give {problem}, or a configuration with it."
         raise InputError(
@@ -209,6 +203,26 @@ def problem_of(
         found = first_error(Problem, where, error)
         place = re.sub(r"\.(constrained-\w+|float|int|str|Range|(literal|tuple|list)\[.*)$", "", found.where)
         raise InputError(place, found.found, found.expected, found.hint) from error
+
+
+def asked(config: Path | str | Mapping[str, Any] | None, fields: Sequence[str] = ()) -> object:
+    """The problem that a configuration and fields name, unchecked; None where they name none."""
+    return _laid({}, config, fields).get("problem")
+
+
+def _laid(
+    known: Mapping[str, Any], config: Path | str | Mapping[str, Any] | None, fields: Sequence[str]
+) -> dict[str, Any]:
+    """Fields over a configuration over what is known."""
+    record: Mapping[str, Any] = {}
+    if isinstance(config, Mapping):
+        record = config
+    elif config is not None:
+        record = read_record(Path(config), "description of a measurement")
+    merged = _merged(known, record)
+    for text in fields:
+        overridden(merged, text, "--field")
+    return merged
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from retrodict.data.raw import Raw, open_raw
 from retrodict.physics.measurement import Measurement
 from retrodict.physics.operator import check_adjoint
 from retrodict.tasks.recon_acquired import Acquisition, digest_of
-from retrodict.tasks.recon_config import Problem, problem_of
+from retrodict.tasks.recon_config import Problem, asked, problem_of
 from retrodict.tasks.recon_image import image_problem
 from retrodict.tasks.recon_kspace import kspace
 from retrodict.tasks.recon_layouts import known_of
@@ -51,23 +51,11 @@ def acquired(source: Any, options: ReconstructOptions) -> tuple[Acquisition, str
     path = Path(source)
     if not path.exists():
         raise InputError(path, "no such file", "a measurement")
-    if _asked(options) in IMAGES:
+    if asked(options.config, options.entries()) in IMAGES:
         image, name = _image(path, options)
         return (*_of_image(image, options), name)
     with open_raw(path) as raw:
         return (*_of_raw(raw, options, keep=True), path.stem if path.is_file() else path.name)
-
-
-def _asked(options: ReconstructOptions) -> str | None:
-    """The problem that the options name, or None."""
-    try:
-        return problem_of({"mask": "", "blur": {"fwhm": 1.0}}, options.config, options.entries()).problem
-    except InputError as error:
-        if error.where == "blur":  # a PSF beside the stand-in
-            return "deblur"
-        if error.found.startswith("none, and a file"):
-            return None
-        raise
 
 
 def _of_image(image: Image, options: ReconstructOptions) -> tuple[Acquisition, str]:
