@@ -374,7 +374,7 @@ CT_METHODS = (
     ("FBP, ramp", "fbp", {}),
     ("FBP, Hann", "fbp", {"filter": "hann"}),
     ("CGLS, to the noise", "cgls", {"iterations": 40, "discrepancy": 1.0}),
-    ("TV", "fista", {"strength": 300.0, "iterations": 50, "tolerance": 1e-4, "nonnegative": True, "start": "fbp"}),
+    ("TV", "fista", {"strength": 10000.0, "iterations": 50, "tolerance": 1e-4, "nonnegative": True, "start": "fbp"}),
 )
 
 
