@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "training": GROUND | {"bases", "processes", "denoisers", "nets", "models"},
     "report": GROUND | {"metrics", "bases", "data"},
     "tasks": GROUND
-    | {"bases", "processes", "denoisers", "samplers", "nets", "models", "training", "data", "metrics", "report"},
+    | {"bases", "physics", "processes", "denoisers", "samplers", "nets", "models", "training", "data", "metrics"}
+    | {"report"},
     "cli": GROUND | {"tasks"},
     "__main__": {"cli"},
 }

@@ -19,6 +19,12 @@ _PUBLIC = {
     "open_model": "models.model",
     "Restored": "tasks.restore",
     "RestoreOptions": "tasks.options",
+    "reconstruct": "tasks.reconstruct",
+    "Reconstructed": "tasks.reconstruct",
+    "ReconstructOptions": "tasks.recon_options",
+    "open_raw": "data.raw",
+    "coil_maps": "physics.coils",
+    "find_center": "physics.corrections",
     "Image": "data",
     "read": "data",
     "write": "data",
@@ -274,6 +280,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.data import write as write
     from retrodict.data.index import IndexRow as IndexRow
     from retrodict.data.index import read_index as read_index
+    from retrodict.data.raw import open_raw as open_raw
     from retrodict.denoisers.cascade import CascadeDenoiser as CascadeDenoiser
     from retrodict.denoisers.cascade import cascade_of_stationary as cascade_of_stationary
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
@@ -336,7 +343,9 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.physics.classics.result import Reconstruction as Reconstruction
     from retrodict.physics.classics.variational import admm as admm
     from retrodict.physics.classics.variational import fista as fista
+    from retrodict.physics.coils import coil_maps as coil_maps
     from retrodict.physics.convolution import Blur as Blur
+    from retrodict.physics.corrections import find_center as find_center
     from retrodict.physics.counts import LogPoissonNoise as LogPoissonNoise
     from retrodict.physics.counts import PoissonNoise as PoissonNoise
     from retrodict.physics.counts import TransmissionNoise as TransmissionNoise
@@ -446,6 +455,9 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.measure_map import MeasuredMap as MeasuredMap
     from retrodict.tasks.measure_map import measure_noise_map as measure_noise_map
     from retrodict.tasks.options import RestoreOptions as RestoreOptions
+    from retrodict.tasks.recon_options import ReconstructOptions as ReconstructOptions
+    from retrodict.tasks.reconstruct import Reconstructed as Reconstructed
+    from retrodict.tasks.reconstruct import reconstruct as reconstruct
     from retrodict.tasks.repeats import Repeats as Repeats
     from retrodict.tasks.repeats import evaluate_repeats as evaluate_repeats
     from retrodict.tasks.restore import Restored as Restored

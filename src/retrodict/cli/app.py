@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from retrodict._version import __version__
-from retrodict.cli import bench, calibrate, data, evaluate, fit, generate, measure, processes, restore
+from retrodict.cli import bench, calibrate, data, evaluate, fit, generate, measure, processes, reconstruct, restore
 from retrodict.cli.command import CODES, Code, answered, print_json
 from retrodict.cli.terminal import out
 
@@ -44,6 +44,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Images to train on: the table
 
 for command in (
     restore.restore,
+    reconstruct.reconstruct,
     fit.fit,
     generate.generate,
     evaluate.evaluate,

@@ -17,7 +17,7 @@ from yaml.constructor import ConstructorError
 
 from retrodict._check import DEEPEST, InputError, depth, read_text, visible
 
-__all__ = ["Strict", "read_config"]
+__all__ = ["Strict", "first_error", "overridden", "read_config", "read_record"]
 
 
 class Strict(BaseModel):
@@ -63,22 +63,29 @@ def read_config(cls: type[Config], path: Path | str, what: str, overrides: Itera
     Raises `InputError` that names file and field.
     """
     path = Path(path)
-    record = _parsed(read_text(path, f"a YAML {what}", MOST_BYTES), path, f"a YAML {what}")
-    if not isinstance(record, dict):
-        raise InputError(path, "nothing" if record is None else type(record).__name__, "a YAML mapping")
+    record = read_record(path, what)
     for text in overrides:
-        _override(record, text)
+        overridden(record, text)
     if depth(record) > DEEPEST:
         raise InputError(path, "values that are nested too deeply", f"at most {DEEPEST} levels")
     try:
         return cls.model_validate(record)
     except ValidationError as error:
-        raise _first(cls, path, error) from error
+        raise first_error(cls, path, error) from error
 
 
-def _override(record: dict[str, Any], text: str) -> None:
+def read_record(path: Path, what: str) -> dict[str, Any]:
+    """The mapping in a YAML file; `what` it holds, for errors."""
+    record = _parsed(read_text(path, f"a YAML {what}", MOST_BYTES), path, f"a YAML {what}")
+    if not isinstance(record, dict):
+        raise InputError(path, "nothing" if record is None else type(record).__name__, "a YAML mapping")
+    return record
+
+
+def overridden(record: dict[str, Any], text: str, flag: str = "--set") -> None:
+    """Put the YAML value of `a.b=value` into a record; `flag` is where it was given."""
     name, equals, value = text.partition("=")
-    where = f"--set {visible(name, 200)}"
+    where = f"{flag} {visible(name, 200)}"
     if not equals:
         raise InputError(where, "no '='", "a.b=value")
     *parents, last = name.split(".")
@@ -195,7 +202,7 @@ def _parsed(text: str, where: object, what: str) -> Any:
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def _first(cls: type[Strict], path: Path, error: ValidationError) -> InputError:
+def first_error(cls: type[Strict], path: object, error: ValidationError) -> InputError:
     """The first of the errors in one sentence."""
     item = error.errors()[0]
     parts, known = _walk(cls, item["loc"])

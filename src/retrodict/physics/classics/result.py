@@ -24,8 +24,8 @@ class Reconstruction:
     `image` `(B, *domain.shape)`; `residual` |y - A x| / |y - A 0| and `misfit` chi^2 over its mean (1 for the true
     image; NaN without a law of noise), both `(B,)` float64; `iterations` and `stopped` of every item: "closed form",
     "tolerance" (the image moved by less), "discrepancy" (the misfit came down to the noise), "iterations" (all were
-    used).  `parameter` is the strength of a penalty, one for each item, `penalty` its value without it; `history` the
-    objective by iteration.
+    used). `kind` is "point": an estimate without an uncertainty.  `parameter` is the strength of a penalty, one for
+    each item, `penalty` its value without it; `history` the objective by iteration.
     """
 
     image: Tensor
@@ -36,6 +36,7 @@ class Reconstruction:
     parameter: tuple[float, ...] = ()
     penalty: tuple[float, ...] = ()
     history: tuple[tuple[float, ...], ...] = field(default=(), repr=False)
+    kind: str = "point"
 
     @staticmethod
     def join(parts: Sequence[Reconstruction]) -> Reconstruction:
@@ -43,7 +44,7 @@ class Reconstruction:
         image, residual, misfit = (torch.cat([getattr(p, n) for p in parts]) for n in ("image", "residual", "misfit"))
         names = ("iterations", "stopped", "parameter", "penalty", "history")
         rows = {n: sum((getattr(p, n) for p in parts), ()) for n in names}
-        return Reconstruction(image, residual, misfit, **rows)
+        return Reconstruction(image, residual, misfit, **rows, kind=parts[0].kind)
 
 
 def closed(

@@ -240,4 +240,8 @@ def _circulant(operator: Whitened, x: Tensor) -> tuple[Fourier, Tensor]:
     size = space.shape[1:]
     spacing = space.spacing if len(space.spacing) == len(size) else ()
     basis = Fourier(size, spacing, complex=space.complex)
-    return basis, point_response(operator, basis, x)
+    response = point_response(operator, basis, x)
+    probe = space.white(0, "circulant", dtype=torch.float64).to(x)
+    level = float((probe.conj() * operator.gram(probe)).real.double().mean() / probe.abs().double().square().mean())
+    # where the point is a pixel that nothing measures, it says nothing of the others
+    return basis, response if float(response.mean()) > 0.01 * level else torch.full_like(response, level)

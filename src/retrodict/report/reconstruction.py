@@ -1,0 +1,223 @@
+"""The page of a reconstruction: the image, what was measured, and what is left of it beside the law of the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from retrodict.report.page import (
+    DASHED,
+    MEAN,
+    SAMPLE,
+    Panel,
+    Scale,
+    display_window,
+    legend,
+    nice,
+    number,
+    panel,
+    percent,
+    plot,
+    quantity,
+    render_page,
+    rows,
+    sentence,
+    signed_scale,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["render"]
+
+Record = Mapping[str, Any]
+TITLES = {"sinogram": "Sinogram", "k-space": "k-space", "image": "Measured image", "data": "Data"}
+
+
+def render(record: Record, pictures: Mapping[str, Any], name: str) -> str:
+    """The page of a record of `retrodict.tasks.reconstruct`, with arrays of the slice that is shown.
+
+    `pictures`: kind; image, truth or None `(H, W)`; data, residual and seen (2-D); sample of the residual (flat).
+    """
+    said = record["residual"]["said"]
+    context = {
+        "kind": f"Reconstruction by {record['method']}",
+        "title": name,
+        "date": record["date"],
+        "verdict": sentence(f"A point estimate, without an uncertainty. {said[0].upper()}{said[1:]}"),
+        "notes": [sentence(f"{n[0].upper()}{n[1:]}") for n in record["notes"]],
+        "crime": any("inverse crime" in n for n in record["notes"]),
+        "tiles": _tiles(record),
+        "panels": _panels(record, pictures),
+        "data": _data_panels(record, pictures),
+        "plots": _plots(record, pictures),
+        "slices": _slices(record),
+        "tables": [
+            {"name": "Method", "rows": rows({"method": record["method"], **record["settings"]})},
+            {"name": "Measurement", "rows": rows(record["measurement"], skip_empty=True)},
+            {"name": "Run", "rows": rows(_run(record))},
+            {"name": "Files", "rows": [("", f) for f in record["files"]]},
+            {"name": "Versions", "rows": rows(record["versions"])},
+        ],
+    }
+    return render_page("reconstruction.html.j2", context)
+
+
+def _run(record: Record) -> dict[str, Any]:
+    return {
+        "seconds": round(record["seconds"], 2),
+        "forecast seconds": round(record["forecast"]["seconds"], 2),
+        "threads": record["threads"],
+        "source": record["source"],
+    }
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _tiles(record: Record) -> list[dict[str, str]]:
+    law, shown = record["residual"], record["slices"][record["shown_slice"]]
+    tiles = [{"label": "residual", "value": percent(shown["residual"]), "note": "of the data, |y − A x| / |y|"}]
+    if "ratio" in law:
+        p = min(law["above"], law["below"])
+        word = "p\u00a0<\u00a010⁻⁶" if p < 1e-6 else f"p = {p:.2g}"
+        tiles.append(
+            {"label": "chi² over its mean", "value": number(law["ratio"]), "note": f"1 for the true image; {word}"}
+        )
+    for name, value in law["lag"].items():
+        note = f"±{number(law['band'], 2)} if white"
+        tiles.append({"label": f"neighbors {name}", "value": f"{value:+.3f}".replace("-", "−"), "note": note})
+    tiles.append(
+        {"label": "beyond 3 deviations", "value": percent(law["beyond_3"]), "note": f"0.3{chr(160)}% of a normal law"}
+    )
+    if "error_rms" in record:
+        value = quantity(record["error_rms"], record["unit"])
+        tiles.append({"label": "error", "value": value, "note": "rms against what was simulated"})
+    return tiles
+
+
+def _slices(record: Record) -> list[dict[str, str]]:
+    """A row for every slice, at most sixty of them."""
+    many = record["slices"]
+    step = max(1, -(-len(many) // 60))
+    return [
+        {
+            "number": str(i),
+            "residual": percent(row["residual"]),
+            "misfit": "" if row["misfit"] is None else number(row["misfit"]),
+            "stopped": f"{row['stopped']}, {row['iterations']}" if row["iterations"] else row["stopped"],
+            "strength": "" if row["strength"] is None else number(row["strength"]),
+        }
+        for i, row in list(enumerate(many))[::step]
+    ]
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _panels(record: Record, pictures: Mapping[str, Any]) -> list[Panel]:
+    unit, image, truth = record["unit"], pictures["image"], pictures["truth"]
+    (center, width), _ = display_window(image if truth is None else truth, unit)
+    gray = (center - width / 2, center + width / 2)
+    dy, dx = pictures["spacing"]
+    aspect = f"{image.shape[1] * dx:g} / {image.shape[0] * dy:g}"
+    words = f"{number(gray[0])} to {number(gray[1])} {unit}"
+    out = [panel("Reconstruction", image, gray, words, aspect)]
+    if truth is not None:
+        error = image - truth
+        high = nice(float(np.percentile(np.abs(error), 99)))
+        out += [
+            panel("Truth", truth, gray, "", aspect),
+            panel("Reconstruction minus truth", error, signed_scale(high, unit), "", aspect),
+        ]
+    return out
+
+
+def _data_panels(record: Record, pictures: Mapping[str, Any]) -> list[Panel]:
+    """What was measured, and the residual in deviations of the noise."""
+    data, kind = pictures["data"], pictures["kind"]
+    shown, words = (np.abs(data), "magnitude") if np.iscomplexobj(data) else (data, "")
+    if kind == "k-space":
+        floor = np.percentile(shown[shown > 0], 5) if (shown > 0).any() else 1.0
+        shown, words = np.log10(np.maximum(shown, floor)), "logarithm of the magnitude, first coil; black: not measured"
+    if kind == "sinogram":
+        words = "views down, bins across"
+    low, high = (float(v) for v in np.percentile(shown, (0.5, 99.5)))
+    aspect = "4 / 3" if kind == "sinogram" else ""
+    rest = np.real(pictures["residual"]) * pictures["seen"]
+    scale = signed_scale(4.0, "sd")
+    caption = "data minus A x, in deviations of the noise" + (", real part" if np.iscomplexobj(data) else "")
+    return [
+        panel(TITLES[kind], shown, (low, high if high > low else low + 1), words, aspect),
+        panel("Residual", rest, Scale(scale.low, scale.high, scale.colors, scale.unit, caption), caption, aspect),
+    ]
+
+
+def _plots(record: Record, pictures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    sample = pictures["sample"]
+    flat = np.concatenate([sample.real, sample.imag]) if np.iscomplexobj(sample) else sample
+    out = [
+        {
+            "title": "Law of the residual",
+            "caption": "Every sample over its deviation; the line is the normal law that noise alone would have.",
+            "svg": plot("law", 4.8, 3.0, partial(_draw_law, values=flat[np.isfinite(flat)])),
+        },
+        {
+            "title": "Whiteness",
+            "caption": "Correlation of the residual with itself some samples away, along both axes of the picture; "
+            "0 for white noise.",
+            "svg": plot("white", 4.8, 3.0, partial(_draw_lags, pictures=pictures)),
+        },
+    ]
+    many = [row["misfit"] for row in record["slices"] if row["misfit"] is not None]
+    if len(many) > 1:
+        draw = partial(_draw_slices, values=many)
+        caption = "Chi² over its mean, slice by slice."
+        out.append({"title": "Slices", "caption": caption, "svg": plot("slices", 4.8, 2.4, draw)})
+    return out
+
+
+def _draw_law(axes: Axes, values: np.ndarray) -> None:
+    edges = np.linspace(-6, 6, 61)
+    counts, _ = np.histogram(np.clip(values, -6, 6), edges)
+    middle = (edges[1:] + edges[:-1]) / 2
+    share = counts / max(1, counts.sum()) / (edges[1] - edges[0])
+    axes.bar(middle, share, 0.9 * (edges[1] - edges[0]), color=MEAN, alpha=0.75, label="residual")
+    axes.plot(edges, np.exp(-0.5 * edges**2) / np.sqrt(2 * np.pi), color=SAMPLE, label="noise alone")
+    axes.set(xlabel="deviations", ylabel="density", xlim=(-6, 6))
+    legend(axes)
+
+
+def lags(values: np.ndarray, seen: np.ndarray, axis: int, most: int = 12) -> list[float]:
+    """Correlation at lags 0 ... `most` along an axis, over pairs that both count."""
+    out = []
+    for k in range(min(most, values.shape[axis] - 2) + 1):
+        n = values.shape[axis]
+        one, other = (np.take(values, range(a, a + n - k), axis) for a in (0, k))
+        both = np.take(seen, range(n - k), axis) & np.take(seen, range(k, n), axis)
+        pairs = np.real(one * np.conj(other))[both]
+        out.append(float(pairs.mean()) if pairs.size else np.nan)
+    return [v / out[0] if out and out[0] > 0 else np.nan for v in out]
+
+
+def _draw_lags(axes: Axes, pictures: Mapping[str, Any]) -> None:
+    values, seen = pictures["residual"], pictures["seen"].astype(bool)
+    names = ("views", "bins") if pictures["kind"] == "sinogram" else ("down", "across")
+    for axis, color in ((0, MEAN), (1, SAMPLE)):
+        if values.shape[axis] > 3:
+            found = lags(values, seen, axis)
+            axes.plot(range(len(found)), found, "o-", color=color, markersize=3, label=f"along {names[axis]}")
+    axes.axhline(0, **DASHED)
+    axes.set(xlabel="samples apart", ylabel="correlation", xlim=(0, 12), ylim=(-0.6, 1.05))
+    legend(axes)
+
+
+def _draw_slices(axes: Axes, values: list[float]) -> None:
+    axes.axhline(1, **DASHED)
+    axes.plot(range(len(values)), values, "o-", color=MEAN, markersize=3)
+    axes.set(xlabel="slice", ylabel="chi² / mean", xlim=(-0.5, len(values) - 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

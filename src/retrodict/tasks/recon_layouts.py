@@ -1,0 +1,94 @@
+"""Files that say themselves what they hold: each layout is a function from the arrays of a file to a description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from retrodict.data.raw import Raw
+
+__all__ = ["LAYOUTS", "known_of"]
+
+
+def _helsinki(raw: Raw) -> dict[str, Any] | None:
+    """Helsinki Tomography Challenge 2022: a fan beam on a flat detector, line integrals, angles in degrees."""
+    root = next((n.split(".")[0] for n in raw.entries if n.startswith("CtData") and n.endswith(".sinogram")), None)
+    if root is None:
+        return None
+
+    def value(*names: str) -> float:
+        name = next(n for n in names if f"{root}.parameters.{n}" in raw.entries)
+        return float(raw.read(f"{root}.parameters.{name}"))
+
+    scan = {
+        "beam": "fan",
+        "angles": f"{root}.parameters.angles",
+        "angle_unit": "deg",
+        "pitch": value("pixelSizePost", "pixelSize"),
+        "source": value("distanceSourceOrigin"),
+        "detector": value("distanceSourceDetector"),
+    }
+    return {"problem": "tomography", "data": f"{root}.sinogram", "scan": scan, "counts": {"kind": "line_integrals"}}
+
+
+def _exchange(raw: Raw) -> dict[str, Any] | None:
+    """Scientific Data Exchange: counts of parallel views with flats and darks, angles in degrees."""
+    if "exchange/data" not in raw.entries:
+        return None
+    counts = {"kind": "counts"}
+    for ours, theirs in (("flats", "exchange/data_white"), ("darks", "exchange/data_dark")):
+        if theirs in raw.entries:
+            counts[ours] = theirs
+    scan: dict[str, Any] = {"beam": "parallel", "angle_unit": "deg"}
+    if "exchange/theta" in raw.entries:
+        scan["angles"] = "exchange/theta"
+    return {"problem": "tomography", "data": "exchange/data", "scan": scan, "counts": counts}
+
+
+def _ismrmrd(raw: Raw) -> dict[str, Any] | None:
+    """ISMRMRD: acquisitions of Cartesian k-space."""
+    return (
+        {"problem": "kspace", "data": "dataset/data"} if {"dataset/data", "dataset/xml"} <= set(raw.entries) else None
+    )
+
+
+def _sinogram(raw: Raw) -> dict[str, Any] | None:
+    """Arrays called sinogram and angles."""
+    if not {"sinogram", "angles"} <= set(raw.entries):
+        return None
+    counts = {name: name for name in ("flats", "darks") if name in raw.entries}
+    return {"problem": "tomography", "data": "sinogram", "scan": {"angles": "angles"}, "counts": counts}
+
+
+def _complex(raw: Raw) -> dict[str, Any] | None:
+    """An array called kspace, or the only complex one."""
+    names = [n for n, s in raw.entries.items() if len(s.shape) >= 2 and _is_complex(s.dtype)]
+    if "kspace" not in names and len(names) != 1:
+        return None
+    coils = {name: name for name in ("mask", "maps", "noise") if name in raw.entries}
+    return {"problem": "kspace", "data": "kspace" if "kspace" in names else names[0], "coils": coils}
+
+
+def _is_complex(dtype: np.dtype) -> bool:
+    return dtype.kind == "c" or dtype.names in (("real", "imag"), ("r", "i"))
+
+
+LAYOUTS: dict[str, Callable[[Raw], dict[str, Any] | None]] = {
+    "Helsinki Tomography Challenge 2022": _helsinki,
+    "Scientific Data Exchange": _exchange,
+    "ISMRMRD": _ismrmrd,
+    "sinogram and angles": _sinogram,
+    "k-space": _complex,
+}
+"""By name, tried in this order."""
+
+
+def known_of(raw: Raw) -> tuple[str, dict[str, Any]]:
+    """The name of the layout of a file and what it says; "" and nothing where it has none that is known."""
+    for name, look in LAYOUTS.items():
+        found = look(raw)
+        if found is not None:
+            return name, found
+    return "", {}

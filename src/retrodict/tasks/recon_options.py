@@ -1,0 +1,91 @@
+"""The options of a reconstruction, written down once: Python and the command line take them from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from retrodict._check import InputError, choice
+from retrodict.tasks.options import Option
+from retrodict.tasks.recon_config import PROBLEMS
+
+__all__ = ["FORMATS", "ReconstructOptions", "described"]
+
+FORMATS = ("nifti", "tiff", "npz")
+"""Formats of results whose input is no image."""
+
+
+@dataclass(frozen=True)
+class ReconstructOptions:
+    """How a measurement is reconstructed; every field is a keyword of `reconstruct` and a flag of the command line.
+
+    `config` is a YAML file or a mapping (`docs/howto-sinogram.md`), `field` lays `key=value` texts over it; `set` is a
+    mapping of settings of the method, or `name=value` texts.  `method` None is the usual one of the problem.
+
+    Raises `InputError` for numbers below their bound and for names that are none.
+    """
+
+    config: Annotated[Any, Option("YAML file that describes the measurement.")] = None
+    field: Annotated[
+        Sequence[str], Option("One entry of the description, such as scan.pitch=0.2; may be repeated.")
+    ] = ()
+    problem: Annotated[str | None, Option(f"What was measured: {', '.join(PROBLEMS)}.")] = None
+    method: Annotated[str | None, Option("Classical method, such as fbp, fista or cg_sense.")] = None
+    set: Annotated[Any, Option("A setting of the method, such as strength=50 or filter=hann; may be repeated.")] = ()
+    sigma: Annotated[str | float | None, Option("Deviation of the noise in the unit of the data, or estimate.")] = None
+    psf: Annotated[str | None, Option("Image of the PSF, for deblur.")] = None
+    mask: Annotated[str | None, Option("Image of what was measured, for inpaint.")] = None
+    factor: Annotated[int | None, Option("Times finer pixels, for super_resolution.", least=2)] = None
+    simulate: Annotated[bool, Option("Measure the image INPUT first, as the entries simulate.* say.")] = False
+    spacing: Annotated[
+        Sequence[float] | None, Option("Pixel spacing in mm (rows,columns) for images that have none.")
+    ] = None
+    unit: Annotated[str | None, Option("Unit of the values for images that have none, such as HU.")] = None
+    format: Annotated[str, Option(f"Format of results whose input is no image: {', '.join(FORMATS)}.")] = "nifti"
+    threads: Annotated[
+        int | None, Option("CPU threads, at most the cores that there are (default: all of them).", least=1)
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be meant."""
+        for name, (option, _) in described().items():
+            value = getattr(self, name)
+            if option.least is not None and value is not None and value < option.least:
+                raise InputError(name, value, f"at least {option.least}")
+        choice("format", self.format, FORMATS)
+        if self.problem is not None:
+            choice("problem", self.problem, PROBLEMS)
+        if isinstance(self.sigma, str) and self.sigma != "estimate":
+            try:
+                object.__setattr__(self, "sigma", float(self.sigma))
+            except ValueError as error:
+                raise InputError("sigma", repr(self.sigma), "a positive number, or estimate") from error
+        if isinstance(self.sigma, float | int) and not self.sigma > 0:
+            raise InputError("sigma", self.sigma, "a positive number, or estimate")
+
+    @classmethod
+    def of(cls, changes: Mapping[str, Any], extra: Sequence[str] = ()) -> ReconstructOptions:
+        """The defaults with `changes`; an unknown name is answered with the nearest, of these or of `extra`."""
+        for name in changes:
+            choice("option", name, [*described(), *extra])
+        return cls(**changes)
+
+    def entries(self) -> list[str]:
+        """What the flags say, as entries of the description."""
+        out = list(self.field)
+        for name, key in (("problem", "problem"), ("mask", "mask"), ("factor", "factor"), ("sigma", "noise.sigma"),
+                          ("psf", "blur.psf")):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None:
+                text = str(value)
+                out.append(f"{key}={text!r}" if isinstance(value, str) and name in ("psf", "mask") else f"{key}={text}")
+        return out
+
+
+@cache
+def described() -> dict[str, tuple[Option, Any]]:
+    """Of every field its `Option` and its bare type."""
+    hints = get_type_hints(ReconstructOptions, include_extras=True)
+    return {f.name: (hints[f.name].__metadata__[0], hints[f.name].__origin__) for f in fields(ReconstructOptions)}

@@ -1,0 +1,307 @@
+"""Sinograms: readings or line integrals of a file, corrected and checked, as measurements of a `Radon` operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retrodict._check import InputError
+from retrodict.data.raw import Raw, Stored
+from retrodict.physics.corrections import (
+    dead_bins,
+    fill,
+    noise_level,
+    photon_gain,
+    remove_rings,
+    transmission,
+)
+from retrodict.physics.counts import LogPoissonNoise
+from retrodict.physics.measurement import Measurement
+from retrodict.physics.noise import GaussianNoise, Noise
+from retrodict.physics.radon import Radon
+from retrodict.tasks.recon_acquired import (
+    Acquisition,
+    array_of,
+    check_noise_unit,
+    chosen,
+    data_name,
+    digest_of,
+)
+from retrodict.tasks.recon_config import Problem
+from retrodict.tasks.recon_geometry import angles_of, beam_of, center_of, check_counts_of, grid_of, shown_as, span_of
+
+__all__ = ["noise_of", "tomography"]
+
+MOST = 25.0
+"""Line integrals beyond this are none: a transmission of 1e-11."""
+
+
+class Sinogram(NamedTuple):
+    """Line integrals of one slice `(views, bins)`, which of them say nothing, their law, and what was done."""
+
+    values: Tensor
+    missing: Tensor
+    noise: Noise | None
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """The data of a file with their axes, and the readings without an object."""
+
+    raw: Raw
+    problem: Problem
+    name: str
+    axes: tuple[str, ...]
+    flats: np.ndarray | None
+    darks: np.ndarray | None
+    kind: str
+
+    @property
+    def stored(self) -> Stored:
+        return self.raw.stored(self.name)
+
+    def size(self, axis: str) -> int:
+        return self.stored.shape[self.axes.index(axis)] if axis in self.axes else 1
+
+    def readings(self, i: int) -> Tensor:
+        """Slice i, `(views, bins)` float64."""
+        index = tuple(i if axis == "slice" else slice(None) for axis in self.axes)
+        array = self.raw.read(self.name, index)
+        if array.dtype.kind == "c":
+            raise InputError(f"{self.raw.path}: {self.name}", "complex values", "real ones: counts or line integrals")
+        rest = [axis for axis in self.axes if axis != "slice"]
+        array = array if rest == ["view", "bin"] else array.T
+        if not np.isfinite(array).all():
+            count = int(array.size - np.isfinite(array).sum())
+            raise InputError(f"{self.raw.path}: {self.name}", f"{count} values that are nan or infinite", "finite ones")
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
+
+    def beam(self, which: str, i: int) -> Tensor | None:
+        """Flats or darks of slice i, `(n, bins)`."""
+        stack = self.flats if which == "flats" else self.darks
+        if stack is None:
+            return None
+        bins, slices = self.size("bin"), self.size("slice")
+        found = np.asarray(stack, dtype=np.float64)
+        if found.ndim == 1:
+            found = found[None]
+        if found.ndim == 3 and found.shape[1:] == (slices, bins):
+            found = found[:, i]
+        elif found.ndim == 2 and found.shape == (slices, bins) and slices > 1:
+            found = found[i : i + 1]
+        if found.ndim != 2 or found.shape[1] != bins:
+            expected = f"readings of {slices} slices of {bins} bins, as the data"
+            raise InputError(f"counts.{which}", f"shape {stack.shape}", expected)
+        return torch.from_numpy(np.ascontiguousarray(found))
+
+
+# ---- reading and checking --------------------------------------------------------------------------------------------
+
+
+def tomography(raw: Raw, problem: Problem) -> Acquisition:
+    """The sinograms of a file; raises `InputError` for all that does not fit, before anything long."""
+    stack = _stack(raw, problem)
+    views, bins = stack.size("view"), stack.size("bin")
+    angles = angles_of(raw, problem.scan, views)
+    check_counts_of(problem.scan, views, bins)
+    slices = chosen(stack.size("slice"), problem.slices)
+    middle = slices[len(slices) // 2]
+    first = _sinogram(stack, middle)
+    center, about = center_of(problem.scan, first.values, angles)
+    scan = beam_of(problem.scan, angles, bins, center)
+    size, spacing = grid_of(problem, scan)
+    operator = Radon(size, scan, spacing=spacing)
+    about |= {"corrections": first.about, "slice_looked_at": middle, "angles": span_of(angles)}
+    notes = _notes(first, about)
+
+    @cache
+    def last(i: int) -> Sinogram:  # the one slice that a method, its record and its picture ask for
+        return first if i == middle else _sinogram(stack, i)
+
+    def part(k: int, whole: bool) -> Measurement:
+        i = slices[k]
+        if i != middle:
+            last.cache_clear()
+        found = last(i)
+        mask = None if whole or not bool(found.missing.any()) else (~found.missing).float()[None]
+        return Measurement(operator, found.values.float()[None, None], found.noise, mask)
+
+    unit, shown = shown_as(problem)
+    return Acquisition(
+        "sinogram",
+        part,
+        len(slices),
+        unit,
+        spacing,
+        digest_of(first.values.numpy(), problem.model_dump_json(), raw.identity),
+        problem.image.slice_spacing,
+        shown,
+        {"operator": dict(operator.about), **about},
+        tuple(notes),
+        () if raw.kind == "memory" else (raw.path,),
+    )
+
+
+def _stack(raw: Raw, problem: Problem) -> _Stack:
+    name = data_name(raw, problem.data)
+    stored, counts = raw.stored(name), problem.counts
+    parts = {w: getattr(counts, w) for w in ("flats", "darks")}
+    stacks = {w: None if n is None else array_of(raw, n, f"counts.{w}") for w, n in parts.items()}
+    kind = counts.kind
+    if kind is None:
+        given = stacks["flats"] is not None or counts.i0 is not None
+        kind = "counts" if given or stored.dtype.kind in "iu" else "line_integrals"
+    if kind == "counts" and stacks["flats"] is None and counts.i0 is None:
+        hint = "Give counts.flats, or counts.i0, or counts.kind=line_integrals if the logarithm was taken."
+        raise InputError("counts.flats", "none", "readings without the object, to divide the counts by", hint)
+    axes = _axes(raw, problem, stored.shape)
+    return _Stack(raw, problem, name, axes, stacks["flats"], stacks["darks"], kind)
+
+
+def _axes(raw: Raw, problem: Problem, shape: tuple[int, ...]) -> tuple[str, ...]:
+    where = f"{raw.path}: {problem.data or 'data'}"
+    if problem.axes is not None:
+        if len(problem.axes) != len(shape) or not {"view", "bin"} <= set(problem.axes) <= {"slice", "view", "bin"}:
+            raise InputError("axes", list(problem.axes), f"view, bin and slice, in the order of {shape}")
+        return tuple(problem.axes)
+    if len(shape) == 2:
+        return ("view", "bin")
+    if len(shape) != 3:
+        raise InputError(where, f"{len(shape)} axes", "(views, bins), or views, slices and bins in any order")
+    angles = problem.scan.angles
+    count = problem.scan.views
+    if isinstance(angles, str):
+        count = int(np.size(array_of(raw, angles, "scan.angles")))
+    elif isinstance(angles, list):
+        count = len(angles)
+    places = [k for k, n in enumerate(shape) if n == count] if count else [0]
+    if len(places) != 1:
+        found = f"a shape {shape} with {len(places)} axes of the {count} angles"
+        raise InputError(where, found, "one axis of views", "Give axes, such as [view, slice, bin].")
+    rest = [k for k in range(3) if k != places[0]]
+    names = {places[0]: "view", rest[0]: "slice", rest[1]: "bin"}
+    return tuple(names[k] for k in range(3))
+
+
+# ---- one slice -------------------------------------------------------------------------------------------------------
+
+
+def _sinogram(stack: _Stack, i: int) -> Sinogram:
+    problem, readings = stack.problem, stack.readings(i)
+    about: dict[str, Any] = {"kind": stack.kind}
+    noise: Noise | None = None
+    missing = torch.zeros_like(readings, dtype=torch.bool)
+    if stack.kind == "counts":
+        values, missing, noise = _from_counts(stack, readings, i, about)
+    else:
+        values = readings
+        highest = float(values.max())
+        if highest > MOST:
+            hint = "Counts need counts.flats or counts.i0."
+            raise InputError(
+                f"{stack.raw.path}: {stack.name}", f"line integrals up to {highest:.4g}", f"at most {MOST:g}", hint
+            )
+    values = fill(values, missing)
+    if problem.corrections.rings:
+        values, stripe = remove_rings(values, problem.corrections.rings)
+        about["rings_rms"] = float(stripe.square().mean().sqrt())
+    stated = noise_of(problem, values)
+    noise = stated if stated is not None else noise
+    if problem.noise.law == "none":
+        noise = None
+    about["noise"] = _said(noise)
+    return Sinogram(values, missing, noise, about)
+
+
+def _from_counts(stack: _Stack, readings: Tensor, i: int, about: dict[str, Any]) -> tuple[Tensor, Tensor, Noise | None]:
+    problem = stack.problem
+    flats, darks = stack.beam("flats", i), stack.beam("darks", i)
+    dark = torch.zeros((), dtype=torch.float64, device="cpu") if darks is None else darks.mean(0)
+    flat = flats.mean(0) if flats is not None else torch.tensor(problem.counts.i0, dtype=torch.float64, device="cpu")
+    if not bool((flat > dark).any()):
+        found = f"flats of {float(flat.mean()):.4g} and darks of {float(dark.mean()):.4g} on average"
+        raise InputError("counts.flats", found, "flats above the darks", "They may be exchanged.")
+    found = transmission(readings, flat, dark)
+    dead = (
+        dead_bins(found.open_beam, readings)
+        if problem.corrections.dead
+        else torch.zeros_like(flat > 0).expand(readings.shape[-1])
+    )
+    starved = found.starved & ~dead
+    share = float(starved.sum()) / max(1, int((~dead).sum()) * len(readings))
+    about |= {"dead_bins": int(dead.sum()), "starved_share": share, "flats": 0 if flats is None else len(flats)}
+    if share > problem.corrections.starved:
+        at = f"{int(starved.sum())} of {readings.numel()} readings ({share:.2%}) at or below the dark"
+        expected = f"at most {problem.corrections.starved:.2%}"
+        hint = "Look at the darks, or accept more with corrections.starved."
+        raise InputError(f"{stack.raw.path}: {stack.name}, slice {i}", at, expected, hint)
+    return found.values, starved | dead, _counting(problem, found.open_beam, flats, darks, about)
+
+
+def _counting(
+    problem: Problem, beam: Tensor, flats: Tensor | None, darks: Tensor | None, about: dict[str, Any]
+) -> Noise | None:
+    """The law of the logarithm of counts: photons per reading by repeated flats, or as given."""
+    noise = problem.noise
+    if noise.law not in (None, "counts") or noise.sigma is not None:
+        return None
+    gain, electronic = noise.gain, noise.electronic
+    if gain is None and flats is not None and darks is not None and min(len(flats), len(darks)) >= 3:
+        estimated = photon_gain(flats, darks)
+        gain = estimated.gain
+        electronic = estimated.electronic if electronic is None else electronic
+    if gain is None and flats is None:
+        gain = 1.0  # i0 is in photons
+    if gain is None:
+        return None
+    about |= {"gain": gain, "electronic": electronic or 0.0, "photons": float(beam.mean()) / gain}
+    return LogPoissonNoise((beam / gain).clamp_min(1.0), electronic=(electronic or 0.0) / gain)
+
+
+def noise_of(problem: Problem, values: Tensor) -> Noise | None:
+    """The law that was stated, or None."""
+    noise = problem.noise
+    check_noise_unit(noise, "1")
+    if noise.sigma == "estimate":
+        return GaussianNoise.white(noise_level(values, (-1,)), "1")
+    if noise.sigma is not None:
+        spread = float(values.std())
+        if noise.sigma > 10 * spread:
+            found = f"{noise.sigma:g}, and the data have a deviation of {spread:.4g} in all"
+            raise InputError("noise.sigma", found, "the noise of line integrals, which have no unit")
+        return GaussianNoise.white(float(noise.sigma), "1")
+    if noise.dose is not None:
+        return LogPoissonNoise(noise.dose, electronic=noise.electronic or 0.0)
+    if noise.law in ("white", "poisson"):
+        raise InputError("noise.sigma", "none", "the deviation of the noise, or estimate")
+    return None
+
+
+def _said(noise: Noise | None) -> str:
+    return "none" if noise is None else repr(noise) if isinstance(noise, GaussianNoise) else type(noise).__name__
+
+
+def _notes(first: Sinogram, about: dict[str, Any]) -> list[str]:
+    """What a person should know of what was done to the data."""
+    notes, done = [], first.about
+    if "center" in about:
+        c = about["center"]
+        notes.append(
+            f"axis of rotation found at bin {c['bin']:.2f} ({c['off_middle_bins']:+.2f} from the middle; by the center "
+            f"of mass {c['by_center_of_mass']:.2f})"
+        )
+    if done.get("dead_bins"):
+        notes.append(f"{done['dead_bins']} dead bins left out")
+    if done.get("starved_share"):
+        notes.append(f"{done['starved_share']:.2%} of the readings at or below the dark, left out")
+    if "gain" in done:
+        notes.append(f"{done['photons']:.0f} photons a bin in the open beam, by the noise of the flats")
+    if "rings_rms" in done:
+        notes.append(f"stripes of {done['rings_rms']:.3g} rms taken off the sinogram")
+    return notes
