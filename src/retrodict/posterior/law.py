@@ -31,6 +31,11 @@ REFRESH = 25
 class Factor(Protocol):
     """G of a covariance C = G G^H: the error is G w for white w `(fields, B, C, *N)`."""
 
+    @property
+    def fields(self) -> int:
+        """Number of white fields."""
+        ...
+
     def forward(self, w: Tensor) -> Tensor:
         """G w `(B, C, *N)`."""
         ...
@@ -50,6 +55,11 @@ class Root:
     basis: Basis
     tables: Tensor
     weights: Tensor | None = None
+
+    @property
+    def fields(self) -> int:
+        """One for every table."""
+        return len(self.tables)
 
     def forward(self, w: Tensor) -> Tensor:
         """G w."""
@@ -75,6 +85,10 @@ class _Drawn:
     """The factor of any law by its `draw`, which is linear in the noise; the adjoint is its derivative."""
 
     spread: Spread
+
+    @property
+    def fields(self) -> int:
+        return self.spread.fields
 
     def forward(self, w: Tensor) -> Tensor:
         return self.spread.draw(w)
