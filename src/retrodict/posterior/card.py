@@ -92,7 +92,9 @@ def _require_affine(act: Act, matrix: Tensor, offset: Tensor, shape: tuple[int, 
     found = act(x.reshape(1, *shape), quiet).flatten()
     wanted = matrix @ x + offset
     if not torch.allclose(found, wanted, rtol=1e-6, atol=1e-9 * float(1 + wanted.abs().max())):
-        raise InputError("affine_card", "a method that is not affine on Gaussian data", "an affine one", "Draw samples.")
+        raise InputError(
+            "affine_card", "a method that is not affine on Gaussian data", "an affine one", "Draw samples."
+        )
 
 
 def prior_matrix(method: Method) -> tuple[Tensor, Tensor]:

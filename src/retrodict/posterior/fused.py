@@ -53,7 +53,9 @@ def coefficients_of(measurement: Measurement, basis: Basis) -> tuple[Tensor, Mom
     turned = turned.resolve_conj()
     noise = torch.as_tensor(covariance.variance, dtype=torch.float64, device=basis.device)
     h = size.double().to(basis.device)
-    return scaled_by(turned, u), Moments(h, torch.zeros_like(h), noise.expand(torch.broadcast_shapes(noise.shape, h.shape)))
+    return scaled_by(turned, u), Moments(
+        h, torch.zeros_like(h), noise.expand(torch.broadcast_shapes(noise.shape, h.shape))
+    )
 
 
 def _in(form: Spectral, basis: Basis) -> Spectral:

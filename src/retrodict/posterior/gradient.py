@@ -158,5 +158,3 @@ class Jacobian(Gradient):
 
         u = solve(system, lambda v: v, c.residual(mean), 1e-12, self.rounds, axis=0).x
         return ancestral_step(self.process, x, t, s, mean + times(c.operator.adjoint(u)), draw(1)[0])
-
-

@@ -16,9 +16,9 @@ from retrodict.denoisers.spread import LocalSpread, SpectralSpread, Spread
 from retrodict.physics.conditional import Whitened, point_response
 from retrodict.physics.measurement import Measurement
 
-__all__ = ["Conditioner", "ConditionalSpread", "Factor", "Root", "Solved", "flat_root", "root_of", "solve"]
+__all__ = ["ConditionalSpread", "Conditioner", "Factor", "Root", "Solved", "flat_root", "root_of", "solve"]
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-6}
 """Residual over the first at which the conjugate gradients end, by precision."""
 
 REFRESH = 25
@@ -273,8 +273,20 @@ def _gain(operator: Whitened, basis: Basis, like: Tensor) -> Tensor | None:
         precision = 1 / variance if own else (1 / variance).mean()
         return (form.gain.abs() ** 2 * precision.to(form.gain.device)).to(basis.device)
     if isinstance(basis, Fourier) and basis.ndim == like.ndim - 2:
-        return point_response(operator, basis, like).to(basis.device)
+        return _scaled_response(operator, basis, like).to(basis.device)
     return None
+
+
+def _scaled_response(operator: Whitened, basis: Fourier, like: Tensor) -> Tensor:
+    """The response to the point in the middle, scaled so that its trace is that of A^H Sigma^-1 A: a point may be one
+    that was not measured, and others may be.
+    """
+    probes = torch.cat([operator.domain.white(k, "trace") for k in range(8)]).to(like)
+    images = operator.forward(probes)
+    mean = float((images.abs() ** 2).double().sum() / (probes.abs() ** 2).double().sum())
+    found, weight = point_response(operator, basis, like), basis.multiplicity().to("cpu")
+    level = float((found * weight).sum() / weight.sum())
+    return found * (mean / level) if level > 1e-3 * mean else torch.full_like(found, mean)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from retrodict._check import InputError
@@ -15,7 +14,7 @@ from retrodict.denoisers.denoiser import Estimate, GaussianDenoiser, Observer
 from retrodict.denoisers.wrappers import Wrapper
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.fused import FusedDenoiser
-from retrodict.posterior.law import Conditioner, ConditionalSpread, root_of
+from retrodict.posterior.law import ConditionalSpread, Conditioner, root_of
 from retrodict.posterior.method import Draw, Method, drawn_step, spread_of
 from retrodict.processes.observation import Cond
 

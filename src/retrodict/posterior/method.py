@@ -24,7 +24,17 @@ from retrodict.processes.process import Process
 from retrodict.samplers.loop import Noise, Step
 from retrodict.samplers.plan import make_grid
 
-__all__ = ["Draw", "Drawn", "Kind", "Method", "ancestral_step", "drawn_step", "noise_of", "number_clock", "renoise_step"]
+__all__ = [
+    "Draw",
+    "Drawn",
+    "Kind",
+    "Method",
+    "ancestral_step",
+    "drawn_step",
+    "noise_of",
+    "number_clock",
+    "renoise_step",
+]
 
 Kind = Literal["sample", "point"]
 
@@ -92,9 +102,7 @@ class Method(ABC):
     def times(self, steps: int | None = None) -> Tensor:
         """Times `(steps + 1,)` from 1 down to 0 on the grid of the method."""
         prior = self.denoiser.prior()
-        return make_grid(
-            self.process, steps or self.steps, self.grid, spectrum=None if prior is None else prior[1]
-        )
+        return make_grid(self.process, steps or self.steps, self.grid, spectrum=None if prior is None else prior[1])
 
     def start(self, like: Tensor, draw: Draw) -> Tensor:
         """x_1 `(B, C, *N)`: from the exact marginal of the prior, or where `conditional_start` of the posterior.
@@ -114,7 +122,7 @@ class Method(ABC):
         prior, basis = self.denoiser.prior(), self.process.basis
         assert prior is not None
         mean = prior[0].to(like.real.dtype) if not prior[0].is_complex() else prior[0]
-        middle = basis.inverse((mean + torch.zeros_like(basis.forward(like))))
+        middle = basis.inverse(mean + torch.zeros_like(basis.forward(like)))
         table = prior[1].reshape(*[1] * (2 + basis.ndim - prior[1].ndim), *prior[1].shape)
         law = SpectralSpread(basis, table)
         factor, c = root_of(law), self.conditioner
@@ -209,7 +217,7 @@ def spread_of(spread: Spread | None) -> Spread:
 
 
 def number_clock(process: Process, t: Tensor, what: str) -> Tensor:
-    """r = s^2/h^2 as one number an item, `(B, 1, *1)`; `InputError` for a process whose coefficients differ."""
+    """R = s^2/h^2 as one number an item, `(B, 1, *1)`; `InputError` for a process whose coefficients differ."""
     r = process.clock(t)
     if r.numel() > len(r) and not isinstance(process.basis, Pixel):
         flat = r.flatten(1)

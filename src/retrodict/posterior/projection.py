@@ -48,8 +48,10 @@ class _Spectral(Method):
         y = self.measurement.y if offset is None else self.measurement.y - offset.to(self.measurement.y)
         gain, size = form.gain, form.gain.abs()
         seen = size > 1e-9 * size.max()
-        inverse = torch.where(seen, ratio(gain.conj(), size**2), 0.0) if not gain.is_complex() else torch.where(
-            seen, gain.conj() / torch.where(seen, size**2, 1.0), 0.0
+        inverse = (
+            torch.where(seen, ratio(gain.conj(), size**2), 0.0)
+            if not gain.is_complex()
+            else torch.where(seen, gain.conj() / torch.where(seen, size**2, 1.0), 0.0)
         )
         u = scaled_by(inverse.resolve_conj(), form.from_range(y.to(like)))
         return u, torch.where(seen, self.sigma / torch.where(seen, size, 1.0), torch.inf)  # type: ignore[operator]
@@ -140,9 +142,13 @@ class Projected(Method):
     weight: float = 1.0
 
     def replaced(self, x: Tensor, t: Tensor, z: Tensor) -> Tensor:
-        """x + weight A^+ (y_t - A x)."""
+        """X + weight A^+ (y_t - A x)."""
         m, operator = self.process.moments(t), self.measurement.operator
-        y = self.measurement.y if operator.offset is None else self.measurement.y - operator.offset.to(self.measurement.y)
+        y = (
+            self.measurement.y
+            if operator.offset is None
+            else self.measurement.y - operator.offset.to(self.measurement.y)
+        )
         full = operator.part.pinv(y.to(x)) + torch.zeros_like(x)
         basis = self.process.basis
         noisy = basis.inverse(m.h.to(x.real) * basis.forward(full) + m.s2.sqrt().to(x.real) * basis.forward(z))

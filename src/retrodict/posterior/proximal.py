@@ -95,7 +95,7 @@ class Daps(Method):
     x_0' by `inner` steps of the probability-flow ODE from x_t to the end; a draw of N(x_0', r I) times the likelihood
     of noise `tau` in the unit of y, with r = s^2/h^2; x_s = h_s x_0 + s_s z.  Their Langevin steps aim at
     exp(-||y - A x||^2/tau^2), without a half, at tau = 0.01 whatever the noise is: the law here has covariance tau^2/2
-    and is drawn from exactly (perturb and solve).  `tau` None takes the noise of the measurement.    """
+    and is drawn from exactly (perturb and solve).  `tau` None takes the noise of the measurement."""
 
     tau: float | None = 0.01
     inner: int = 5
@@ -210,9 +210,7 @@ class PnpDm(Method):
         r = number_clock(self.process, t, "pnp_dm")
         factor, c = flat_root(self.process.basis, r), self.conditioner
         noisy = c.mean(x, factor) + c.error(draw(1 + c.extra), 1, factor)
-        state = self.process.to_image(
-            self.process.moments(t).h.to(x.real) * self.process.basis.forward(noisy), t
-        )
+        state = self.process.to_image(self.process.moments(t).h.to(x.real) * self.process.basis.forward(noisy), t)
         for j in range(self.inner, 0, -1):
             now, then = t * j / self.inner, t * (j - 1) / self.inner
             state = drawn_step(self.process, state, now, then, self.denoiser.estimate(state, now), draw)
