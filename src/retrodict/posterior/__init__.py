@@ -65,7 +65,8 @@ POSTERIORS: dict[str, Posterior] = {
         "paper: white data of variance 1, many steps; calibrated: Gaussian data",
     ),
     "tmpd": Posterior(
-        "sample", Jacobian, None, "Boys et al. 2023, arXiv 2310.06721", GRADIENT, "independent Gaussian pixels, many steps",
+        "sample", Jacobian, None, "Boys et al. 2023, arXiv 2310.06721", GRADIENT,
+        "independent Gaussian pixels, many steps",
         (("form", "diagonal"),),
     ),
     "mmps": Posterior(
@@ -82,7 +83,9 @@ POSTERIORS: dict[str, Posterior] = {
     ),
     "ddrm": Posterior("sample", Ddrm, None, "Kawar et al. 2022, arXiv 2201.11793", WHITE, "never"),
     "ddnm": Posterior("sample", Ddnm, None, "Wang, Yu, Zhang 2023, arXiv 2212.00490 (DDNM+)", WHITE, "never"),
-    "mcg": Posterior("sample", Mcg, None, "Chung et al. 2022, arXiv 2206.00941", GRADIENT + ", a pseudo-inverse", "never"),
+    "mcg": Posterior(
+        "sample", Mcg, None, "Chung et al. 2022, arXiv 2206.00941", GRADIENT + ", a pseudo-inverse", "never"
+    ),
     "projection": Posterior(
         "sample", Projected, None, "Song et al. 2022, arXiv 2111.08005", "a pseudo-inverse", "data without noise",
     ),

@@ -25,7 +25,7 @@ from retrodict.samplers.judge import DENSE_LIMIT, VARIANCE_LIMIT, is_wiener_filt
 from retrodict.samplers.plan import make_grid
 from retrodict.samplers.rules import make_plan
 
-__all__ = ["Ensemble", "Verdict", "sample_posterior", "verdict"]
+__all__ = ["Ensemble", "Verdict", "posterior_verdict", "sample_posterior"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def sample_posterior(
     check_pair(denoiser, first, unit)
     name = _auto(denoiser, first) if method == "auto" else method
     made = posterior_method(name, denoiser, first, style=style, **options)
-    checked = verdict(made, steps, dense=False)
+    checked = posterior_verdict(made, steps, dense=False)
     if made.kind == "point":
         samples = 1
     said, found, seeds = [], [], []
@@ -216,7 +216,7 @@ def _unfit(misfit: Tensor, width: float, kind: str) -> list[str]:
 # ---- the verdict -----------------------------------------------------------------------------------------------------
 
 
-def verdict(method: Method, steps: int | None = None, *, dense: bool = True) -> Verdict:
+def posterior_verdict(method: Method, steps: int | None = None, *, dense: bool = True) -> Verdict:
     """Whether the spread of `method` is that of the posterior.
 
     Of "fuse" the public gate decides.  Of other calibrated methods: with the Gaussian twin of the denoiser they are

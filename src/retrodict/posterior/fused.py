@@ -106,7 +106,8 @@ class FusedDenoiser(Denoiser):
         if self.inner.process.pairing.restores:
             raise InputError("fuse", "a process with a measurement of its own", "one of the image alone")
         if coefficients_of(self.measurement, self.inner.process.basis) is None:
-            found = f"{self.measurement.operator.name} and its noise, not diagonal in {type(self.inner.process.basis).__name__}"
+            kind = type(self.inner.process.basis).__name__
+            found = f"{self.measurement.operator.name} and its noise, not diagonal in {kind}"
             raise InputError("fuse", found, "process, operator and noise diagonal in one basis", "Use 'matched'.")
 
     @cached_property

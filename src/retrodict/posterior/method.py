@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -140,7 +141,7 @@ class Method(ABC):
         """Run from t = 1 to 0, an item for each of `seeds` `(B,)`; noise is a function of (seed, step) alone."""
         times, like = self.times(steps), self.like(len(seeds), dtype)
         x = self.start(like, noise_of(like, seeds, 0, noise))
-        for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for i, (t, s) in enumerate(itertools.pairwise(times)):
             x = self.step(x, t.expand(len(x)), s.expand(len(x)), noise_of(like, seeds, i + 1, noise))
             if i == 0 and not bool(torch.isfinite(x.abs()).all()):
                 raise InputError("posterior", "NaN or infinity at the first step", "a denoiser with finite answers")

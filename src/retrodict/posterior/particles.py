@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -81,7 +82,7 @@ class _Particles(Method):
         x = self.start(like, noise_of(like, seeds, 0, noise))
         weights, evidence = self.first(x, times[:1].expand(len(x))), 0.0
         lead = seeds[:1]
-        for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for i, (t, s) in enumerate(itertools.pairwise(times)):
             if effective(weights) < self.threshold * len(x):
                 evidence += _log_mean(weights)
                 x = x[systematic(weights, float(uniform(lead, "resample", i)))]
@@ -108,8 +109,8 @@ class Tds(_Particles, Gradient):
     Twisting p(y | x_t) = N(y; A D, A C A^H + Sigma), C = r/(1 + r), r = s^2/h^2; proposal: the model's step with its
     mean moved by variance * gradient of the log twisting; weights p(x_s | x_t) twist_s / (twist_t proposal), and the
     likelihood itself at the end: exact for the model's chain as particles grow, whatever the twisting.  The model's
-    step is N(keep x_t + data D, std^2 + data^2 v) with v the error variance of the denoiser where it is stationary, which
-    for Gaussian data is the exact reverse step; std^2 alone elsewhere.
+    step is N(keep x_t + data D, std^2 + data^2 v), v the error variance of the denoiser where it is stationary, which for
+    Gaussian data is the exact reverse step; std^2 alone elsewhere.
     """
 
     steps: ClassVar[int] = 50
@@ -157,8 +158,8 @@ class Afdps(_Particles):
     In the scale of the image, u = x_t/h with clock r = s^2/h^2 that falls by D a step, target p_r(u) exp(-m(u)),
     m = alpha |y - A u|^2_(Sigma^-1)/2:  u <- u + D (score - grad m) + sqrt(D) z, and the log weight gains
     D/2 (|grad m|^2 - tr Hess m) - D score . grad m - (change of alpha) m/alpha.  Nothing of p(y | x_t) is approximated:
-    exact as particles and steps grow.  alpha = 1/(1 + r c), c = ||A||^2/sigma^2, keeps the guidance stable at any
-    noise ("natural"); "linear" is that of the paper.
+    exact as particles and steps grow.  alpha = 1/(1 + r c)^2, c = ||A||^2/sigma^2, keeps the guidance stable at
+    any noise ("natural"); "linear" is that of the paper.
     """
 
     tempering: str = "natural"
@@ -184,7 +185,7 @@ class Afdps(_Particles):
         """Share of the likelihood that is in the target, like r."""
         if self.tempering == "linear":
             return (1 - t.to(r)).reshape(r.shape)
-        return torch.where(torch.isinf(r), 0.0, 1 / (1 + torch.where(torch.isinf(r), 0.0, r) * self._strength))
+        return torch.where(torch.isinf(r), 0.0, 1 / (1 + torch.where(torch.isinf(r), 0.0, r) * self._strength) ** 2)
 
     def first(self, x: Tensor, t: Tensor) -> Tensor:
         """-m of the start."""

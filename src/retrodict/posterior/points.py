@@ -25,7 +25,8 @@ class RedDiff(Method):
 
     Gradient v/m A^H (A mu - y) + w_t/d (e(x_t) - n), x_t = h mu + s n with fresh n, e the noise that the denoiser sees,
     w_t = `weight` s/h; t falls from 1 to 0; m data, d unknowns, as means over both have it.  The start is A^+ y where
-    there is a closed pseudo-inverse and A^H y/||A||^2 elsewhere.  `rate` in the unit of the image.  Neither MAP nor mean.
+    there is a closed pseudo-inverse and A^H y/||A||^2 elsewhere.  `rate` in the unit of the image.  Neither MAP nor
+    mean.
     """
 
     weight: float = 0.25
