@@ -224,11 +224,11 @@ def test_every_calibrated_method_is_exact_on_gaussian_data(name):
 
 
 def test_the_matrices_of_the_card_are_those_of_samples():
-    """The exact covariance beside that of 4000 draws of the same method, within 5 standard errors."""
+    """The exact covariance beside that of 400 draws of the same method, within 5 standard errors."""
     _, m, _ = BEDS_DENSE[0]
     basis = Fourier((3, 4), (1.0, 1.0))
     method = posterior_method("matched", GaussianDenoiser(vp(basis), *power_law(basis)), m)
-    card, count = affine_card(method, 2), 1000
+    card, count = affine_card(method, 2), 400
     x = method.run(torch.arange(count), steps=2, dtype=torch.float64).x.flatten(1)
     variance = card.covariance.diagonal()
     assert bool(((x.mean(0) - card.mean).abs() < 5 * (variance / count).sqrt()).all())

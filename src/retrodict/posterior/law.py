@@ -40,8 +40,16 @@ class Factor(Protocol):
         """G w `(B, C, *N)`."""
         ...
 
+    def raised(self, u: Tensor) -> Tensor:
+        """G of unknowns u as the solver keeps them: images, or coefficients, which saves transforms."""
+        ...
+
     def adjoint(self, x: Tensor) -> Tensor:
-        """G^H x `(fields, B, C, *N)`."""
+        """G^H x, as unknowns."""
+        ...
+
+    def weight(self) -> Tensor | None:
+        """Weights of the inner product of unknowns; None: 1."""
         ...
 
 
@@ -63,14 +71,25 @@ class Root:
 
     def forward(self, w: Tensor) -> Tensor:
         """G w."""
-        fields = self.basis.inverse(self.tables.to(w.real) * self.basis.forward(w))
-        return (fields if self.weights is None else self.weights.to(w.real) * fields).sum(0)
+        return self.raised(self.basis.forward(w))
+
+    def raised(self, u: Tensor) -> Tensor:
+        """G of coefficients u `(F, B, C, *K)`."""
+        scaled = self.tables.to(u.real) * u
+        if self.weights is None:
+            return self.basis.inverse(scaled.sum(0))
+        fields = self.basis.inverse(scaled)
+        return (self.weights.to(u.real) * fields).sum(0)
 
     def adjoint(self, x: Tensor) -> Tensor:
-        """G^H x."""
-        x = x.expand(len(self.tables), *x.shape)
-        weighted = x if self.weights is None else self.weights.to(x.real) * x
-        return self.basis.inverse(self.tables.to(x.real) * self.basis.forward(weighted))
+        """G^H x as coefficients."""
+        if self.weights is None:
+            return self.tables.to(x.real) * self.basis.forward(x)
+        return self.tables.to(x.real) * self.basis.forward(self.weights.to(x.real) * x)
+
+    def weight(self) -> Tensor:
+        """Real degrees of freedom of every coefficient: the basis is an isometry under it."""
+        return self.basis.multiplicity()
 
     def levels(self) -> Tensor:
         """The factor as numbers per coefficient `(F, B|1, C|1, *K)`, weights averaged over the image."""
@@ -92,6 +111,12 @@ class _Drawn:
 
     def forward(self, w: Tensor) -> Tensor:
         return self.spread.draw(w)
+
+    def raised(self, u: Tensor) -> Tensor:
+        return self.spread.draw(u)
+
+    def weight(self) -> None:
+        return None
 
     def adjoint(self, x: Tensor) -> Tensor:
         zero = x.new_zeros(self.spread.fields, *x.shape).requires_grad_()
@@ -134,15 +159,17 @@ def solve(
     tolerance: float,
     rounds: int,
     axis: int = 1,
+    weight: Tensor | None = None,
 ) -> Solved:
     """Preconditioned conjugate gradients for a batch along `axis`, with numbers of its own for every item.
 
-    An item that is done stands still, so that none depends on the others (Hestenes and Stiefel, J. Res. NBS 49, 1952).
+    `weight`: of the inner product, in which the maps are Hermitian.  An item that is done stands still, so that none depends on the others (Hestenes and Stiefel, J. Res. NBS 49, 1952).
     """
     axes = [a for a in range(right.ndim) if a != axis]
 
     def dot(a: Tensor, b: Tensor) -> Tensor:
-        return (a.conj() * b).real.double().sum(axes, keepdim=True)
+        product = (a.conj() * b).real.double()
+        return (product if weight is None else weight * product).sum(axes, keepdim=True)
 
     answer, residual = torch.zeros_like(right), right
     step = z = guess(residual)
@@ -233,35 +260,32 @@ class Conditioner:
 
     def _solve(self, rest: Tensor, factor: Factor) -> Tensor:
         """G w of whitened residuals `(B, *range)`."""
-        right = factor.adjoint(self.operator.adjoint(rest))
+        image = self.operator.adjoint(rest)
+        right = factor.adjoint(image)
         single = right.real.dtype
         tolerance = TOLERANCE[single] if self.tolerance is None else self.tolerance
 
         def system(w: Tensor) -> Tensor:
-            return w + factor.adjoint(self.operator.gram(factor.forward(w)))
+            return w + factor.adjoint(self.operator.gram(factor.raised(w)))
 
-        found = solve(system, self._guess(factor, right), right, tolerance, self.rounds)
-        return factor.forward(found.x)
+        found = solve(system, self._guess(factor, image), right, tolerance, self.rounds, weight=factor.weight())
+        return factor.raised(found.x)
 
     def _guess(self, factor: Factor, like: Tensor) -> Callable[[Tensor], Tensor]:
-        """Nearly the inverse of the system, by Sherman and Morrison in every coefficient."""
+        """Nearly the inverse of the system, coefficient by coefficient (Sherman and Morrison)."""
         gain = self._gain(factor.basis, like) if isinstance(factor, Root) else None
         if gain is None or not isinstance(factor, Root):
             return lambda w: w
-        levels, basis = factor.levels(), factor.basis
+        levels = factor.levels()
         share = (gain / (1 + gain * levels.square().sum(0))).to(like.real)
         levels = levels.to(like.real)
 
-        def inverse(w: Tensor) -> Tensor:
-            u = basis.forward(w)
-            return basis.inverse(u - levels * share * (levels * u).sum(0))
-
-        return inverse
+        return lambda u: u - levels * share * (levels * u).sum(0)
 
     def _gain(self, basis: Basis, like: Tensor) -> Tensor | None:
         """A^H Sigma^-1 A as numbers `(*K)` in a basis, or None."""
         if basis not in self._gains:
-            self._gains[basis] = _gain(self.operator, basis, like[0, :1])
+            self._gains[basis] = _gain(self.operator, basis, like[:1])
         return self._gains[basis]
 
 
