@@ -118,7 +118,10 @@ TABLE = [
     ),
     ("DDRM 20", "ddrm", discrete, subsampled(20), {}, [(0.974, 0.426), (0.920, 1.772), (0.992, 0.380), (0.973, 9.62)]),
     # the same recursion, written by two groups
-    ("DDRM 100", "ddrm", discrete, subsampled(100), {}, [(1.006, 0.295), (0.993, 0.415), (1.013, 0.231), (0.998, 0.844)]),
+    (
+        "DDRM 100", "ddrm", discrete, subsampled(100), {},
+        [(1.006, 0.295), (0.993, 0.415), (1.013, 0.231), (0.998, 0.844)],
+    ),
     ("DDNM+", "ddnm", discrete, subsampled(100), {}, [(1.006, 0.295), (0.993, 0.415), (1.013, 0.231), (0.998, 0.844)]),
     (
         "DAPS tau 0.01", FlowDaps, fine, annealed(200), {"tau": 0.01 * math.sqrt(2)},  # the table's law has the 1/2
