@@ -175,6 +175,9 @@ def run_cards(members: int, only: list[str] | None, out: Path) -> None:
     for head in ("method", "style", "calls", *heads.values(), "s"):
         table.add_column(head, justify="left" if head in ("method", "style") else "right")
     record = {}
+    if only and out.exists():
+        before = json.loads(out.read_text(encoding="utf-8"))
+        record = before["methods"] if before["members"] == members else {}
     for name, row in POSTERIORS.items():
         if only and name not in only:
             continue

@@ -163,7 +163,8 @@ def solve(
 ) -> Solved:
     """Preconditioned conjugate gradients for a batch along `axis`, with numbers of its own for every item.
 
-    `weight`: of the inner product, in which the maps are Hermitian.  An item that is done stands still, so that none depends on the others (Hestenes and Stiefel, J. Res. NBS 49, 1952).
+    `weight`: of the inner product, in which the maps are Hermitian.  An item that is done stands still,
+    so that none depends on the others (Hestenes and Stiefel, J. Res. NBS 49, 1952).
     """
     axes = [a for a in range(right.ndim) if a != axis]
 

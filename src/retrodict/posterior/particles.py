@@ -109,8 +109,8 @@ class Tds(_Particles, Gradient):
     Twisting p(y | x_t) = N(y; A D, A C A^H + Sigma), C = r/(1 + r), r = s^2/h^2; proposal: the model's step with its
     mean moved by variance * gradient of the log twisting; weights p(x_s | x_t) twist_s / (twist_t proposal), and the
     likelihood itself at the end: exact for the model's chain as particles grow, whatever the twisting.  The model's
-    step is N(keep x_t + data D, std^2 + data^2 v), v the error variance of the denoiser where it is stationary, which for
-    Gaussian data is the exact reverse step; std^2 alone elsewhere.
+    step is N(keep x_t + data D, std^2 + data^2 v), v the error variance of the denoiser where it is stationary,
+    which for Gaussian data is the exact reverse step; std^2 alone elsewhere.
     """
 
     steps: ClassVar[int] = 50
