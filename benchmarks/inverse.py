@@ -116,10 +116,9 @@ def mixture_card() -> Card:
     )
     logs = torch.stack([total.log_prob(m.y[0, 0] - A @ mean) for mean in means])
     w = logs.softmax(0)
-    mean = sum(w[k] * parts[k].mean for k in range(2))
-    covariance = sum(
-        w[k] * (parts[k].covariance + torch.outer(parts[k].mean - mean, parts[k].mean - mean)) for k in range(2)
-    )
+    mean = torch.stack([w[k] * parts[k].mean for k in range(2)]).sum(0)
+    gaps = [part.mean - mean for part in parts]
+    covariance = torch.stack([w[k] * (parts[k].covariance + torch.outer(gaps[k], gaps[k])) for k in range(2)]).sum(0)
     return Card("M", MixtureDenoiser(vp(basis), law), m, mean, covariance, law.moments()[0], mode=float(w[1]))
 
 
@@ -176,20 +175,20 @@ def run_cards(members: int, only: list[str] | None, out: Path) -> None:
         table.add_column(head, justify="left" if head in ("method", "style") else "right")
     record = {}
     if only and out.exists():
-        before = json.loads(out.read_text(encoding="utf-8"))
-        record = before["methods"] if before["members"] == members else {}
+        record = json.loads(out.read_text(encoding="utf-8"))
     for name, row in POSTERIORS.items():
         if only and name not in only:
             continue
         for style in row.styles():
-            found = {card.name: measured(card, name, style, members) for card in every}
-            record[f"{name} {style}"] = found
+            count = min(members, 2) if row.kind == "point" else members
+            found = {card.name: measured(card, name, style, count) for card in every}
+            record[f"{name} {style}"] = {"members": count, **found}
             calls = next((f["calls"] for f in found.values() if "calls" in f), "-")
             seconds = sum(f.get("seconds", 0.0) for f in found.values())
             cells = [shown(found[card.name], card) for card in every]
             table.add_row(name, "point" if row.kind == "point" else style, str(calls), *cells, f"{seconds:.0f}")
             console.print(f"{name} {style}: " + " | ".join(cells) + f" | {seconds:.0f} s", highlight=False)
-            out.write_text(json.dumps({"members": members, "methods": record}, indent=1) + "\n", encoding="utf-8")
+            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     console.print(table)
 
 

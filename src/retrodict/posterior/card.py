@@ -8,6 +8,7 @@ not know of each other, all steps at once (`pixel_card`).
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -71,7 +72,7 @@ def affine_card(method: Method, steps: int | None = None) -> AffineCard:
     where a step is not.
     """
     shape = method.measurement.operator.domain.shape
-    n = int(torch.tensor(shape).prod())
+    n = math.prod(shape)
     _, mean, root = _affine(lambda x, draw: method.start(x, draw), shape, 0)
     covariance, times = root @ root.T, method.times(steps)
     for t, s in itertools.pairwise(times):
@@ -104,7 +105,7 @@ def prior_matrix(method: Method) -> tuple[Tensor, Tensor]:
     if prior is None:
         raise InputError("denoiser", "one without mean and variance of the data", "one with a spectrum")
     shape = method.measurement.operator.domain.shape
-    n = int(torch.tensor(shape).prod())
+    n = math.prod(shape)
     units = torch.eye(n, dtype=torch.float64, device="cpu").reshape(n, *shape)
     covariance = basis.inverse(prior[1] * basis.forward(units)).reshape(n, n)
     mean = basis.inverse(prior[0] + torch.zeros_like(basis.forward(units[:1])))
