@@ -34,8 +34,6 @@ BEDS = ((1.0, 0.3), (0.25, 0.1), (4.0, 0.5), (1.0, 0.05))
 class FlowDaps(Daps):
     """DAPS with the exact endpoint of the probability-flow ODE, x sqrt(L / (L + r)), as the table has it."""
 
-    calls = 1
-
     def flow(self, x, t):
         L = self.denoiser.spectrum
         return x * (L / (L + self.process.clock(t))).sqrt()

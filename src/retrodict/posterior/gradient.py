@@ -134,6 +134,11 @@ class Jacobian(Gradient):
     form: str = "full"
     rounds: int = 5
 
+    @property
+    def gradients(self) -> int:  # type: ignore[override]
+        """A backward pass for every product with C, at most."""
+        return self.rounds + 1 if self.form == "full" else 2
+
     def __post_init__(self) -> None:
         """Refuse an unknown form."""
         choice("Jacobian form", self.form, ("full", "diagonal"))

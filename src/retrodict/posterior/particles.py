@@ -114,6 +114,8 @@ class Tds(_Particles, Gradient):
     """
 
     steps: ClassVar[int] = 50
+    calls: ClassVar[int] = 2
+    gradients: ClassVar[int] = 2
     grid: ClassVar[str] = "logsnr"
 
     def twisted(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -195,6 +195,11 @@ class Ald(Method):
     rounds: int = 3
     rate: float = 0.1
 
+    @property
+    def calls(self) -> int:  # type: ignore[override]
+        """Those of the Langevin steps and of the move to the next level."""
+        return self.rounds + 1 if self.form == "langevin" else 1
+
     @cached_property
     def _square(self) -> float:
         return self.measurement.operator.part.norm() ** 2

@@ -100,7 +100,11 @@ class Daps(Method):
     tau: float | None = 0.01
     inner: int = 5
     steps: ClassVar[int] = 200
-    calls: ClassVar[int] = 5
+
+    @property
+    def calls(self) -> int:  # type: ignore[override]
+        """Those of the flow."""
+        return self.inner
 
     @cached_property
     def conditioner(self) -> Conditioner:
@@ -171,7 +175,11 @@ class PnpDm(Method):
     inner: int = 10
     burn: int = 20
     steps: ClassVar[int] = 60
-    calls: ClassVar[int] = 10
+
+    @property
+    def calls(self) -> int:  # type: ignore[override]
+        """Those of the inner run."""
+        return self.inner
 
     def rho(self, i: int) -> float:
         """Coupling of iteration i."""
