@@ -115,11 +115,11 @@ def test_the_training_example_runs():
 
 
 def test_the_tables_of_the_reference_name_what_there_is():
-    from retrodict import BASES, CLASSICS, GRIDS, NOISES, OPERATORS, PROCESSES, RULES
+    from retrodict import BASES, CLASSICS, GRIDS, NOISES, OPERATORS, POSTERIORS, PROCESSES, RULES
 
     text = (ROOT / "docs" / "reference.md").read_text()
     tables = {"PROCESSES": PROCESSES, "RULES": RULES, "GRIDS": GRIDS, "BASES": BASES, "OPERATORS": OPERATORS}
-    tables |= {"NOISES": NOISES, "CLASSICS": CLASSICS}
+    tables |= {"NOISES": NOISES, "CLASSICS": CLASSICS, "POSTERIORS": POSTERIORS}
     for name, table in tables.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
         assert re.findall(r"`(\w+)`", row)[1:] == list(table)

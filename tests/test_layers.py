@@ -28,6 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "processes": GROUND | {"bases"},
     "denoisers": GROUND | {"bases", "processes", "nets"},
     "samplers": GROUND | {"bases", "processes", "denoisers"},
+    # Where diffusion and physics meet: the only room below `tasks` that knows a process and a measurement.
+    "posterior": GROUND | {"bases", "physics", "processes", "denoisers", "samplers"},
     "models": GROUND | {"bases", "processes", "denoisers", "nets", "data"},
     "training": GROUND | {"bases", "processes", "denoisers", "nets", "models"},
     "report": GROUND | {"metrics", "bases", "data"},

@@ -152,6 +152,16 @@ _PUBLIC = {
     "UnknownKernel": "denoisers.likelihood",
     "Plan": "samplers",
     "RULES": "samplers",
+    # posterior methods: a prior and a measurement
+    "POSTERIORS": "posterior",
+    "posterior_method": "posterior",
+    "sample_posterior": "posterior.ensemble",
+    "posterior_verdict": "posterior.ensemble",
+    "Ensemble": "posterior.ensemble",
+    "PosteriorDenoiser": "posterior.matched",
+    "FusedDenoiser": "posterior.fused",
+    "affine_card": "posterior.card",
+    "dense_posterior": "posterior.card",
     "GRIDS": "samplers.plan",
     "make_grid": "samplers.plan",
     "cascade_grid": "samplers.cascade",
@@ -377,6 +387,15 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.physics.ultrasound import ultrasound as ultrasound
     from retrodict.physics.views import ConeBeam as ConeBeam
     from retrodict.physics.views import Radiograph as Radiograph
+    from retrodict.posterior import POSTERIORS as POSTERIORS
+    from retrodict.posterior import posterior_method as posterior_method
+    from retrodict.posterior.card import affine_card as affine_card
+    from retrodict.posterior.card import dense_posterior as dense_posterior
+    from retrodict.posterior.ensemble import Ensemble as Ensemble
+    from retrodict.posterior.ensemble import posterior_verdict as posterior_verdict
+    from retrodict.posterior.ensemble import sample_posterior as sample_posterior
+    from retrodict.posterior.fused import FusedDenoiser as FusedDenoiser
+    from retrodict.posterior.matched import PosteriorDenoiser as PosteriorDenoiser
     from retrodict.processes import PROCESSES as PROCESSES
     from retrodict.processes.clocks import ClockLaw as ClockLaw
     from retrodict.processes.convert import convert_state as convert_state

@@ -1,0 +1,209 @@
+"""Posterior methods at their defaults, against exact posteriors of Gaussian data and of a mixture.
+
+    python benchmarks/inverse.py --cards [--members 256] [--only matched dps ...]
+
+P  64 independent pixels N(0.5, 0.04), half of them seen with noise 0.1, as in the measurements of other libraries.
+B  power-law data on 8 x 8 pixels of 1 mm, a Gaussian blur of 2 mm and white noise: diagonal in the Fourier basis.
+C  the same data, 26 random numbers of the image with white noise: diagonal in no basis.
+M  16 numbers with two modes, at 0 and 3 in two of them, 14 random projections with noise 0.5 (Qiu et al. 2026).
+
+Every denoiser is the exact one of its data, so what is printed is the error of the method.  `gain`: regression of the
+mean over members, less the prior mean, on the exact one.  `variance`: trace of the covariance of members over the exact
+one; in P of the seen and of the unseen pixels.  M: error of the mean in deviations of the posterior, variance, and the
+share of members in the mode whose exact weight is printed.  All figures are of one measurement and `members` members;
+standard errors are in the JSON (benchmarks/results/inverse-cards.json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from retrodict._check import InputError
+from retrodict.bases import Fourier, Pixel
+from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser
+from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
+from retrodict.physics import Blur, GaussianNoise, Mask, Measurement, Space
+from retrodict.physics.adapters import MatrixFree
+from retrodict.posterior import POSTERIORS, posterior_method
+from retrodict.posterior.card import dense_posterior, prior_matrix
+from retrodict.processes.scalar import vp
+
+OUT = Path(__file__).resolve().parent / "results" / "inverse-cards.json"
+F: dict[str, Any] = {"dtype": torch.float64}
+OPTIONS: dict[str, dict[str, Any]] = {"projection": {}, "pnp_dm": {}}
+
+
+@dataclass
+class Card:
+    """A test: denoiser, measurement, exact mean `(n,)` and covariance `(n, n)`, prior mean `(n,)`, seen pixels."""
+
+    name: str
+    denoiser: Denoiser
+    measurement: Measurement
+    mean: torch.Tensor
+    covariance: torch.Tensor
+    prior: torch.Tensor
+    seen: torch.Tensor | None = None
+    mode: float | None = None
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def gaussian_card(name: str, denoiser: GaussianDenoiser, operator: Any, sigma: float, seen: Any = None) -> Card:
+    prior, basis = denoiser.prior(), denoiser.process.basis
+    z = torch.randn(1, 1, *basis.size, generator=generator(1), **F)
+    x = basis.inverse(prior[0] + prior[1].sqrt() * basis.forward(z))
+    m = Measurement.simulate(operator, GaussianNoise.white(sigma), x, [0])
+    mean, covariance = prior_matrix(posterior_method("matched", denoiser, m))
+    exact = dense_posterior(m, mean, covariance)
+    return Card(name, denoiser, m, exact.mean, exact.covariance, mean, seen)
+
+
+def projections(rows: int, size: tuple[int, ...], seed: int) -> MatrixFree:
+    n = math.prod(size)
+    A = torch.randn(rows, n, generator=generator(seed), **F) / math.sqrt(n)
+    return MatrixFree(
+        lambda x: (x.flatten(1) @ A.T.to(x)).unsqueeze(1),
+        lambda y: (y[:, 0] @ A.to(y)).reshape(-1, 1, *size),
+        Space((1, *size)),
+        Space((1, rows)),
+    )
+
+
+def cards() -> list[Card]:
+    pixels, fourier = Pixel((8, 8)), Fourier((8, 8), (1.0, 1.0))
+    flat = torch.full((8, 8), 0.04, **F)
+    seen = torch.zeros(8, 8, dtype=torch.bool)
+    seen[:, ::2] = True
+    p = GaussianDenoiser(vp(pixels), torch.full((8, 8), 0.5, **F), flat)
+    L = 1 / (0.02 + fourier.radius() ** 2) / 30
+    power = GaussianDenoiser(vp(fourier), torch.zeros_like(L), L)
+    blur = Blur.gaussian((8, 8), fwhm=2.0, spacing=(1.0, 1.0))
+    return [
+        gaussian_card("P", p, Mask(seen), 0.1, seen.flatten()),
+        gaussian_card("B", power, blur, 0.2),
+        gaussian_card("C", power, projections(26, (8, 8), 3), 0.2),
+        mixture_card(),
+    ]
+
+
+def mixture_card() -> Card:
+    n, rows, sigma = 16, 14, 0.5
+    basis, operator = Pixel((n,)), projections(rows, (n,), 5)
+    means = torch.zeros(2, n, **F)
+    means[1, [2, 9]] = 3.0
+    law = MixtureLaw(basis, torch.tensor([0.5, 0.5], **F), means, torch.full((2, n), 0.5, **F))
+    x = means[1:2] * 0.5 + 0.7 * torch.randn(1, n, generator=generator(2), **F)
+    m = Measurement.simulate(operator, GaussianNoise.white(sigma), x[None], [0])
+    parts = [dense_posterior(m, mean, 0.5 * torch.eye(n, **F)) for mean in means]
+    units = torch.eye(n, **F)[:, None]
+    A = operator.forward(units)[:, 0].T
+    total = torch.distributions.MultivariateNormal(
+        torch.zeros(rows, **F), 0.5 * A @ A.T + sigma**2 * torch.eye(rows, **F)
+    )
+    logs = torch.stack([total.log_prob(m.y[0, 0] - A @ mean) for mean in means])
+    w = logs.softmax(0)
+    mean = torch.stack([w[k] * parts[k].mean for k in range(2)]).sum(0)
+    gaps = [part.mean - mean for part in parts]
+    covariance = torch.stack([w[k] * (parts[k].covariance + torch.outer(gaps[k], gaps[k])) for k in range(2)]).sum(0)
+    return Card("M", MixtureDenoiser(vp(basis), law), m, mean, covariance, law.moments()[0], mode=float(w[1]))
+
+
+def measured(card: Card, name: str, style: str, members: int) -> dict[str, Any]:
+    """Figures of a method on a card."""
+    try:
+        method = posterior_method(name, card.denoiser, card.measurement, style=style, **OPTIONS.get(name, {}))
+        started = time.perf_counter()
+        with torch.no_grad():
+            run = method.run(torch.arange(members), dtype=torch.float64)
+    except InputError as error:
+        return {"refused": str(error)}
+    x = run.x.flatten(1)
+    found = {"calls": run.calls, "gradients": run.gradients, "seconds": round(time.perf_counter() - started, 2)}
+    if not bool(torch.isfinite(x).all()):
+        return {**found, "refused": "it diverged"}
+    mean, variance, exact = x.mean(0), x.var(0), card.covariance.diagonal()
+    shift = card.mean - card.prior
+    found["gain"] = float((mean - card.prior) @ shift / (shift @ shift))
+    found["gain_error"] = float((shift @ card.covariance @ shift).sqrt() / (shift @ shift) / math.sqrt(members))
+    parts = {"variance": torch.ones_like(exact, dtype=torch.bool)}
+    if card.seen is not None:
+        parts = {"variance": card.seen, "unseen": ~card.seen}
+    for key, part in parts.items():
+        found[key] = float(variance[part].sum() / exact[part].sum())
+    spread = (card.covariance**2).sum().sqrt() / exact.sum()
+    found["variance_error"] = float(math.sqrt(2 / members) * spread)
+    found["bias"] = float(((mean - card.mean).square().sum() / exact.sum()).sqrt())
+    if card.mode is not None:
+        found["mode"] = float((x[:, [2, 9]].mean(1) > 1.5).double().mean())
+        found["exact_mode"] = card.mode
+    return found
+
+
+def shown(found: dict[str, Any], card: Card) -> str:
+    if "refused" in found:
+        return "-"
+    if card.mode is not None:
+        return f"{found['bias']:.2f} {found['variance']:.2f} {found['mode']:.2f}"
+    unseen = f" {found['unseen']:.2f}" if "unseen" in found else ""
+    return f"{found['gain']:.2f} {found['variance']:.3f}{unseen}"
+
+
+def run_cards(members: int, only: list[str] | None, out: Path) -> None:
+    console, every = Console(width=120), cards()
+    table = Table(title=f"Posterior methods at their defaults, {members} members: 1 is exact")
+    heads = {
+        "P": "P gain var unseen",
+        "B": "B gain var",
+        "C": "C gain var",
+        "M": f"M bias var mode ({every[3].mode:.2f})",
+    }
+    for head in ("method", "style", "calls", *heads.values(), "s"):
+        table.add_column(head, justify="left" if head in ("method", "style") else "right")
+    record = {}
+    if only and out.exists():
+        record = json.loads(out.read_text(encoding="utf-8"))
+    for name, row in POSTERIORS.items():
+        if only and name not in only:
+            continue
+        for style in row.styles():
+            count = min(members, 2) if row.kind == "point" else members
+            found = {card.name: measured(card, name, style, count) for card in every}
+            record[f"{name} {style}"] = {"members": count, **found}
+            calls = next((f["calls"] for f in found.values() if "calls" in f), "-")
+            seconds = sum(f.get("seconds", 0.0) for f in found.values())
+            cells = [shown(found[card.name], card) for card in every]
+            table.add_row(name, "point" if row.kind == "point" else style, str(calls), *cells, f"{seconds:.0f}")
+            console.print(f"{name} {style}: " + " | ".join(cells) + f" | {seconds:.0f} s", highlight=False)
+            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    console.print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--cards", action="store_true", required=True, help="Gaussian and mixture cards of every method"
+    )
+    parser.add_argument("--members", type=int, default=256)
+    parser.add_argument("--only", nargs="*", choices=sorted(POSTERIORS))
+    parser.add_argument("--out", type=Path, default=OUT)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    run_cards(args.members, args.only, args.out)
+
+
+if __name__ == "__main__":
+    main()
