@@ -64,5 +64,6 @@ STEEP = 25.0
 
 
 def steps_needed(process, rule) -> int:
-    """Steps at which a documented posterior sampler has to be one: eight times the default for steep clocks."""
-    return rule.steps if rule.exact or process.clock_spread < STEEP else 8 * rule.steps
+    """Steps at which a documented posterior sampler has to be one: more than the default for steep clocks."""
+    more = 4 if rule.order == 2 else 8
+    return rule.steps if rule.exact or process.clock_spread < STEEP else more * rule.steps
