@@ -180,6 +180,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="ct")
     parser.add_argument("--instant", action="store_true")
+    parser.add_argument("--rule", default="matched")
+    parser.add_argument("--steps", type=int, help="calls of a member (default of the rule)")
     parser.add_argument("--count", type=int, default=8, help="members")
     parser.add_argument("--scanners", nargs="+", default=list(SCANNERS), choices=list(SCANNERS))
     parser.add_argument("--grids", nargs="+", type=float, default=list(GRIDS))
@@ -194,7 +196,8 @@ def main() -> None:
     if not there():
         sys.exit(f"no patients in {DATA}: nothing to measure")
     model, everyone = open_model(given.model), slices(given.split)
-    options = SamplingOptions(samples=given.count, instant=given.instant, keep_samples=True)
+    settings = {"samples": given.count, "rule": given.rule, "steps": given.steps, "keep_samples": True}
+    options = SamplingOptions(instant=given.instant, **settings)
     record: dict[str, list[dict]] = {}
     for wanted in given.grids:
         for name in given.scanners:

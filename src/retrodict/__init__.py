@@ -173,6 +173,7 @@ _PUBLIC = {
     "choose_start": "samplers.starts",
     "optimal_grid": "samplers.optimal",
     "aligned_grid": "samplers.optimal",
+    "principal": "samplers.principal",
     "teleport": "samplers.teleport",
     "teleport_time": "samplers.teleport",
     "teleported": "samplers.teleport",
@@ -446,6 +447,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.stateful import stateful_sample as stateful_sample
     from retrodict.samplers.stateful_rules import STATEFUL as STATEFUL
     from retrodict.samplers.stateful_rules import make_stateful_plan as make_stateful_plan
+    from retrodict.samplers.principal import principal as principal
     from retrodict.samplers.teleport import teleport as teleport
     from retrodict.samplers.teleport import teleport_time as teleport_time
     from retrodict.samplers.teleport import teleported as teleported

@@ -87,7 +87,7 @@ def card(plan: Plan, denoiser: HasLinear) -> Card:
     zero = torch.zeros(basis.shape, dtype=torch.float64, device=basis.device)
     states, images, noises, errors = [_Value(zero + 1, zero, zero, {})], [], [], []
     before: _Step | None = None
-    for i, row in enumerate(plan):
+    for i, row in enumerate(plan):  # kept short: a plan may have thousands of rows
         if row.call:
             linear = denoiser.linear(torch.tensor([row.t], dtype=torch.float64, device="cpu"))
             images.insert(0, _denoised(linear, states[0]))
@@ -102,6 +102,8 @@ def card(plan: Plan, denoiser: HasLinear) -> Card:
             before = _Step(states[1], images[0], linear.variance, row)  # type: ignore[possibly-undefined]
         for part in (states, images, noises, errors):
             del part[plan.depth :]
+        kept = [*states, *images, *noises, *errors, *(() if before is None else (before.state, before.image))]
+        _pack(kept, i)
     final = states[0]
     return Card(*final[:3], sum((n**2 for n in final.noise.values()), start=zero))
 
@@ -142,6 +144,29 @@ def _correct(
     m = process.moments(torch.tensor([row.t], dtype=torch.float64, device="cpu"))
     slope = ratio(m.h[0, 0] * linear.variance, m.s2[0, 0] * one)
     states[0], images[0] = _sum((one, states[0]), (weight, rest)), _sum((one, images[0]), (slope * weight, rest))
+
+
+SOURCES = 24
+"""How many times more independent draws than remembered quantities are carried before they are packed."""
+
+
+def _pack(values: list[_Value], row: int) -> None:
+    """Fewer independent draws with the same covariances, in place: as many as there are quantities that hold them.
+
+    Past draws matter only through what is remembered.  With A the table of (draws, quantities), A^T A = R^T R for the
+    triangular factor of A = Q R, whose rows stand for as many new draws.
+    """
+    own = list({id(v): v for v in values}.values())
+    names = list(dict.fromkeys(name for v in own for name in v.noise))
+    if len(names) <= SOURCES * len(own):
+        return
+    shape = torch.broadcast_shapes(*(n.shape for v in own for n in v.noise.values()))
+    zero = torch.zeros(shape, dtype=torch.float64, device=own[0].start.device)
+    table = torch.stack([torch.stack([v.noise.get(name, zero) + zero for v in own], -1) for name in names], -2)
+    packed = torch.linalg.qr(table, mode="r").R
+    for k, value in enumerate(own):
+        value.noise.clear()
+        value.noise.update({(f"packed {row}", j): packed[..., j, k] for j in range(k + 1)})
 
 
 def _denoised(linear: Linear, state: _Value) -> _Value:
