@@ -441,13 +441,13 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.optimal import optimal_grid as optimal_grid
     from retrodict.samplers.plan import GRIDS as GRIDS
     from retrodict.samplers.plan import make_grid as make_grid
+    from retrodict.samplers.principal import principal as principal
     from retrodict.samplers.starts import StartChoice as StartChoice
     from retrodict.samplers.starts import choose_start as choose_start
     from retrodict.samplers.stateful import StatefulRule as StatefulRule
     from retrodict.samplers.stateful import stateful_sample as stateful_sample
     from retrodict.samplers.stateful_rules import STATEFUL as STATEFUL
     from retrodict.samplers.stateful_rules import make_stateful_plan as make_stateful_plan
-    from retrodict.samplers.principal import principal as principal
     from retrodict.samplers.teleport import teleport as teleport
     from retrodict.samplers.teleport import teleport_time as teleport_time
     from retrodict.samplers.teleport import teleported as teleported
