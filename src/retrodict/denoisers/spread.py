@@ -15,7 +15,7 @@ from retrodict.bases.solve import conjugate_gradients
 from retrodict.processes.observation import ratio
 
 __all__ = [
-    "ConditionalSpread",
+    "CoupledSpread",
     "LocalSpread",
     "SpectralSpread",
     "Spread",
@@ -45,7 +45,7 @@ class Spread(Protocol):
 
 
 @runtime_checkable
-class ConditionalSpread(Spread, Protocol):
+class CoupledSpread(Spread, Protocol):
     """A law that also tells what is known of the error once a noisy sum with it is seen."""
 
     def power(self) -> Tensor:

@@ -21,7 +21,7 @@ from retrodict.denoisers.denoiser import (
     Observer,
     check_state,
 )
-from retrodict.denoisers.spread import ConditionalSpread, SpectralSpread, Spread
+from retrodict.denoisers.spread import CoupledSpread, SpectralSpread, Spread
 from retrodict.processes.observation import Cond, Moments, fuse, wiener
 from retrodict.processes.process import Law, Process
 
@@ -310,8 +310,8 @@ class _SliceSpread:
         tables = (_fold(x.expand(u.shape)) for x in (gain, variance))
         return _unfold(self._known().given(_fold(u), *tables), self.depth)
 
-    def _known(self) -> ConditionalSpread:
-        if not isinstance(self.inner, ConditionalSpread):
+    def _known(self) -> CoupledSpread:
+        if not isinstance(self.inner, CoupledSpread):
             raise InputError("the law of the error of a slice", "one to draw from", "one that is known per coefficient")
         return self.inner
 

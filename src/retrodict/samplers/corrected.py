@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from retrodict.bases import Basis
-from retrodict.denoisers.spread import ConditionalSpread
+from retrodict.denoisers.spread import CoupledSpread
 from retrodict.processes.observation import Moments, ratio
 
 __all__ = ["Drawn", "along", "correction", "inner", "secant", "shifted"]
@@ -35,7 +35,7 @@ class Drawn(NamedTuple):
 
     innovation: Tensor
     image: Tensor
-    law: ConditionalSpread
+    law: CoupledSpread
     data: Tensor
     std: Tensor
 
@@ -75,7 +75,7 @@ def along(error: Tensor, power: Tensor, directions: tuple[Tensor, ...], numbers:
     return total + ratio(left, whole).sqrt() * error
 
 
-def shifted(image: Tensor, shift: Tensor, law: ConditionalSpread, m: Moments) -> Tensor:
+def shifted(image: Tensor, shift: Tensor, law: CoupledSpread, m: Moments) -> Tensor:
     """The answer (coefficients) to a state that is moved by `shift`: by the slope h v / s^2 of its own law."""
     slope = ratio(m.h * law.power(), m.s2)
     return image + slope.to(shift.real) * shift

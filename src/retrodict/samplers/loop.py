@@ -11,7 +11,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict._random import white
 from retrodict.denoisers.denoiser import Denoiser, Estimate
-from retrodict.denoisers.spread import ConditionalSpread, Spread
+from retrodict.denoisers.spread import CoupledSpread, Spread
 from retrodict.processes.observation import Cond, noise_like
 from retrodict.processes.process import Process
 from retrodict.samplers.corrected import Drawn, along, correction, secant, shifted
@@ -219,8 +219,8 @@ def _drawn(
     return along(error, _conditional(law).power(), directions, numbers)
 
 
-def _conditional(law: Spread | None) -> ConditionalSpread:
-    if not isinstance(law, ConditionalSpread):
+def _conditional(law: Spread | None) -> CoupledSpread:
+    if not isinstance(law, CoupledSpread):
         found = "a law of the error that is drawn from and nothing more"
         raise InputError("matched2", found, "one that is known per coefficient, or rule 'matched'")
     return law

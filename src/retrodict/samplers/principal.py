@@ -15,7 +15,7 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict.denoisers.denoiser import Denoiser, Estimate
-from retrodict.denoisers.spread import ConditionalSpread
+from retrodict.denoisers.spread import CoupledSpread
 from retrodict.processes.observation import Cond, noise_like, ratio
 
 __all__ = ["principal"]
@@ -44,7 +44,7 @@ def principal(
     process, basis = denoiser.process, denoiser.process.basis
     with torch.no_grad():
         said = said or denoiser.estimate(xt, t, cond)
-    if not isinstance(said.spread, ConditionalSpread):
+    if not isinstance(said.spread, CoupledSpread):
         found = "a denoiser that does not know the law of its error per coefficient"
         raise InputError("components", found, "one with a spectrum or a spread")
     m = process.moments(t)
