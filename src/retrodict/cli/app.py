@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from retrodict._version import __version__
-from retrodict.cli import bench, calibrate, data, evaluate, fit, generate, measure, processes, restore
+from retrodict.cli import bench, calibrate, data, diagnose, evaluate, fit, generate, measure, processes, restore
 from retrodict.cli.command import CODES, Code, answered, print_json
 from retrodict.cli.terminal import out
 
@@ -48,6 +48,7 @@ for command in (
     generate.generate,
     evaluate.evaluate,
     calibrate.calibrate,
+    diagnose.diagnose,
     fit.schema,
     restore.info,
     restore.demo,
