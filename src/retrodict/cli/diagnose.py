@@ -31,7 +31,9 @@ def diagnose(
     ] = None,
     probes: Annotated[int, typer.Option(help="Random directions for each Jacobian.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the whole run.")] = 0,
-    mtf: Annotated[str | None, typer.Option(help="Measured MTF of the instrument; by default that of the record.")] = None,
+    mtf: Annotated[
+        str | None, typer.Option(help="Measured MTF of the instrument; by default that of the record.")
+    ] = None,
     nps: Annotated[str | None, typer.Option(help="Measured NPS of the instrument.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     force: Force = False,
@@ -77,7 +79,7 @@ def _show(record: dict[str, Any]) -> None:
     out.print(table)
     path = record["trajectory"]
     out.print(
-        f"trajectory: {100 * path['plane']['mean']:.1f} % in a plane, "
+        f"trajectory: {100 * path['plane']['mean']:.2f} % in a plane, "
         f"{100 * path['gaussian'][-1]['mean']:.1f} % of its end explained by Gaussian data",
         soft_wrap=True,
     )

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.denoisers.denoiser import Denoiser
+from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser
 from retrodict.denoisers.spread import ConditionalSpread
 from retrodict.processes.observation import Cond, Moments, noise_like, ratio, wiener
 
@@ -32,6 +32,7 @@ __all__ = [
     "Stein",
     "Whitened",
     "fokker_planck",
+    "gaussian_of",
     "intrinsic_dimension",
     "jacobian",
     "probes_of",
@@ -103,6 +104,15 @@ def whitened(denoiser: Denoiser, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> 
     return Whitened(denoiser, t, cond, held, m), z
 
 
+def gaussian_of(denoiser: Denoiser) -> GaussianDenoiser | None:
+    """The exact denoiser of Gaussian data with the mean and spectrum that a denoiser knows, or None.
+
+    Not `Denoiser.gaussian`, which is the same construction round it: that of a fault has the fault.
+    """
+    prior = denoiser.prior()
+    return None if prior is None else GaussianDenoiser(denoiser.process, *prior)
+
+
 def probes_of(like: Tensor, seeds: Tensor, count: int, stream: str = "probe") -> list[Tensor]:
     """Fields of random signs like images `(B, C, *N)`, each item's a function of its seed `(B,)`."""
     fields = (noise_like(like, seeds, stream, k) for k in range(count))
@@ -114,7 +124,7 @@ def probes_of(like: Tensor, seeds: Tensor, count: int, stream: str = "probe") ->
 
 class Jacobian(NamedTuple):
     """Of A = dG/dz, for each item `(B,)`: its trace and the standard error of it over the probes, |A|_F^2,
-    |A - A^T|_F^2, and |A - A_Gauss|_F^2, where A_Gauss is that of the Gaussian twin (nan without one)."""
+    |A - A^T|_F^2, and |A - A_Gauss|_F^2, where A_Gauss is that of Gaussian data of its spectrum (nan without)."""
 
     trace: Tensor
     error: Tensor
@@ -146,7 +156,7 @@ def jacobian(at: Whitened, z: Tensor, probes: Sequence[Tensor]) -> Jacobian:
     A probe v costs one forward and one backward product, a = A v and b = A^T v: E v.a = tr A, E|a|^2 = |A|_F^2,
     E|a - b|^2 = |A - A^T|_F^2.  The columns of sqrt(d) times the identity give the exact numbers.
     """
-    twin = at.denoiser.gaussian()
+    twin = gaussian_of(at.denoiser)
     _, back = torch.func.vjp(at.signal, z)
     rows = []
     for v in probes:
@@ -162,7 +172,7 @@ def jacobian(at: Whitened, z: Tensor, probes: Sequence[Tensor]) -> Jacobian:
 
 
 def _linear(at: Whitened, twin: Denoiser, v: Tensor) -> Tensor:
-    """A of the Gaussian twin times v; it is linear, so a difference of two answers is exact."""
+    """A of Gaussian data times v; it is linear, so a difference of two answers is exact."""
     own = Whitened(twin, at.t, at.cond, at.held, at.m)
     zero = torch.zeros_like(v)
     return own.signal(v) - own.signal(zero)
@@ -292,9 +302,7 @@ class BandError(NamedTuple):
         return ratio(self.along**2, self.moved * self.error)
 
 
-def score_error(
-    denoiser: Denoiser, x0: Tensor, xt: Tensor, t: Tensor, bands: Bands, cond: Cond = Cond()
-) -> BandError:
+def score_error(denoiser: Denoiser, x0: Tensor, xt: Tensor, t: Tensor, bands: Bands, cond: Cond = Cond()) -> BandError:
     """The error of D at states xt of known images x0 `(B, C, *N)`, by band."""
     process, basis = denoiser.process, denoiser.process.basis
     with torch.no_grad():
@@ -327,5 +335,3 @@ def _in(table: Tensor, mask: Tensor) -> Tensor:
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).flatten(1).sum(1)
-
-

@@ -16,8 +16,6 @@ from retrodict.report.page import (
     legend,
     number,
     panel,
-    percent,
-    plain_log,
     plot,
     render_page,
     rows,
@@ -73,41 +71,71 @@ def _finding(row: Record) -> dict[str, str]:
         "exact": number(row["exact"]),
         "limit": number(row["limit"], 2),
         "t": number(row["t"], 2),
-        "holds": "holds" if row["holds"] else "does not hold",
+        "holds": "holds" if row["holds"] else "off",
     }
 
 
 # ---- plots -----------------------------------------------------------------------------------------------------------
 
 
+CAPTIONS = {
+    "jacobian": (
+        "Is it a gradient?",
+        "Asymmetry of the Jacobian in whitened coordinates, 0 for an exact score and 1 for an antisymmetric one: of "
+        "all, and of what the model adds to the Gaussian part.",
+    ),
+    "rank": (
+        "How much does it let through?",
+        "Trace of the Jacobian (effective rank), and its stable rank, (tr A)²/|A|². Dashed: the trace for Gaussian "
+        "data of the same spectrum.",
+    ),
+    "fp": (
+        "Does it move as its law must?",
+        "Residual of the Fokker-Planck equation of the score over the change of the score in time.",
+    ),
+    "stein": (
+        "Is the transport right?",
+        "Stein's identity by band, −E S·P(z − c)/d, 1 for an exact score; mean and standard deviation between "
+        "patients. The lowest band has few and large coefficients: it scatters.",
+    ),
+    "error": (
+        "Error by band",
+        "Mean square of the error over that of the Wiener filter: below 1 the model knows more than the spectrum.",
+    ),
+    "stated": (
+        "Error over what is stated of it",
+        "1 where the stated variance is right; above, the spread is too small.",
+    ),
+    "shown": (
+        "What appears first?",
+        "Share of the final image that the answer has, by band, along the trajectory (from left, the start, to right).",
+    ),
+    "gaussian": ("How much is Gaussian?", "Share of the state that the solution for Gaussian data explains."),
+    "moved": (
+        "What does an early change do?",
+        "How far the end moves, in units of its contrast, for a change by one standard deviation of the noise at t "
+        "(measured with a tenth of it).",
+    ),
+}
+
+
 def _plots(record: Record) -> list[dict[str, Any]]:
     times, path = record["times"], record["trajectory"]
-    shown: list[tuple[str, str, str, Callable[[Axes], None]]] = [
-        ("jacobian", "Is it a gradient?", "Asymmetry of the Jacobian in whitened coordinates, 0 for an exact score and 1 "
-         "for an antisymmetric one: of all, and of what the model adds to the Gaussian part.", partial(_jacobian, times)),
-        ("rank", "How much does it let through?", "Trace of the Jacobian (effective rank), and (tr A)² / |A|². Dashed: "
-         "the trace for Gaussian data of the same spectrum.", partial(_rank, times)),
-        ("fp", "Does it move as its law must?", "Residual of the Fokker-Planck equation of the score over the change of "
-         "the score in time.", partial(_fokker_planck, times)),
-    ]  # fmt: skip
+    shown: dict[str, Callable[[Axes], None]] = {
+        "jacobian": partial(_jacobian, times),
+        "rank": partial(_rank, times),
+        "fp": partial(_fokker_planck, times),
+    }
     if record["measured"]:
-        shown += [
-            ("stein", "Is the transport right?", "Stein's identity by band, −E S·P(z − c)/d, 1 for an exact score; mean "
-             "and standard deviation between patients.", partial(_stein, record)),
-            ("error", "Error by band", "Mean square of the error over that of the Wiener filter: below 1 the model knows "
-             "more than the spectrum.", partial(_error, record, "over_wiener")),
-            ("stated", "Error over what is stated of it", "1 where the stated variance is right; above, the spread is too "
-             "small.", partial(_error, record, "over_stated")),
-        ]  # fmt: skip
-    shown += [
-        ("shown", "What appears first?", "Share of the final image that the answer has, by band, along the trajectory "
-         "(from left, the start, to right).", partial(_shown, record)),
-        ("gaussian", "How much is Gaussian?", f"Share of the state that the solution for Gaussian data explains. "
-         f"{percent(path['plane']['mean'])} of the trajectory lies in a plane.", partial(_gaussian, path)),
-        ("moved", "What does an early change do?", "How far the end moves, in units of its contrast, for a change by one "
-         "standard deviation of the noise at t (measured with a tenth of it).", partial(_moved, path)),
-    ]  # fmt: skip
-    return [{"title": title, "caption": text, "svg": plot(name, *SIZE, draw)} for name, title, text, draw in shown]
+        shown["stein"] = partial(_stein, record)
+        shown["error"] = partial(_error, record, "over_wiener")
+        shown["stated"] = partial(_error, record, "over_stated")
+    shown |= {"shown": partial(_shown, record), "gaussian": partial(_gaussian, path), "moved": partial(_moved, path)}
+    more = {"gaussian": f" {100 * path['plane']['mean']:.2f} % of the trajectory lies in a plane."}
+    return [
+        {"title": CAPTIONS[name][0], "caption": CAPTIONS[name][1] + more.get(name, ""), "svg": plot(name, *SIZE, draw)}
+        for name, draw in shown.items()
+    ]
 
 
 def _curve(axes: Axes, x: Sequence[float], cells: Sequence[Record], color: str, label: str = "", **more: Any) -> None:
@@ -141,8 +169,8 @@ def _rank(times: Sequence[Record], axes: Axes) -> None:
     if "local_dimension" in times[0]:
         _curve(axes, _t(times), [r["local_dimension"] for r in times], SERIES[2], "local dimension")
     axes.plot(_t(times), [r["trace_gaussian"] for r in times], **DASHED)
-    plain_log(axes)
     _over_t(axes, "directions")
+    axes.set_ylim(bottom=0)
     legend(axes)
 
 
@@ -162,6 +190,7 @@ def _stein(record: Record, axes: Axes) -> None:
         _curve(axes, _t(times), [r["stein"][b] for r in times], SERIES[b % len(SERIES)], name)
     axes.axhline(1, **DASHED)
     _over_t(axes, "−E S·P(z − c)/d")
+    axes.set_ylim(0, 2)
     legend(axes)
 
 
@@ -170,8 +199,8 @@ def _error(record: Record, which: str, axes: Axes) -> None:
     for b, name in enumerate(_bands(record)):
         _curve(axes, _t(times), [r["error"][b][which] for r in times], SERIES[b % len(SERIES)], name)
     axes.axhline(1, **DASHED)
-    plain_log(axes)
     _over_t(axes, "ratio")
+    axes.set_ylim(bottom=0)
     legend(axes)
 
 

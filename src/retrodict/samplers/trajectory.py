@@ -1,4 +1,4 @@
-"""The shape of a trajectory of the probability flow: how flat it is, what appears first, how far Gaussian data explain it.
+"""The shape of a trajectory of the probability flow: how flat it is, what appears first, how much of it is Gaussian.
 
 The statistics of Wang and Vastola (2023, arXiv 2303.02490; TMLR 2024, arXiv 2412.09726), for every process that is
 diagonal in its basis: for Gaussian data a state is w_t = h m + psi (w_1 - h_1 m) with psi of `teleport_weights`.
@@ -56,7 +56,7 @@ def trajectory(
 
     Raises `InputError` for a denoiser that knows no spectrum of the data: nothing is compared then.
     """
-    process, basis, plan = denoiser.process, denoiser.process.basis, _plan(denoiser, count)
+    basis, plan = denoiser.process.basis, _plan(denoiser, count)
     prior = denoiser.prior()
     assert prior is not None  # `_plan` has looked
     states, answers = [start], []
@@ -118,9 +118,7 @@ def _plan(denoiser: Denoiser, count: int) -> Plan:
     return make_plan(RULE, process, make_grid(process, count, "time", spectrum=prior[1]), prior[1])
 
 
-def _explained(
-    denoiser: Denoiser, states: Sequence[Tensor], k: int, plan: Plan, mean: Tensor, cond: Cond
-) -> Tensor:
+def _explained(denoiser: Denoiser, states: Sequence[Tensor], k: int, plan: Plan, mean: Tensor, cond: Cond) -> Tensor:
     """Share of a state that the Gaussian solution has, `(B,)`."""
     process, basis = denoiser.process, denoiser.process.basis
     first, t = plan.times[:1], plan.times[k : k + 1]

@@ -43,7 +43,7 @@ __all__ = ["TIMES", "Diagnosis", "diagnose", "diagnosis"]
 TIMES = (0.05, 0.15, 0.35, 0.65, 0.95)
 """Of the process, at which everything is measured."""
 
-BANDS = 5
+BANDS = 4
 """Of equal width in radius up to the Nyquist frequency."""
 
 FOLLOWED = 4
@@ -213,6 +213,15 @@ class Case:
         each = [float(above[m].sum() / below[m].sum()) for m in masks]
         return {"mean": float(np.mean(each)), "sd": float(np.std(each, ddof=1)) if len(each) > 1 else None}
 
+    def excess(self, error: BandError, band: int) -> dict[str, Any]:
+        """`BandError.excess` of all images in a band, and the deviation between patients that its jackknife has."""
+        every = sorted(set(self.names))
+        masks = [torch.tensor([n != p for n in self.names], device="cpu") for p in every] if len(every) > 1 else []
+        left = [float(BandError(*(x[m] for x in error)).pooled().excess[band]) for m in masks]
+        n = len(left)
+        sd = (n - 1) * float(np.std(left)) if n > 1 else None  # sqrt(n) times the standard error of the jackknife
+        return {"mean": float(error.pooled().excess[band]), "sd": sd}
+
 
 def _in_float64(denoiser: Denoiser) -> Denoiser:
     if not isinstance(denoiser, NetDenoiser):
@@ -281,7 +290,7 @@ def _row(case: Case, whole: dict[str, Tensor], time: float) -> dict[str, Any]:
             {
                 "over_wiener": case.ratio(error.error[:, b], error.wiener[:, b]),
                 "over_stated": case.ratio(error.error[:, b], error.stated[:, b]),
-                "excess": float(error.pooled().excess[b]),
+                "excess": case.excess(error, b),
             }
             for b in range(count)
         ]

@@ -22,12 +22,12 @@ SIGMAS = 2.0
 """Standard errors between patients that a mean may lie beyond its limit by chance."""
 
 WORDS = {
-    "asymmetry": ("gradient of an energy", "asymmetry of the Jacobian, in whitened coordinates", 0.0),
-    "fokker_planck": ("moves as its law must", "residual of the Fokker-Planck equation over the change in time", 0.0),
+    "asymmetry": ("gradient of an energy", "asymmetry of the whitened Jacobian", 0.0),
+    "fokker_planck": ("moves as its law must", "residual of Fokker-Planck over d_t S", 0.0),
     "stein": ("transport", "Stein's identity in the worst band", 1.0),
     "turn": ("no rotation", "mean of S.K(z - c) over the sizes of both", 0.0),
     "hyvarinen": ("trace and size agree", "(tr A - d + |S|^2)/d", 0.0),
-    "excess": ("error orthogonal to the answer", "share of the error that a factor would remove, worst band", 0.0),
+    "excess": ("error orthogonal to the answer", "error that a factor would remove, worst band", 0.0),
 }
 
 
@@ -37,7 +37,9 @@ def verdict(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     out = []
     for name, (short, words, exact) in WORDS.items():
-        values = [(row["t"], *_worst(row, name, exact, record["patients"])) for row in record["times"] if _has(row, name)]
+        values = [
+            (row["t"], *_worst(row, name, exact, record["patients"])) for row in record["times"] if _has(row, name)
+        ]
         values = [v for v in values if math.isfinite(v[1])]
         if not values:
             continue
@@ -55,7 +57,7 @@ def _has(row: Mapping[str, Any], name: str) -> bool:
 
 def _worst(row: Mapping[str, Any], name: str, exact: float, patients: int) -> tuple[float, float]:
     """The value farthest from the exact one, and its standard error between patients."""
-    found = [{"mean": e["excess"], "sd": None} for e in row["error"]] if name == "excess" else row[name]
+    found = [e["excess"] for e in row["error"]] if name == "excess" else row[name]
     found = found if isinstance(found, list) else [found]
     pairs = [(v["mean"], (v["sd"] or 0.0) / math.sqrt(max(patients, 1))) for v in found]
     return max(pairs, key=lambda v: abs(v[0] - exact) - SIGMAS * v[1])
