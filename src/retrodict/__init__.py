@@ -205,6 +205,8 @@ _PUBLIC = {
     "diagnose": "tasks.diagnose",
     "diagnosis": "tasks.diagnose",
     "Diagnosis": "tasks.diagnose",
+    "distill": "tasks.distill",
+    "Distilled": "tasks.distill",
     "generate": "tasks.generate",
     "Generated": "tasks.generate",
     "open_generator": "models.cascade",
@@ -434,6 +436,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.diagnose import Diagnosis as Diagnosis
     from retrodict.tasks.diagnose import diagnose as diagnose
     from retrodict.tasks.diagnose import diagnosis as diagnosis
+    from retrodict.tasks.distill import Distilled as Distilled
+    from retrodict.tasks.distill import distill as distill
     from retrodict.tasks.estimate import EstimatedInstrument as EstimatedInstrument
     from retrodict.tasks.estimate import estimate_instrument as estimate_instrument
     from retrodict.tasks.evaluate import Evaluation as Evaluation

@@ -157,7 +157,7 @@ def jacobian(at: Whitened, z: Tensor, probes: Sequence[Tensor]) -> Jacobian:
     E|a - b|^2 = |A - A^T|_F^2.  The columns of sqrt(d) times the identity give the exact numbers.
     """
     twin = gaussian_of(at.denoiser)
-    _, back = torch.func.vjp(at.signal, z)
+    back = torch.func.vjp(at.signal, z)[1]
     rows = []
     for v in probes:
         v = at.noisy(v)
@@ -261,7 +261,7 @@ def fokker_planck(
         return basis.inverse(ratio(n.h * d - w, n.s2.expand(w.shape).to(w)))
 
     def energy(x: Tensor) -> Tensor:
-        s, change = torch.func.jvp(lambda y: score(y, t), (x,), (probe,))
+        s, change = torch.func.jvp(lambda y: score(y, t), (x,), (probe,))[:2]
         terms = 0.5 * probe * times(rates.G2, change) + 0.5 * s * times(rates.G2, s) - times(rates.F, x) * s
         return terms.sum()
 
@@ -270,7 +270,7 @@ def fokker_planck(
 
     gradient = torch.func.grad(energy)(image)
     with torch.no_grad():
-        change = sum(c * score(image, t + k * dt) for k, c in STENCIL) / dt
+        change = torch.stack([c * score(image, t + k * dt) for k, c in STENCIL]).sum(0) / dt
         std = m.s2.sqrt()
         left, scale = times(std, change - gradient), times(std, change)
     return ratio(_dot(left, left), _dot(scale, scale)).sqrt()

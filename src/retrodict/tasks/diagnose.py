@@ -109,6 +109,9 @@ def diagnose(
     if out is not None:
         refuse_existing(Path(out), force)
     opened = open_model(model, "float32")
+    if "distilled" in opened.spec.card:
+        teacher = opened.spec.card["distilled"]["teacher"]
+        raise InputError("model", "a distilled model, which is no score", f"its teacher, {teacher}")
     if mtf is not None or nps is not None:
         opened = model_with_instrument(opened, mtf, nps)[0]
     images = None if data is None else clean_images(data, opened.spec, points)
