@@ -83,8 +83,8 @@ def consistency_loss(
     """The student's image from a state against its own from where a step of the teacher leads (Song et al. 2023).
 
     steps[i] leads from t_i to t_(i+1), ends[i] from t_i to 0; the last step of the teacher is an end, so the truth
-    comes in there.  The other side is the student as it is, without a gradient (Song and Dhariwal 2024: no average).  Units,
-    seeds and unused arguments as in `progressive_loss`.
+    comes in there.  The other side is the student as it is, without a gradient (Song and Dhariwal 2024: no average).
+    Units, seeds and unused arguments as in `progressive_loss`.
     """
 
     def target(i: int, w: Tensor) -> Tensor:
