@@ -81,7 +81,8 @@ def test_commands_in_documents_exist(page):
     text = page.read_text()
     measures = "measure nps|measure mtf|measure noise-map|measure instrument"
     benches = "bench gaussian-card|bench wavelet"
-    known = f"processes|restore|fit|generate|{benches}|info|demo|schema|evaluate|calibrate|{measures}|data index"
+    tasks = "evaluate|calibrate|diagnose|distill"
+    known = f"processes|restore|fit|generate|{benches}|info|demo|schema|{tasks}|{measures}|data index"
     for command, arguments in re.findall(rf"retrodict ({known})\b([^\n`]*)", text):
         options = set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", arguments))
         if not options:

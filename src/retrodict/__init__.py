@@ -143,6 +143,7 @@ _PUBLIC = {
     "NetDenoiser": "denoisers.network",
     "CascadeDenoiser": "denoisers.cascade",
     "Wrapper": "denoisers.wrappers",
+    "Conservative": "denoisers.conservative",
     "Guided": "denoisers.wrappers",
     "Fused": "denoisers.wrappers",
     "Respread": "denoisers.wrappers",
@@ -218,6 +219,11 @@ _PUBLIC = {
     "load_config": "tasks.fit_config",
     "prepare_fit": "tasks.fit",
     "fit": "tasks.fit",
+    "diagnose": "tasks.diagnose",
+    "diagnosis": "tasks.diagnose",
+    "Diagnosis": "tasks.diagnose",
+    "distill": "tasks.distill",
+    "Distilled": "tasks.distill",
     "generate": "tasks.generate",
     "Generated": "tasks.generate",
     "open_generator": "models.cascade",
@@ -294,6 +300,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.data.raw import open_raw as open_raw
     from retrodict.denoisers.cascade import CascadeDenoiser as CascadeDenoiser
     from retrodict.denoisers.cascade import cascade_of_stationary as cascade_of_stationary
+    from retrodict.denoisers.conservative import Conservative as Conservative
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
     from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
@@ -456,6 +463,11 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.calibrate import Calibrated as Calibrated
     from retrodict.tasks.calibrate import calibrate as calibrate
     from retrodict.tasks.calibration import Calibration as Calibration
+    from retrodict.tasks.diagnose import Diagnosis as Diagnosis
+    from retrodict.tasks.diagnose import diagnose as diagnose
+    from retrodict.tasks.diagnose import diagnosis as diagnosis
+    from retrodict.tasks.distill import Distilled as Distilled
+    from retrodict.tasks.distill import distill as distill
     from retrodict.tasks.estimate import EstimatedInstrument as EstimatedInstrument
     from retrodict.tasks.estimate import estimate_instrument as estimate_instrument
     from retrodict.tasks.evaluate import Evaluation as Evaluation

@@ -11,7 +11,20 @@ from typing import Annotated
 import typer
 
 from retrodict._version import __version__
-from retrodict.cli import bench, calibrate, data, evaluate, fit, generate, measure, processes, reconstruct, restore
+from retrodict.cli import (
+    bench,
+    calibrate,
+    data,
+    diagnose,
+    distill,
+    evaluate,
+    fit,
+    generate,
+    measure,
+    processes,
+    reconstruct,
+    restore,
+)
 from retrodict.cli.command import CODES, Code, answered, print_json
 from retrodict.cli.terminal import out
 
@@ -49,6 +62,8 @@ for command in (
     generate.generate,
     evaluate.evaluate,
     calibrate.calibrate,
+    diagnose.diagnose,
+    distill.distill,
     fit.schema,
     restore.info,
     restore.demo,

@@ -25,7 +25,7 @@ def generate(
     steps: Annotated[
         str | None, typer.Option(help="Of the rule; of a cascade for each level, such as 8 or 4,8,8,16 coarse to fine.")
     ] = None,
-    rule: Annotated[str, typer.Option(help="Sampler, as for restore.")] = "matched",
+    rule: Annotated[str | None, typer.Option(help="Sampler, as for restore; matched where none is given.")] = None,
     grid: Annotated[str | None, typer.Option(help="Times of the sampler; of a cascade 'time'.")] = None,
     size: Annotated[str | None, typer.Option(help="Of an image, such as 128,128; by default that of training.")] = None,
     batch: Annotated[int, typer.Option(help="Images at a time; the result does not depend on it.")] = 8,
@@ -57,7 +57,7 @@ def generate(
         )
     record = made.record
     out.print(
-        f"[bold]{len(made.images)} images[/] of {' x '.join(map(str, record['size']))} by {plain(rule)}: "
+        f"[bold]{len(made.images)} images[/] of {' x '.join(map(str, record['size']))} by {plain(record['rule'])}: "
         f"{record['calls']} calls each, {record['full']:.3g} of the whole grid"
     )
     color = "green" if record["law"].startswith("calibrated") else "yellow"

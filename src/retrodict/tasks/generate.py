@@ -31,6 +31,7 @@ from retrodict.samplers.cascade import cascade_cost, cascade_grid
 from retrodict.samplers.loop import sample, start_state
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
+from retrodict.tasks.distill import few_call_plan
 from retrodict.tasks.machine import device_named, torch_threads
 
 __all__ = ["FILES", "Generated", "generate", "judged"]
@@ -84,7 +85,7 @@ def generate(
     out: str | Path | None = None,
     seed: int = 0,
     steps: int | Sequence[int] | None = None,
-    rule: str = "matched",
+    rule: str | None = None,
     grid: str | None = None,
     size: Sequence[int] | None = None,
     batch: int = 8,
@@ -96,7 +97,8 @@ def generate(
 ) -> Generated:
     """Draw `samples` images from a model that no measurement enters: image i depends on (seed, i) alone.
 
-    steps: calls of the rule, by default its own; for a cascade of each level, one number or coarse to fine one each.
+    rule: "matched" by default.  steps: calls of the rule, by default its own; for a cascade of each level, one number
+    or coarse to fine one each.  A distilled model has its own plan, and takes none of rule, steps and grid.
     size: of the images, by default that of the training patches.  out: a new folder to write into.
     The record says what the sampler does on Gaussian data with the spectrum of the model (`law`): "calibrated" where
     every band has its variance to 5 %, else "not calibrated" and by how much; and whether the spread that the rule
@@ -114,8 +116,7 @@ def generate(
     shape = (len(found.spec.channels), *denoiser.process.basis.size)
     if samples * math.prod(shape) > MOST:
         raise InputError("samples", samples, f"at most {MOST // math.prod(shape)} images of {shape}")
-    plan, cost = _plan(denoiser, rule, steps, grid)
-    law = judged(denoiser, rule, steps, grid)
+    plan, cost, law = _planned(found, denoiser, rule, steps, grid)
     seeds = [key(seed, "generate", i) for i in range(samples)]
     with torch_threads(threads), torch.no_grad():
         images = torch.cat(list(_drawn(denoiser, plan, seeds, shape, batch, watch)))
@@ -124,20 +125,40 @@ def generate(
         "model": found.source,
         "run": (found.spec.card.get("run") or {}).get("sha256"),
         "process": found.spec.process.get("name"),
-        "rule": rule,
+        "rule": plan.rule,
         **cost,
         "seed": seed,
         "seeds": seeds,
         "size": list(shape[1:]),
         "unit": intensity.unit,
         "law": law,
-        "spread": _spread(denoiser),
+        "spread": "none" if "distilled" in found.spec.card else _spread(denoiser),
         **stamp(),
     }
     made = Generated(intensity.decode(images).float(), intensity.unit, tuple(found.spec.spacing), record)
     if out is not None:
         made.save(out, files, force)
     return made
+
+
+def _planned(
+    found: Generator, denoiser: Denoiser, rule: str | None, steps: int | Sequence[int] | None, grid: str | None
+) -> tuple[Plan, dict[str, Any], str]:
+    """The plan, what it costs, and what it does on Gaussian data; of a distilled model its own."""
+    about = found.spec.card.get("distilled")
+    if about is None:
+        rule = "matched" if rule is None else rule
+        return *_plan(denoiser, rule, steps, grid), judged(denoiser, rule, steps, grid)
+    for name, value in (("rule", rule), ("steps", steps), ("grid", grid)):
+        if value is not None:
+            own = f"none: a distilled model answers in {about['calls']} calls at its own times"
+            raise InputError(name, value, own, f"For others use its teacher, {about['teacher']}.")
+    prior = denoiser.prior()
+    assert prior is not None
+    times = torch.tensor(about["times"], dtype=torch.float64, device="cpu")
+    plan = few_call_plan(denoiser.process, times, prior[1])
+    law = "not calibrated: a distilled model is no score; what its images have is in its card"
+    return plan, {"steps": plan.nfe, "calls": plan.nfe, "full": float(plan.nfe)}, law
 
 
 def _sized(found: Generator, size: Sequence[int] | None) -> Denoiser:
