@@ -23,7 +23,7 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser
-from retrodict.denoisers.spread import ConditionalSpread
+from retrodict.denoisers.spread import CoupledSpread
 from retrodict.processes.observation import Cond, Moments, noise_like, ratio, wiener
 
 __all__ = [
@@ -316,7 +316,7 @@ def score_error(denoiser: Denoiser, x0: Tensor, xt: Tensor, t: Tensor, bands: Ba
         left = wiener(process.moments(t), prior[1])[1]
         if process.pairing.sees and cond.image is not None and process.measurement is not None:
             left = wiener(process.measurement, left)[1]
-    stated = said.spread.power() if isinstance(said.spread, ConditionalSpread) else nothing
+    stated = said.spread.power() if isinstance(said.spread, CoupledSpread) else nothing
     moved = d - mean.to(d)
     parts = (
         basis.energy(d - u),
