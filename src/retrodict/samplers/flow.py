@@ -1,6 +1,6 @@
 """The probability flow in coordinates in which Gaussian data stand still, and in which its steps are exact for them.
 
-For data with mean m and variance L per coefficient let M = h^2 L + s^2, v = (w - h m)/sqrt(M) and tau = h/sqrt(M).  Then
+For data of mean m and variance L per coefficient let M = h^2 L + s^2, v = (w - h m)/sqrt(M), tau = h/sqrt(M).  Then
 
     dv/dtau = Q,     Q = (D - D_G) M/s^2,     D_G = m + (h L/M)(w - h m),
 

@@ -200,7 +200,7 @@ class _Run:
             return self.process.basis.forward(self.denoiser(self.process.to_image(w, time, anchor), time, self.cond))
 
     def _ends(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """psi and offset m of w_0 = psi w_last + offset m, in the dtype of the state; psi is never 0."""
+        """Psi and offset m of w_0 = psi w_last + offset m, in the dtype of the state; psi is never 0."""
         zero = torch.zeros(1, dtype=torch.float64, device="cpu")
         psi, offset = teleport_weights(self.process, self.at(-1), zero, self.variance.clamp_min(1e-12))
         real = w.real.dtype
@@ -225,9 +225,7 @@ class _Run:
 
     def _leap(self, i: int, w: Tensor) -> tuple[Tensor, Tensor]:
         """What the state at time i adds to a leap over it, and the weight of the other state."""
-        weights = bdia_weights(
-            self.process, self.at(i - 1), self.at(i), self.at(i + 1), self.strength, self.reference
-        )
+        weights = bdia_weights(self.process, self.at(i - 1), self.at(i), self.at(i + 1), self.strength, self.reference)
         keep, old, data = (x.to(w.real.dtype) for x in weights)
         return keep * w + data * self.denoised(w, i), old
 
@@ -242,7 +240,7 @@ class _Run:
         return (newer - known) / old
 
     def _shares(self, i: int, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """a = h'/h, b = s' - a s and its form in D: eps = (y - h D)/s."""
+        """A = h'/h, b = s' - a s and its form in D: eps = (y - h D)/s."""
         m, n = self.process.moments(self.at(i)), self.process.moments(self.at(i + 1))
         a, s = ratio(n.h, m.h), m.s2.sqrt()
         b = ratio(n.s2.sqrt() - a * s, s)
@@ -276,7 +274,8 @@ class _Run:
         weight = self.process.basis.multiplicity().to(root)
         one, other = (torch.where(root == 0, 0.0, (w - mean) / root) for w in (a, b))
         axes = tuple(range(1, a.ndim))
-        dots = [(weight * (x * y.conj()).real).sum(axes, keepdim=True) for x, y in ((one, other), (one, one), (other, other))]
+        pairs = ((one, other), (one, one), (other, other))
+        dots = [(weight * (x * y.conj()).real).sum(axes, keepdim=True) for x, y in pairs]
         return ratio(dots[0], (dots[1] * dots[2]).sqrt(), otherwise=1.0).clamp(-1, 1).acos()
 
     def mixed(self, i: int, a: Tensor, b: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
@@ -285,9 +284,7 @@ class _Run:
         return mean + weights[0] * (a - mean) + weights[1] * (b - mean)
 
 
-def _check(
-    process: Process, x: Tensor, times: Tensor, method: str, strength: float, form: str, cond: Cond
-) -> None:
+def _check(process: Process, x: Tensor, times: Tensor, method: str, strength: float, form: str, cond: Cond) -> None:
     choice("form", form, FORMS)
     if not 0 < strength <= 1:
         raise InputError(f"{method} strength", strength, "a number in (0, 1]: 0 forgets the past and cannot be undone")

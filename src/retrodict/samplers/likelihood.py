@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -207,7 +208,7 @@ class _Flow:
         return (w - m.h.to(real) * self.mean) / (m.h**2 * self.variance + m.s2).sqrt().to(real)
 
     def rest(self, t: float, v: Tensor, weight: Tensor, tables: FlowTables) -> tuple[Tensor, Tensor]:
-        """weight (D - D_G) as coefficients, and its divergence in v for every probe, `(n, B)` float64; one call."""
+        """Weight (D - D_G) as coefficients, and its divergence in v for every probe, `(n, B)` float64; one call."""
         basis, real = self.process.basis, v.real.dtype
         h, root, gain = (x.to(real) for x in (tables.h, tables.root, tables.filter))
         time = torch.full((len(v),), t, dtype=torch.float64, device="cpu")
@@ -279,7 +280,7 @@ def _adaptive(flow: _Flow, rtol: float, atol: float, most: int) -> tuple[Tensor,
             new = v + step * sum(c * k[0] for c, k in zip(weights, stages, strict=False))
             stages.append(slope(place + where * step, new))
         error = step * sum(c * k[0] for c, k in zip(ERROR, stages, strict=True))
-        miss = step * sum(c * k[1] for c, k in zip(ERROR, stages, strict=True))
+        miss: Tensor = step * sum(c * k[1] for c, k in zip(ERROR, stages, strict=True))  # type: ignore[assignment]
         size = _sized(flow, error / (atol + rtol * torch.maximum(v.abs(), new.abs())))
         size = max(size, float(miss.mean(0).abs().max()) / ((atol + rtol) * count))
         change = min(5.0, max(0.2, 0.9 * max(size, 1e-12) ** -0.2)) if math.isfinite(size) else 0.2
@@ -297,7 +298,7 @@ def _fixed(flow: _Flow, steps: int) -> tuple[Tensor, Tensor]:
     """The same for all items at once: Heun steps in tau on the log-SNR grid, from its low end up."""
     v, total = flow.opening(flow.start())
     times = make_grid(flow.process, steps, "logsnr", last=flow.first).flip(0)
-    for a, b in zip(times[:-1], times[1:], strict=True):
+    for a, b in pairwise(times):
         step = tau_step(flow.process.moments(a[None]), flow.process.moments(b[None]), flow.variance)
         low, high = flow.tables(float(a)), flow.tables(float(b))
         here, trace = flow.rest(float(a), v, low.stretch * step, low)
