@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ from retrodict.processes.recipes import external
 from retrodict.processes.scalar import ve, vp
 from retrodict.samplers.card import gaussian_card
 from retrodict.samplers.flow import flow_weights
-from retrodict.samplers.loop import sample
+from retrodict.samplers.loop import sample, steps
 
 F64 = torch.float64
 L3 = torch.tensor([0.01, 0.25, 1.0], dtype=F64)
@@ -100,21 +102,15 @@ def test_flow_weights_are_the_gaussian_flow_both_ways():
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {},
-        {"form": "gaussian"},
-        {"strength": 0.9},
-        {"method": "edict"},
-        {"steps": 100},
-        {"method": "edict", "steps": 100},
-    ],
+    [{}, {"form": "gaussian"}, {"strength": 0.9}, {"method": "edict"}],
     ids=str,
 )
 def test_round_trip(options):
     """An image comes back to 1e-12; the noise of an image is not that of another."""
     denoiser, x = mixture()
-    assert round_trip(denoiser, x, **options).max() < 1e-12
-    latent = invert(denoiser, x, **options)
+    most = 1e-11 if options.get("method") == "edict" else 1e-12  # its mixing amplifies round-off at few steps
+    assert round_trip(denoiser, x, steps=20, **options).max() < most
+    latent = invert(denoiser, x, steps=4, **options)
     assert latent.nfe == (len(latent.times) - 1) * (2 if latent.method == "edict" else 1)
     assert (latent.first[0] - latent.first[1]).abs().max() > 0.1
 
@@ -134,25 +130,27 @@ def test_round_trip_in_a_basis_with_a_measurement(steep):
 def test_single_precision():
     """1e-4 in float32, in which networks run."""
     denoiser, x = mixture()
-    assert round_trip(denoiser, x.float()).max() < 1e-4
+    assert round_trip(denoiser, x.float(), steps=20).max() < 1e-4
 
 
 def test_regenerate_is_the_rule():
-    """From noise the two states of a latent run as the plan does."""
+    """From the first noise and DDIM's second state a latent runs as the plan does."""
     denoiser, x = mixture()
-    latent = invert(denoiser, x, steps=12)
-    plan = make_plan("bdia", denoiser.process, latent.times)
-    w = sample(denoiser, plan, latent.first, seeds=torch.arange(3)).x
-    near = regenerate(denoiser, latent)
-    assert (w - near).abs().max() < 0.5
-    assert (w - near).abs().max() > 1e-6
+    latent = invert(denoiser, x, steps=5)
+    plan, end = make_plan("bdia", denoiser.process, latent.times), latent.times[-1:]
+    second = next(iter(steps(denoiser, plan, latent.first, seeds=torch.arange(3)))).states[0]
+    ran = sample(denoiser, plan, latent.first, seeds=torch.arange(3)).x  # VP on pixels: the state is its image
+    m, spectrum = denoiser.process.moments(end), denoiser.prior()[1]
+    mean, psi = denoiser.prior()[0], (spectrum / (m.h**2 * spectrum + m.s2)).sqrt()
+    known = mean + psi * (ran - m.h * mean)
+    torch.testing.assert_close(regenerate(denoiser, replace(latent, second=second)), known, rtol=1e-10, atol=1e-12)
 
 
 def test_interpolation():
     """The ends are the images; between independent Gaussian images the spectrum is that of the data."""
     denoiser, x = mixture()
-    between = interpolate(denoiser, x[:1], x[2:], 4)
-    assert between.shape == (4, 1, 1, 4)
+    between = interpolate(denoiser, x[:1], x[2:], 3, steps=8)
+    assert between.shape == (3, 1, 1, 4)
     assert (between[0] - x[:1]).abs().max() < 1e-12
     assert (between[-1] - x[2:]).abs().max() < 1e-12
     process = vp(Pixel((64,)))

@@ -34,7 +34,10 @@ TRACES = ("exact", "hutchinson", "skilling")
 EXACT_LIMIT = 4096
 """Numbers of an image up to which unit vectors are taken: one backward pass for each at every call."""
 
-WASHED_OUT = 0.01
+TOGETHER = 2**18
+"""Numbers of all probes up to which they go through the denoiser as one batch."""
+
+WASHED_OUT = 1e-3
 """Largest h^2 L/s^2 at t = 1 at which the end of the flow counts as Gaussian whatever the data are."""
 
 
@@ -211,25 +214,34 @@ class _Flow:
         """Weight (D - D_G) as coefficients, and its divergence in v for every probe, `(n, B)` float64; one call."""
         basis, real = self.process.basis, v.real.dtype
         h, root, gain = (x.to(real) for x in (tables.h, tables.root, tables.filter))
-        time = torch.full((len(v),), t, dtype=torch.float64, device="cpu")
-        anchor = self.cond.image if self.process.anchored else None
         w = h * self.mean + root * v
+        stretch = (weight * tables.root).to(real)  # of d(v')/d(w) times dw/dv
+        seen = basis.forward(self.probes)
+        back, known = basis.inverse(stretch * seen), basis.inverse(stretch * gain * seen)  # known: the Gaussian part
+        answer, pulled = self._pulled(w, t, back)
+        traces = (self.probes.conj() * (pulled - known)).real.double().flatten(2).sum(2)
+        self.calls += 1
+        rest = basis.forward(answer) - self.mean - gain * (w - h * self.mean)
+        return weight.to(real) * rest, traces
+
+    def _pulled(self, w: Tensor, t: float, back: Tensor) -> tuple[Tensor, Tensor]:
+        """D at states w, and J^T of each of the fields `back` `(n, B, C, *N)`: of small images all at once."""
+        together = back.numel() <= TOGETHER
+        count = len(back) if together else 1
+        cond = Cond(*(None if c is None else c.repeat(count, *[1] * (c.ndim - 1)) for c in self.cond))
+        time = torch.full((count * len(w),), t, dtype=torch.float64, device="cpu")
         with torch.enable_grad():
-            state = self.process.to_image(w, time, anchor).detach().requires_grad_()
-            answer = self.denoiser(state, time, self.cond)
+            state = self.process.to_image(w, time[: len(w)], self.cond.image if self.process.anchored else None)
+            state = state.detach().repeat(count, *[1] * (state.ndim - 1)).requires_grad_()
+            answer = self.denoiser(state, time, cond)
         if not answer.requires_grad:
             raise InputError("log_likelihood denoiser", "one that is not differentiable", "one that autograd follows")
-        self.calls += 1
-        stretch = (weight * tables.root).to(real)  # of d(v')/d(w) times dw/dv
-        traces = []
-        for k, probe in enumerate(self.probes):
-            seen = basis.forward(probe)
-            back = basis.inverse(stretch * seen)
-            (pulled,) = torch.autograd.grad(answer, state, back, retain_graph=k + 1 < len(self.probes))
-            known = basis.inverse(stretch * gain * seen)  # of the Gaussian part, with the same probe
-            traces.append((probe.conj() * (pulled - known)).real.double().flatten(1).sum(1))
-        rest = basis.forward(answer.detach()) - self.mean - gain * (w - h * self.mean)
-        return weight.to(real) * rest, torch.stack(traces)
+        if together:
+            (pulled,) = torch.autograd.grad(answer, state, back.flatten(0, 1))
+            return answer.detach()[: len(w)], pulled.unflatten(0, (count, -1))
+        last = len(back) - 1
+        rows = [torch.autograd.grad(answer, state, b, retain_graph=k < last)[0] for k, b in enumerate(back)]
+        return answer.detach(), torch.stack(rows)
 
     def opening(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """From t = 0 to `first` with Q held at its value there."""
