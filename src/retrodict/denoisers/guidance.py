@@ -73,13 +73,14 @@ class ClassifierGuided(Wrapper):
         inside = (t >= self.interval[0]) & (t <= self.interval[1])
         if not bool(inside.any()):
             return Estimate(mean, None)
+        followed = torch.is_grad_enabled() and xt.requires_grad  # by who wants the derivative of D'
         with torch.enable_grad():
-            state = xt.detach().requires_grad_()
+            state = xt if followed else xt.detach().requires_grad_()
             value = self.log_probability(state, t)
         if value.shape != (len(xt),) or not value.requires_grad:
             found = f"{tuple(value.shape)}, {'' if value.requires_grad else 'not '}differentiable in the state"
             raise InputError("ClassifierGuided log_probability", found, f"({len(xt)},), differentiable in the state")
-        (gradient,) = torch.autograd.grad(value.sum(), state)
+        (gradient,) = torch.autograd.grad(value, state, torch.ones_like(value), create_graph=followed)
         weight = (self.weight * inside).reshape(-1, *[1] * (xt.ndim - 1)).to(mean)
         return Estimate(mean + weight * self.process.tweedie(gradient.to(mean), t), None)
 
