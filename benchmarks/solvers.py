@@ -6,12 +6,13 @@
 Three beds of 16 coefficients with variances (1 + k)^-2, VP, unconditional, the exact denoiser: gaussian; "two modes"
 of weights 0.7 and 0.3 that share 0.9 of the strongest coefficient; "across bands", the same with 0.6 of *every*
 coefficient at once, which no covariance per coefficient knows.  Two errors, neither of which can pass through zero
-where a law is wrong: that of the mean, as root mean square over coefficients in their deviations; that of the variance,
-as root mean square of the relative error over coefficients and along the line between the modes, half each.  What sampling adds to either is taken off.
+where a law is wrong: that of the mean, as root mean square over coefficients in their deviations; that of the
+variance, as root mean square of the relative error over coefficients and along the line between the modes, half each.
+What sampling adds to either is taken off.
 
 Of each side the solver of the least sqrt(mean^2 + variance^2) is *selected* on one half of the draws, and both are
-*compared* on the other half: one of ours against one of theirs, by the differences of both squared errors, with the two-sided
-95 % band of 400 bootstrap draws of the items, the same for both.  All solvers start from the same noise.
+*compared* on the other half: one of ours against one of theirs, by the differences of both squared errors, with the
+two-sided 95 % band of 400 bootstrap draws of the items, the same for both.  All solvers start from the same noise.
 Gaussian figures of ours are exact (the card).  Peers (diffusers, azula), where importable, run the very same function
 in the same process with their own defaults.
 """
@@ -497,7 +498,7 @@ def table(pairs: list[Record]) -> str:
     return "\n".join([*lines, "", f"Of {len(pairs)} cells, {'; '.join(counts)}."])
 
 
-def picture(found: list[Found], path: Path, calls: tuple[int, ...]) -> None:
+def picture(records: list[Record], pairs: list[Record], path: Path, items: int) -> None:
     """Error of the variance against calls, three beds: every solver in pale, the selected one of each side in color."""
     import matplotlib
 
@@ -505,29 +506,27 @@ def picture(found: list[Found], path: Path, calls: tuple[int, ...]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(BEDS), figsize=(12, 4), sharey=True, layout="constrained")
-    records, floor = [r for r, _ in found if "variance" in r], 1e-3
+    records, floor, calls = [r for r in records if "variance" in r], 1e-2, sorted({p["nfe"] for p in pairs})
     for axis, case in zip(axes, BEDS, strict=True):
         for key in sorted({(r["library"], r["rule"]) for r in records}):
             line = [r for r in records if (r["library"], r["rule"]) == key and r["bed"] == case]
             color = "#9db8d2" if key[0] == "retrodict" else "#e3b9a0"
-            axis.plot(
-                [r["nfe"] for r in line], [max(r["variance"], floor) for r in line], color=color, lw=0.8, zorder=1
-            )
-        for mine, color, label in ((True, "#1f5fa8", "of retrodict"), (False, "#c4501b", "of diffusers, azula")):
-            points = [(n, best(found, case, n, mine)) for n in calls]
-            points = [(n, max(f[0]["variance"], floor)) for n, f in points if f is not None]
-            if points:
-                axis.plot(*zip(*points, strict=True), "o-", color=color, lw=2.2, ms=5, label=label, zorder=3)
+            heights = [max(r["variance"], floor) for r in line]
+            axis.plot([r["nfe"] for r in line], heights, color=color, lw=0.8, zorder=1)
+        here = [p for p in pairs if p["bed"] == case]
+        for k, (color, label) in enumerate((("#1f5fa8", "of retrodict"), ("#c4501b", "of diffusers, azula"))):
+            heights = [max(p["variance"][k], floor) for p in here]
+            axis.plot([p["nfe"] for p in here], heights, "o-", color=color, lw=2.2, ms=5, label=label, zorder=3)
         if case != "gaussian":
-            items = next(len(x) for r, x in found if x is not None) // 2
-            axis.axhspan(floor, math.sqrt(2 / items), color="#eeeeee", zorder=0)
-        axis.set(xscale="log", yscale="log", xlabel="network calls", title=case, ylim=(floor * 0.9, 3))
+            axis.axhspan(floor / 2, math.sqrt(2 / (items // 2)), color="#eeeeee", zorder=0)
+        axis.set(xscale="log", yscale="log", xlabel="network calls", title=case, ylim=(floor * 0.85, 3))
         axis.set_xticks(calls, [str(n) for n in calls], fontsize=8)
         axis.minorticks_off()
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("error of the variance, part of the exact one")
-    axes[0].legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 0.12))
-    axes[-1].text(0.97, 0.03, "gray: error of sampling", transform=axes[-1].transAxes, ha="right", fontsize=8)
+    axes[0].legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 0.08))
+    axes[0].text(0.97, 0.05, "bottom: 1 % or less", transform=axes[0].transAxes, ha="right", fontsize=8)
+    axes[-1].text(0.03, 0.2, "gray: what the draws cannot tell", transform=axes[-1].transAxes, fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -558,7 +557,7 @@ def main() -> None:
         pairs = [compare(case, a, b) for case, a, b in chosen if a is not None and b is not None]
         records, out, text, name = [r for r, _ in found], options.out, table(pairs), "solvers"
         if options.out == RESULT and pairs:
-            picture(found, DOCS / "images" / "solvers.png", calls)
+            picture(records, pairs, DOCS / "images" / "solvers.png", options.items)
     print(text)
     out.parent.mkdir(exist_ok=True)
     seconds = round(time.process_time() - started)
