@@ -434,6 +434,15 @@ CLAIMS = (
 """(claim, the solver that it speaks for, the one that it is compared with)."""
 
 
+CLAIMS_HEAD = """### What papers claim of single rules
+
+On the two beds with modes, error of the end against the converged flow from the same noise (of chains: of the law), at 5,
+10 and 20 calls (`python benchmarks/solvers.py --claims`):
+
+"""
+"""What stands above the table of claims in the document."""
+
+
 def claim_table(records: list[Record]) -> str:
     """Claim, held or not, and the errors of both in every cell where both are."""
     lines = ["| claim | held | error of it / of the other, at each number of calls |", "|---|---|---|"]
@@ -543,7 +552,11 @@ def main() -> None:
     started, calls = time.process_time(), tuple(options.calls)
     if options.claims:
         records: list[Record] = claims(options.items // 4)
-        text, name, out = claim_table(records), "solver-claims", options.out.with_name("solvers_claims.json")
+        text, name, out = (
+            CLAIMS_HEAD + claim_table(records),
+            "solver-claims",
+            options.out.with_name("solvers_claims.json"),
+        )
         pairs: list[Record] = []
     else:
         found: list[Found] = []
