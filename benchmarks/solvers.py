@@ -436,8 +436,8 @@ CLAIMS = (
 
 CLAIMS_HEAD = """### What papers claim of single rules
 
-On the two beds with modes, error of the end against the converged flow from the same noise (of chains: of the law), at 5,
-10 and 20 calls (`python benchmarks/solvers.py --claims`):
+On the two beds with modes, error of the end against the converged flow from the same noise (of chains: of the law), at
+5, 10 and 20 calls (`python benchmarks/solvers.py --claims`):
 
 """
 """What stands above the table of claims in the document."""
