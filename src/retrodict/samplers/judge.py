@@ -65,9 +65,7 @@ Build = Callable[[Process, Tensor | None], Plan]
 def judge(denoiser: Denoiser, build: Build, bands: int = 5) -> Gate:
     """The verdict on the plans of `build` with `denoiser`; see `retrodict.gate`."""
     if _guided(denoiser):
-        return _shut(
-            "the denoiser is guided: its flow ends at no posterior, and its spread is no uncertainty"
-        )
+        return _shut("the denoiser is guided: its flow ends at no posterior, and its spread is no uncertainty")
     twin = denoiser.gaussian()
     if denoiser.process.measurement is None:
         return _shut("the law of the measurement is not known")
