@@ -1,14 +1,20 @@
-"""Every rule against the exact law at 1 to 32 network calls, beside solvers of other libraries on the same denoiser.
+"""Every rule against the exact law at 1 to 20 network calls, beside solvers of other libraries on the same denoiser.
 
-    python benchmarks/solvers.py              # all; writes benchmarks/results/solvers.json, .png and prints the table
+    python benchmarks/solvers.py              # all; writes benchmarks/results/solvers.json, docs and their figure
     python benchmarks/solvers.py --claims     # what papers claim of single rules, on the same beds
 
-Three beds of 16 coefficients with variances (1 + k)^-2, VP, unconditional, the exact denoiser:
-gaussian; "two modes", +-1.3 deviations along the strongest coefficient; "across bands", +-0.77 deviations of *every*
-coefficient at once, which no covariance per coefficient knows.  Error of the mean in deviations (root mean square over
-coefficients), of the total variance, and of the variance along the line between the modes, as parts of the exact one.
-Gaussian rows of ours are exact (the card); the others are `--items` draws, with the standard error beside.
-Peers (diffusers, azula), where importable, run the very same function in the same process with their own defaults.
+Three beds of 16 coefficients with variances (1 + k)^-2, VP, unconditional, the exact denoiser: gaussian; "two modes"
+of weights 0.7 and 0.3 that share 0.9 of the strongest coefficient; "across bands", the same with 0.6 of *every*
+coefficient at once, which no covariance per coefficient knows.  Two errors, neither of which can pass through zero
+where a law is wrong: that of the mean, as root mean square over coefficients in their deviations; that of the
+variance, as root mean square of the relative error over coefficients and along the line between the modes, half each.
+What sampling adds to either is taken off.
+
+Of each side the solver of the least sqrt(mean^2 + variance^2) is *selected* on one half of the draws, and both are
+*compared* on the other half: one of ours against one of theirs, by the differences of both squared errors, with the
+two-sided 95 % band of 400 bootstrap draws of the items, the same for both.  All solvers start from the same noise.
+Gaussian figures of ours are exact (the card).  Peers (diffusers, azula), where importable, run the very same function
+in the same process with their own defaults.
 """
 
 from __future__ import annotations
@@ -34,17 +40,22 @@ from retrodict.processes.observation import Moments
 from retrodict.processes.scalar import vp
 from retrodict.samplers import RULES, Plan, make_plan, sample, start_state
 from retrodict.samplers.card import gaussian_card, start_law
+from retrodict.samplers.flow import flow_weights
 from retrodict.samplers.optimal import optimal_grid
 from retrodict.samplers.plan import make_grid
 from retrodict.samplers.stateful import Run, stateful_sample
 from retrodict.samplers.stateful_rules import make_stateful_plan
+from tables import replace_block
 
 SIZE = 16
-CALLS = (1, 2, 4, 6, 8, 10, 12, 16, 20, 32)
+CALLS = (1, 2, 4, 6, 8, 10, 12, 16, 20)
 RESULT = Path(__file__).parent / "results" / "solvers.json"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 BEDS = ("gaussian", "two modes", "across bands")
 OPTIMISED = ("dpmpp2m",)
 Record = dict[str, Any]
+Found = tuple[Record, Tensor | None]
+"""A record, whose errors are those of the half that selects, and all draws, `(items, ...)`."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +69,32 @@ class Bed:
     line: Tensor
 
     def errors(self, x: Tensor) -> Record:
-        """Errors of samples `(n, 1, d)` and their standard errors."""
+        """Errors of samples `(n, 1, d)`: see the head of this file."""
         x = x.reshape(len(x), -1).double()
-        x = x[torch.isfinite(x).all(1)] if not bool(torch.isfinite(x).all()) else x
-        if len(x) < 2:
-            return {"mean": math.inf, "variance": math.inf, "along": math.inf, "error": 0.0}
-        count, centered = len(x), x - x.mean(0)
-        mean = ((x.mean(0) - self.mean).square() / self.variance).mean().sqrt()
-        squares = centered.square().sum(1)
-        total = squares.mean() / self.variance.sum()
-        along = (centered @ self.line).square().mean() / (self.line @ self.covariance() @ self.line)
-        error = squares.std() / squares.mean() / math.sqrt(count)
-        return {
-            "mean": float(mean),
-            "variance": float(total - 1),
-            "along": float(along - 1),
-            "error": float(error),
-            "mean floor": 1 / math.sqrt(count),
-        }
+        if not bool(torch.isfinite(x).all()):
+            return {"mean": math.inf, "variance": math.inf, "along": math.inf, "total": math.inf}
+        found = self.of(x, torch.full((1, len(x)), 1 / len(x), dtype=torch.float64), 1)
+        mean, variance = (float(f.clamp_min(0).sqrt()) for f in found[:2])
+        return {"mean": mean, "variance": variance, "along": float(found[2]), "total": float(found[3])}
+
+    def of(self, x: Tensor, weights: Tensor, noises: int) -> tuple[Tensor, ...]:
+        """Squared errors of mean and variance, and signed ones along the line and in all, for weights `(R, n)`.
+
+        What sampling adds to a square, `noises` times, is taken off (once; twice of a bootstrap draw): else a solver
+        that puts all draws on one point would have the best mean.
+        """
+        x = torch.cat([x, (x @ self.line)[:, None]], 1)  # coefficients, and the line
+        exact = torch.cat([self.variance, (self.line @ self.covariance() @ self.line)[None]])
+        centered = x - x.mean(0)
+        first, second = weights @ centered, weights @ centered.square()
+        spread, fourth = second - first.square(), centered.pow(4).mean(0) - centered.square().mean(0).square()
+        means = (first + x.mean(0))[:, :-1] - self.mean
+        lost = noises * centered.square().mean(0)[:-1] / len(x)
+        mean = ((means.square() - lost) / self.variance).mean(1)
+        ratio = spread / exact - 1
+        parts = ratio.square() - noises * fourth / len(x) / exact.square()
+        variance = (parts[:, :-1].mean(1) + parts[:, -1]) / 2
+        return mean, variance, ratio[:, -1], spread[:, :-1].sum(1) / self.variance.sum() - 1
 
     def covariance(self) -> Tensor:
         """The exact covariance of the data."""
@@ -93,9 +112,9 @@ def bed(name: str) -> Bed:
         share[0] = 0.9
     if name == "across bands":
         share[:] = 0.6
+    weights = torch.tensor([0.7, 0.3], dtype=torch.float64)
     mode = (share * L).sqrt()
-    weights = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    means = torch.stack([mode, -mode])
+    means = torch.stack([mode * math.sqrt(3 / 7), -mode * math.sqrt(7 / 3)])  # mean 0, variance share * L
     law = MixtureLaw(process.basis, weights, means, torch.stack([(1 - share) * L] * 2))
     line = mode if name != "gaussian" else torch.eye(SIZE, dtype=torch.float64)[0]
     return Bed(name, MixtureDenoiser(process, law), torch.zeros(SIZE, dtype=torch.float64), L, line / line.norm())
@@ -134,28 +153,24 @@ def plan_of(rule: str, calls: int, grid: str | None = None) -> Plan | None:
     return None
 
 
-def judged(case: Bed, plan: Plan, items: int) -> Record:
-    """Errors of a plan on a bed; exact on Gaussian data."""
+def judged(case: Bed, plan: Plan, items: int) -> tuple[Record, Tensor | None]:
+    """Errors of a plan on a bed, and its draws; exact on Gaussian data."""
     process = case.denoiser.process
     if case.name == "gaussian":
         card, (_, start) = gaussian_card(plan, case.variance, 1.0), start_law(process, case.variance)
         mean = card.offset + card.start * process.moments(plan.times[:1]).h[0, 0] - 1
-        variance = card.start**2 * start + card.variance
-        ratio = variance / case.variance
-        return {
-            "mean": float((mean.square() / case.variance).mean().sqrt()),
-            "variance": float((ratio - 1).square().mean().sqrt()),
-            "along": float(ratio[0] - 1),
-            "error": 0.0,
-            "mean floor": 0.0,
-        }
+        parts = (card.start**2 * start + card.variance) / case.variance - 1
+        along = float(parts[0])
+        variance = math.sqrt((float(parts.square().mean()) + along**2) / 2)
+        return {"mean": float((mean.square()).mean().sqrt()), "variance": variance, "along": along}, None
     seeds, noise = torch.arange(items), Drawn(1)
     settings = {"mean": case.mean, "spectrum": case.variance, "dtype": torch.float64, "noise": noise}
     start = start_state(process, seeds, (1, SIZE), **settings)
-    return case.errors(sample(case.denoiser, plan, start, seeds=seeds, noise=noise).x)
+    x = sample(case.denoiser, plan, start, seeds=seeds, noise=noise).x
+    return case.errors(x[: items // 2]), x
 
 
-def ours(case: Bed, calls: tuple[int, ...], items: int, rules: list[str]) -> Iterator[Record]:
+def ours(case: Bed, calls: tuple[int, ...], items: int, rules: list[str]) -> Iterator[Found]:
     """Records of every rule that applies, and of one on grids made for the card."""
     for rule in rules:
         for grid in (None, "optimal") if rule in OPTIMISED else (None,):
@@ -168,11 +183,17 @@ def ours(case: Bed, calls: tuple[int, ...], items: int, rules: list[str]) -> Ite
                     plan = None
                 if plan is not None:
                     name = f"{rule} (optimal grid)" if grid else rule
-                    found = judged(case, plan, items)
-                    yield {"bed": case.name, "library": "retrodict", "rule": name, "nfe": nfe, "made": plan.nfe} | found
+                    found, x = judged(case, plan, items)
+                    head = {"bed": case.name, "library": "retrodict", "rule": name, "nfe": nfe, "made": plan.nfe}
+                    yield head | found, x
 
 
 # ---- peers ----------------------------------------------------------------------------------------------------------
+
+
+def first_noise(items: int) -> Tensor:
+    """The noise `(items, 1, d)` that every solver starts from."""
+    return Drawn(1)(torch.arange(items), "start", 0, (1, SIZE))
 
 
 class Same:
@@ -212,7 +233,7 @@ def run_diffusers(make: Callable[[], Any], same: Same, steps: int, items: int) -
     """Samples of a scheduler."""
     scheduler, noise = make(), torch.Generator().manual_seed(0)
     scheduler.set_timesteps(steps)
-    x = torch.randn(items, 1, 1, SIZE, generator=noise, dtype=torch.float64) * float(scheduler.init_noise_sigma)
+    x = first_noise(items)[:, None] * float(scheduler.init_noise_sigma)
     options = {"generator": noise} if "generator" in type(scheduler).step.__code__.co_varnames else {}
     table = scheduler.alphas_cumprod.double()
     for t in scheduler.timesteps:
@@ -242,13 +263,15 @@ def run_azula(name: str, same: Same, steps: int, items: int) -> Tensor:
 
     torch.manual_seed(0)
     sampler = getattr(samplers, name)(Wrapped(), steps=steps, silent=True, dtype=torch.float64)
-    return sampler(sampler.init((items, 1, 1, SIZE), mean=same.case.mean, var=same.case.variance))
+    alpha, sigma = (float(v) for v in VPSchedule()(torch.ones((), dtype=torch.float64)))
+    start = alpha * same.case.mean + (alpha**2 * same.case.variance + sigma**2).sqrt() * first_noise(items)[:, None]
+    return sampler(start)
 
 
 AZULA = ("DDPMSampler", "DDIMSampler", "HeunSampler", "zABSampler", "xEABSampler", "REABSampler")
 
 
-def peers(case: Bed, calls: tuple[int, ...], items: int) -> Iterator[Record]:
+def peers(case: Bed, calls: tuple[int, ...], items: int) -> Iterator[Found]:
     """Records of every solver of a library that is there; a call that fails is recorded with its reason."""
     jobs: list[tuple[str, str, Callable[[Same, int], Tensor]]] = []
     if find_spec("diffusers"):
@@ -267,63 +290,177 @@ def peers(case: Bed, calls: tuple[int, ...], items: int) -> Iterator[Record]:
                 with torch.no_grad():
                     x = run(same, steps)
             except Exception as error:  # whatever a library raises is a finding
-                yield head | {"failed": f"{type(error).__name__}: {error}"[:200]}
+                yield head | {"failed": f"{type(error).__name__}: {error}"[:200]}, None
                 continue
             if same.calls <= nfe:
-                found = case.errors(x)
-                if case.name == "gaussian":  # as ours: root mean square over coefficients
-                    ratio = x.reshape(items, -1).double().var(0) / case.variance
-                    found["variance"] = float((ratio - 1).square().mean().sqrt())
-                    found["error"] = math.sqrt(2 / items)
-                yield head | {"made": same.calls} | found
+                yield head | {"made": same.calls} | case.errors(x[: items // 2]), x.reshape(items, 1, SIZE)
+
+
+# ---- one of ours against one of theirs -------------------------------------------------------------------------------
+
+
+def score(r: Record) -> float:
+    """What a solver is selected by."""
+    return math.hypot(r["mean"], r["variance"])
+
+
+def best(found: list[Found], case: str, nfe: int, mine: bool) -> Found | None:
+    """The solver of one side that is selected at a number of calls."""
+    some = [f for f in found if f[0]["bed"] == case and f[0]["nfe"] == nfe and "mean" in f[0]]
+    some = [f for f in some if (f[0]["library"] == "retrodict") == mine and math.isfinite(score(f[0]))]
+    return min(some, key=lambda f: score(f[0]), default=None)
+
+
+def compare(case: Bed, one: Found, other: Found, draws: int = 400) -> Record:
+    """Both errors of the two on the half that has not selected them, and the bands of the differences of their squares,
+    theirs minus ours: "ours", "tie" or "theirs" for each.
+    """
+    halves = [None if x is None else x[len(x) // 2 :].reshape(-1, SIZE).double() for _, x in (one, other)]
+    count = len(halves[1]) if halves[1] is not None else 1
+    generator = torch.Generator().manual_seed(7)
+    picks = torch.randint(count, (draws, count), generator=generator)
+    resampled = torch.zeros(draws, count, dtype=torch.float64).scatter_add_(
+        1, picks, torch.full(picks.shape, 1 / count, dtype=torch.float64)
+    )
+    once = torch.full((1, count), 1 / count, dtype=torch.float64)
+    errors = []
+    for (record, _), x in zip((one, other), halves, strict=True):
+        squares = [torch.full((draws + 1,), record[k] ** 2, dtype=torch.float64) for k in ("mean", "variance")]
+        if x is not None:
+            squares = [
+                torch.cat(pair) for pair in zip(case.of(x, once, 1)[:2], case.of(x, resampled, 2)[:2], strict=True)
+            ]
+        errors.append(squares)
+    out: Record = {"bed": case.name, "nfe": one[0]["nfe"], "ours": one[0]["rule"]}
+    out["theirs"] = f"{other[0]['library']} {other[0]['rule']}"
+    for k, name in enumerate(("mean", "variance")):
+        a, b = errors[0][k], errors[1][k]
+        low, high = torch.quantile((b - a)[1:], torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        out[name] = [math.sqrt(max(float(v[0]), 0.0)) for v in (a, b)]
+        out[f"{name} band"] = [low, high]
+        out[f"{name} won"] = "ours" if low > 0 else "theirs" if high < 0 else "tie"
+    return out
 
 
 # ---- claims ---------------------------------------------------------------------------------------------------------
 
 
 def claims(items: int) -> list[Record]:
-    """What is said of single rules: total variance, and along the modes, at 5, 10 and 20 calls on both mixtures."""
+    """Distance to the converged flow, from the same noise, at 5, 10 and 20 calls on both mixtures; chains by law."""
     found: list[Record] = []
-
-    def add(claim: str, what: str, case: Bed, nfe: float, errors: Record) -> None:
-        found.append({"claim": claim, "what": what, "bed": case.name, "nfe": nfe} | errors)
-
     for name in ("two modes", "across bands"):
         case = bed(name)
         process, noise = case.denoiser.process, Drawn(1)
         seeds = torch.arange(items)
         settings = {"mean": case.mean, "spectrum": case.variance, "dtype": torch.float64, "noise": noise}
         start = start_state(process, seeds, (1, SIZE), **settings)
+        fine = make_grid(process, 128, "logsnr", last=1e-3)
+        exact = sample(case.denoiser, make_plan("exponential", process, fine), start, seeds=seeds).x
         for nfe in (5, 10, 20):
-            times = make_grid(process, nfe, "logsnr", last=1e-3)
-            fine = make_grid(process, 256, "logsnr", last=1e-3)
-            exact = sample(case.denoiser, make_plan("exponential", process, fine), start, seeds=seeds).x
-
-            def distance(x: Tensor, exact: Tensor = exact) -> Record:
-                return {"path": float(((x - exact).square().mean() / exact.square().mean()).sqrt())}
-
-            plans = {
-                "data, 2M": ("dpmpp2m", {}),
-                "noise, tAB 1": ("deis", {"order": 1}),
-                "data, 3M": ("exponential", {}),
-                "noise, tAB 2": ("deis", {"order": 2}),
-                "3M as published": ("exponential", {"form": "published"}),
-                "pece2": ("pece2", {}),
-                "unipc": ("unipc", {}),
-                "ddim": ("ddim", {}),
-            }
-            for what, (rule, options) in plans.items():
-                x = sample(case.denoiser, make_plan(rule, process, times, **options), start, seeds=seeds).x
-                add("solver", what, case, nfe, distance(x) | case.errors(x))
-            for what, options in {"evodiff": {}, "lml": {"rho": 0.1}, "lml 0.3": {"rho": 0.3}}.items():
-                plan = make_stateful_plan(what.split()[0], process, times, case.variance, **options)
-                x = stateful_sample(case.denoiser, plan, start, seeds=seeds, noise=noise).x
-                add("solver", what, case, nfe, distance(x) | case.errors(x))
+            for what, x in _claimed(case, start, seeds, nfe, noise):
+                path = float(((x - exact).square().mean() / exact.square().mean()).sqrt())
+                found.append({"bed": name, "nfe": nfe, "what": what, "error": path})
         found += _chains(case)
     return found
 
 
-def _chains(case: Bed, chains: int = 16, each: int = 12) -> list[Record]:
+def _claimed(case: Bed, start: Tensor, seeds: Tensor, nfe: int, noise: Drawn) -> Iterator[tuple[str, Tensor]]:
+    """Ends of every solver that a claim names, at `nfe` calls; two-call steps take half as many."""
+    process = case.denoiser.process
+    times = make_grid(process, nfe, "logsnr", last=1e-3)
+    half = make_grid(process, nfe // 2, "logsnr", last=1e-3)
+    plans = {
+        "2M": ("dpmpp2m", {}, times),
+        "tAB 1": ("deis", {"order": 1}, times),
+        "3M": ("exponential", {}, times),
+        "tAB 2": ("deis", {"order": 2}, times),
+        "3M published": ("exponential", {"form": "published"}, times),
+        "pece2": ("pece2", {}, times),
+        "ddim": ("ddim", {}, times),
+        "bdia": ("bdia", {}, times),
+        "bdia 0.5": ("bdia", {"gamma": 0.5}, times),
+        "bdia gaussian": ("bdia", {"form": "gaussian"}, times),
+        "heun": ("heun", {}, half),
+    }
+    for what, (rule, options, grid) in plans.items():
+        plan = make_plan(rule, process, grid, case.variance, **options)
+        yield what, sample(case.denoiser, plan, start, seeds=seeds).x
+    for what, options in {"evodiff": {}, "lml": {"rho": 0.1}}.items():
+        plan = make_stateful_plan(what, process, times, case.variance, **options)
+        yield what, stateful_sample(case.denoiser, plan, start, seeds=seeds, noise=noise).x
+    for gamma in (1.0, 0.5):
+        yield f"bdia of heun {gamma:g}", _bdia_of_heun(case, start, half, gamma)
+
+
+def _bdia_of_heun(case: Bed, w: Tensor, times: Tensor, gamma: float) -> Tensor:
+    """BDIA with Heun's increment down and Euler's up, so that the one call at w_i serves both; two calls a step."""
+    process, zero = case.denoiser.process, torch.zeros(1, dtype=torch.float64)
+
+    def denoised(w: Tensor, t: Tensor) -> Tensor:
+        return case.denoiser(w, t.expand(len(w)))
+
+    older = None
+    for i in range(len(times) - 1):
+        now, after = times[i : i + 1], times[i + 1 : i + 2]
+        D = denoised(w, now)
+        keep, data = flow_weights(process, now, after, zero)
+        guess = keep * w + data * D
+        a, b = process.moments(now), process.moments(after)
+        sigma, new = (m.s2.sqrt() / m.h for m in (a, b))
+        slope = ((w / a.h - D) / sigma + (guess / b.h - denoised(guess, after)) / new) / 2
+        moved = b.h * (w / a.h + (new - sigma) * slope)
+        if older is not None:
+            back, up = flow_weights(process, now, times[i - 1 : i], zero)
+            moved = moved + gamma * (older - back * w - up * D)
+        older, w = w, moved
+    return w
+
+
+CLAIMS = (
+    ("data prediction beats noise prediction, order 2", "2M", "tAB 1"),
+    ("data prediction beats noise prediction, order 3", "3M", "tAB 2"),
+    ("the third order pays: 3M over 2M", "3M", "2M"),
+    ("the right third-order coefficient beats the published one", "3M", "3M published"),
+    ("EVODiff as released beats DDIM", "evodiff", "ddim"),
+    ("its optimised scalars beat the Taylor values (`pece2`)", "evodiff", "pece2"),
+    ("LML (rho 0.1) beats DDIM", "lml", "ddim"),
+    ("BDIA, gamma 1, beats DDIM as a sampler", "bdia", "ddim"),
+    ("BDIA, gamma 0.5, beats DDIM as a sampler", "bdia 0.5", "ddim"),
+    ("BDIA, gamma 1, improves EDM's Heun", "bdia of heun 1", "heun"),
+    ("BDIA, gamma 0.5, improves EDM's Heun", "bdia of heun 0.5", "heun"),
+    ("exact in the Gaussian part is better than DDIM inside BDIA", "bdia gaussian", "bdia"),
+    *((f"DMCMC accelerates {rule}", f"dmcmc {rule}", f"{rule} alone") for rule in ("ddim", "dpmpp2m", "heun", "unipc")),
+)
+"""(claim, the solver that it speaks for, the one that it is compared with)."""
+
+
+CLAIMS_HEAD = """### What papers claim of single rules
+
+On the two beds with modes, error of the end against the converged flow from the same noise (of chains: of the law), at
+5, 10 and 20 calls (`python benchmarks/solvers.py --claims`):
+
+"""
+"""What stands above the table of claims in the document."""
+
+
+def claim_table(records: list[Record]) -> str:
+    """Claim, held or not, and the errors of both in every cell where both are."""
+    lines = ["| claim | held | error of it / of the other, at each number of calls |", "|---|---|---|"]
+    for claim, one, other in CLAIMS:
+        cells, held = [], []
+        for name in ("two modes", "across bands"):
+            rows = {
+                w: {r["nfe"]: r["error"] for r in records if r["bed"] == name and r["what"] == w} for w in (one, other)
+            }
+            both = sorted(rows[one].keys() & rows[other].keys())
+            held += [rows[one][n] < rows[other][n] for n in both]
+            cells.append(f"{name} " + ", ".join(f"{n}: {rows[one][n]:.3g} / {rows[other][n]:.3g}" for n in both))
+        verdict = "yes" if all(held) else "no" if not any(held) else f"in {sum(held)} of {len(held)}"
+        lines.append(f"| {claim} | {verdict} | {'; '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _chains(case: Bed, chains: int = 12, each: int = 8) -> list[Record]:
     """Denoising MCMC with four integrators, its warm-up not counted, beside the integrator alone at the same calls."""
     found = []
     for rule in ("ddim", "dpmpp2m", "heun", "unipc"):
@@ -339,115 +476,109 @@ def _chains(case: Bed, chains: int = 16, each: int = 12) -> list[Record]:
                 run = Run(case.denoiser, plan, torch.tensor([k]), noise=Drawn(k))
                 samples = plan.rule.samples(run, start[k : k + 1])  # type: ignore[attr-defined]
                 drawn += [next(samples) for _ in range(each)]
-            head = {"claim": "DMCMC", "bed": case.name, "nfe": budget}
-            found.append(head | {"what": f"dmcmc {rule}"} | case.errors(torch.cat(drawn)))
-            alone = make_plan(
-                rule,
-                process,
-                make_grid(process, budget // RULES[rule].calls_per_step, "logsnr", last=1e-3),
-                case.variance,
-            )
-            found.append(head | {"what": f"{rule} alone"} | judged(case, alone, chains * each))
+            head = {"bed": case.name, "nfe": budget}
+            found.append(head | {"what": f"dmcmc {rule}", "error": score(case.errors(torch.cat(drawn)))})
+            steps = budget // RULES[rule].calls_per_step
+            alone = make_plan(rule, process, make_grid(process, steps, "logsnr", last=1e-3), case.variance)
+            alike = judged(case, alone, 2 * chains * each)[0]  # errors of half of them: as many draws
+            found.append(head | {"what": f"{rule} alone", "error": score(alike)})
     return found
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------
 
 
-def best(records: list[Record], case: str, nfe: int, key: str, mine: bool) -> Record | None:
-    """The most accurate solver at a number of calls: ours, or another library's."""
-    some = [r for r in records if r["bed"] == case and r["nfe"] == nfe and key in r]
-    some = [r for r in some if (r["library"] == "retrodict") == mine and math.isfinite(r[key])]
-    return min(some, key=worst, default=None)
+def table(pairs: list[Record]) -> str:
+    """Bed by bed: the two that were selected, their errors of mean and variance, and who is better beyond the band."""
+    lines = [
+        "| bed | calls | ours | of others | error of the mean | | error of the variance | |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for p in pairs:
+        cells = [p["bed"], p["nfe"], f"`{p['ours']}`", p["theirs"]]
+        for name in ("mean", "variance"):
+            a, b = p[name]
+            cells += [f"{a:.3f}, {b:.3f}", p[f"{name} won"]]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    counts = []
+    for name in ("mean", "variance"):
+        won = [p[f"{name} won"] for p in pairs]
+        counts.append(f"{name}: ours {won.count('ours')}, tie {won.count('tie')}, theirs {won.count('theirs')}")
+    return "\n".join([*lines, "", f"Of {len(pairs)} cells, {'; '.join(counts)}."])
 
 
-def worst(r: Record) -> float:
-    """The larger error of the two variances: in total, and along the line between the modes."""
-    return abs(r["variance"]) if r["bed"] == "gaussian" else max(abs(r["variance"]), abs(r["along"]))
-
-
-def print_table(records: list[Record], calls: tuple[int, ...]) -> None:
-    """Best of ours and best of the peers at every number of calls."""
-    for case in BEDS:
-        print(
-            f"\n{case}: least error of the variance (in total or along the modes), and error of the mean in deviations"
-        )
-        for nfe in calls:
-            cells = []
-            for mine in (True, False):
-                r = best(records, case, nfe, "variance", mine)
-                text = "-" if r is None else f"{r['rule']:<26} {worst(r):8.1e} {r['mean']:8.1e}"
-                cells.append(f"{'' if mine or r is None else r['library'] + ' '}{text}")
-            print(f"{nfe:4d}  {cells[0]:<48} | {cells[1]}")
-
-
-def picture(records: list[Record], path: Path, calls: tuple[int, ...]) -> None:
-    """Error of the variance against calls, three beds: every solver in gray, the best of each side in color."""
+def picture(records: list[Record], pairs: list[Record], path: Path, items: int) -> None:
+    """Error of the variance against calls, three beds: every solver in pale, the selected one of each side in color."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(BEDS), figsize=(12, 4), sharey=True, layout="constrained")
+    records, floor, calls = [r for r in records if "variance" in r], 1e-2, sorted({p["nfe"] for p in pairs})
     for axis, case in zip(axes, BEDS, strict=True):
-        floor = 1e-3
         for key in sorted({(r["library"], r["rule"]) for r in records}):
-            line = [r for r in records if (r["library"], r["rule"]) == key and r["bed"] == case and "variance" in r]
-            xs, ys = [r["nfe"] for r in line], [max(worst(r), floor) for r in line]
+            line = [r for r in records if (r["library"], r["rule"]) == key and r["bed"] == case]
             color = "#9db8d2" if key[0] == "retrodict" else "#e3b9a0"
-            axis.plot(xs, ys, color=color, lw=0.8, zorder=1)
-        for mine, color, label in (
-            (True, "#1f5fa8", "best of retrodict"),
-            (False, "#c4501b", "best of diffusers, azula"),
-        ):
-            found = [(n, best(records, case, n, "variance", mine)) for n in calls]
-            points = [(n, max(worst(r), floor)) for n, r in found if r is not None]
-            if points:
-                axis.plot(*zip(*points, strict=True), "o-", color=color, lw=2.2, ms=5, label=label, zorder=3)
-        errors = [r["error"] for r in records if r["bed"] == case and r.get("error")]
-        if errors:
-            axis.axhspan(floor, sorted(errors)[len(errors) // 2], color="#eeeeee", zorder=0)
-        axis.set(xscale="log", yscale="log", xlabel="network calls", title=case, ylim=(floor * 0.9, 3))
+            heights = [max(r["variance"], floor) for r in line]
+            axis.plot([r["nfe"] for r in line], heights, color=color, lw=0.8, zorder=1)
+        here = [p for p in pairs if p["bed"] == case]
+        for k, (color, label) in enumerate((("#1f5fa8", "of retrodict"), ("#c4501b", "of diffusers, azula"))):
+            heights = [max(p["variance"][k], floor) for p in here]
+            axis.plot([p["nfe"] for p in here], heights, "o-", color=color, lw=2.2, ms=5, label=label, zorder=3)
+        if case != "gaussian":
+            axis.axhspan(floor / 2, math.sqrt(2 / (items // 2)), color="#eeeeee", zorder=0)
+        axis.set(xscale="log", yscale="log", xlabel="network calls", title=case, ylim=(floor * 0.85, 3))
         axis.set_xticks(calls, [str(n) for n in calls], fontsize=8)
         axis.minorticks_off()
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("error of the variance, part of the exact one")
-    axes[0].legend(frameon=False, fontsize=9)
-    axes[-1].text(0.97, 0.03, "gray: error of sampling", transform=axes[-1].transAxes, ha="right", fontsize=8)
-    figure.savefig(path, dpi=130)
+    axes[0].legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0.0, 0.08))
+    axes[0].text(0.97, 0.05, "bottom: 1 % or less", transform=axes[0].transAxes, ha="right", fontsize=8)
+    axes[-1].text(0.03, 0.2, "gray: what the draws cannot tell", transform=axes[-1].transAxes, fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     """Run, write and print."""
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--items", type=int, default=2048, help="draws on the mixtures and of peers")
-    parser.add_argument("--calls", type=lambda s: tuple(map(int, s.split(","))), default=CALLS)
+    parser.add_argument("--items", type=int, default=2048, help="draws: half of them select, half compare")
+    parser.add_argument("--calls", type=int, nargs="+", default=CALLS)
     parser.add_argument("--rules", default=",".join(RULES), help="rules of ours")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--claims", action="store_true")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
-    started = time.process_time()
+    started, calls = time.process_time(), tuple(options.calls)
     if options.claims:
-        records = claims(options.items)
-        for r in records:
-            path = f"path {r['path']:.4f}  " if "path" in r else ""
-            errors = f"variance {r['variance']:+.3f} along {r['along']:+.3f}"
-            print(f"{r['bed']:<13} {r['nfe']:>3} {r['what']:<18} {path}{errors}")
-        out = options.out.with_name("solvers_claims.json")
+        records: list[Record] = claims(options.items // 4)
+        text, name, out = (
+            CLAIMS_HEAD + claim_table(records),
+            "solver-claims",
+            options.out.with_name("solvers_claims.json"),
+        )
+        pairs: list[Record] = []
     else:
-        records = []
+        found: list[Found] = []
         for name in BEDS:
             case = bed(name)
-            records += ours(case, options.calls, options.items, options.rules.split(","))
-            records += [] if options.no_peers else peers(case, options.calls, options.items)
-            print(f"{name}: {time.process_time() - started:.0f} s of CPU")
-        print_table(records, options.calls)
-        picture(records, options.out.with_suffix(".png"), options.calls)
-        out = options.out
+            found += ours(case, calls, options.items, options.rules.split(","))
+            print(f"{name}: {time.process_time() - started:.0f} s of CPU", flush=True)
+            found += [] if options.no_peers else peers(case, calls, options.items)
+            print(f"{name}: {time.process_time() - started:.0f} s of CPU", flush=True)
+        chosen = [(bed(name), best(found, name, n, True), best(found, name, n, False)) for name in BEDS for n in calls]
+        pairs = [compare(case, a, b) for case, a, b in chosen if a is not None and b is not None]
+        records, out, text, name = [r for r, _ in found], options.out, table(pairs), "solvers"
+        if options.out == RESULT and pairs:
+            picture(records, pairs, DOCS / "images" / "solvers.png", options.items)
+    print(text)
     out.parent.mkdir(exist_ok=True)
-    record = {"items": options.items, "seconds": round(time.process_time() - started), "records": records}
+    seconds = round(time.process_time() - started)
+    print(f"{seconds} s of CPU")
+    record = {"items": options.items, "seconds": seconds, "pairs": pairs, "records": records}
     out.write_text(json.dumps(record, indent=1) + "\n")
+    if options.out == RESULT and (pairs or options.claims):
+        replace_block(DOCS / "concepts-samplers.md", name, text)
 
 
 if __name__ == "__main__":

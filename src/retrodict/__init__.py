@@ -145,6 +145,9 @@ _PUBLIC = {
     "Wrapper": "denoisers.wrappers",
     "Conservative": "denoisers.conservative",
     "Guided": "denoisers.wrappers",
+    "Autoguided": "denoisers.guidance",
+    "ClassifierGuided": "denoisers.guidance",
+    "guided_law": "denoisers.guidance",
     "Fused": "denoisers.wrappers",
     "Respread": "denoisers.wrappers",
     "Converted": "denoisers.foreign",
@@ -181,6 +184,14 @@ _PUBLIC = {
     "STATEFUL": "samplers.stateful_rules",
     "make_stateful_plan": "samplers.stateful_rules",
     "stateful_sample": "samplers.stateful",
+    "log_likelihood": "samplers.likelihood",
+    "bits_per_dimension": "samplers.likelihood",
+    "Likelihood": "samplers.likelihood",
+    "invert": "samplers.inversion",
+    "regenerate": "samplers.inversion",
+    "round_trip": "samplers.inversion",
+    "interpolate": "samplers.inversion",
+    "Latent": "samplers.inversion",
     "StatefulRule": "samplers.stateful",
     "StartChoice": "samplers.starts",
     "time_at": "processes.shift",
@@ -306,6 +317,9 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
     from retrodict.denoisers.foreign import Converted as Converted
     from retrodict.denoisers.foreign import foreign_denoiser as foreign_denoiser
+    from retrodict.denoisers.guidance import Autoguided as Autoguided
+    from retrodict.denoisers.guidance import ClassifierGuided as ClassifierGuided
+    from retrodict.denoisers.guidance import guided_law as guided_law
     from retrodict.denoisers.heads import data_from_heads as data_from_heads
     from retrodict.denoisers.heads import data_from_label as data_from_label
     from retrodict.denoisers.heads import data_from_resnoise as data_from_resnoise
@@ -441,6 +455,14 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.general import dense_law as dense_law
     from retrodict.samplers.general import dense_plan as dense_plan
     from retrodict.samplers.general import dense_sample as dense_sample
+    from retrodict.samplers.inversion import Latent as Latent
+    from retrodict.samplers.inversion import interpolate as interpolate
+    from retrodict.samplers.inversion import invert as invert
+    from retrodict.samplers.inversion import regenerate as regenerate
+    from retrodict.samplers.inversion import round_trip as round_trip
+    from retrodict.samplers.likelihood import Likelihood as Likelihood
+    from retrodict.samplers.likelihood import bits_per_dimension as bits_per_dimension
+    from retrodict.samplers.likelihood import log_likelihood as log_likelihood
     from retrodict.samplers.loop import step as step
     from retrodict.samplers.loop import steps as steps
     from retrodict.samplers.multiplicative import multiplicative_sample as multiplicative_sample

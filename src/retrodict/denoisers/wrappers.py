@@ -18,6 +18,7 @@ from retrodict.denoisers.denoiser import (
     ErrorLaw,
     Estimate,
     GaussianDenoiser,
+    Linear,
     Observer,
     check_state,
 )
@@ -76,22 +77,31 @@ class Wrapper(Denoiser):
 class Guided(Wrapper):
     """Guidance: D = free + weight (inner - free), an extrapolation of what a condition changes (Ho, Salimans 2022).
 
-    For weight other than 1 the result is no posterior mean, so the law of its error is not known.
+    interval: the times from low to high in which it is done; outside them the answer is the inner one, and `free` is
+    not asked (Kynkaanniemi et al. 2024).  For weight other than 1 the result is no posterior mean, so the law of its
+    error is not known.  What the weight does to Gaussian data is `retrodict.guided_law`.
     """
 
     free: Denoiser
     weight: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        """Refuse two denoisers that do not share their states."""
+        """Refuse two denoisers that do not share their states, and an interval that is none."""
+        self._check_pair()
+        if self.free.process.pairing.sees:
+            raise InputError("Guided free", "a denoiser that needs the measurement", "an unconditional one")
+
+    def _check_pair(self) -> None:
+        low, high = self.interval
+        if not 0 <= low < high <= 1:
+            raise InputError("Guided interval", self.interval, "two times 0 <= low < high <= 1")
         one, other = self.inner.process, self.free.process
         t = torch.linspace(0, 1, 5, dtype=torch.float64, device="cpu")
         if one.basis != other.basis or any(
             not torch.equal(a, b) for a, b in zip(one.moments(t), other.moments(t), strict=True)
         ):
-            raise InputError("Guided free", "a denoiser of another process", "one of the same states, unconditional")
-        if other.pairing.sees:
-            raise InputError("Guided free", "a denoiser that needs the measurement", "an unconditional one")
+            raise InputError(f"{type(self).__name__} free", "a denoiser of another process", "one of the same states")
 
     @property
     def error_law(self) -> ErrorLaw:  # type: ignore[override]
@@ -103,8 +113,27 @@ class Guided(Wrapper):
         mean, spread = self.inner.estimate(xt, t, cond)
         if self.weight == 1.0:
             return Estimate(mean, spread)
-        free = self.free(xt, t)
-        return Estimate(free + self.weight * (mean - free), None)
+        weight = self._weights(t)
+        if bool((weight == 1.0).all()):
+            return Estimate(mean, None)
+        free = self._freely(xt, t, cond)
+        return Estimate(free + weight.reshape(-1, *[1] * (mean.ndim - 1)).to(mean) * (mean - free), None)
+
+    def _weights(self, t: Tensor) -> Tensor:
+        """The weight of each item `(B,)`: 1 outside the interval."""
+        low, high = self.interval
+        return torch.where((t >= low) & (t <= high), self.weight, torch.ones_like(t))
+
+    def _freely(self, xt: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """What is extrapolated from: it does not see the condition."""
+        return self.free(xt, t)
+
+    def linear(self, t: Tensor) -> Linear:
+        """As numbers, where both are: for exact cards.  The variance is that of the inner error, and is not claimed."""
+        inner, free = self.inner.linear(t), self.free.linear(t)  # type: ignore[attr-defined]
+        weight = float(self._weights(t)[0])
+        state, measurement, offset = (f + weight * (a - f) for a, f in zip(inner[:3], free[:3], strict=True))
+        return Linear(state, measurement, offset, inner.variance)
 
     def on(self, size: Sequence[int]) -> Self:
         """Both on another grid."""

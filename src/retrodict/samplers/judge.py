@@ -19,7 +19,9 @@ from retrodict._check import InputError
 from retrodict._random import white
 from retrodict.bases import Pixel
 from retrodict.denoisers.denoiser import Denoiser, Estimate, GaussianDenoiser
+from retrodict.denoisers.guidance import ClassifierGuided
 from retrodict.denoisers.spread import SpectralSpread
+from retrodict.denoisers.wrappers import Guided, Wrapper
 from retrodict.processes.observation import Cond, Moments, Pairing, ratio, wiener
 from retrodict.processes.process import Process
 from retrodict.samplers.card import dense_card, posterior_card
@@ -62,6 +64,8 @@ Build = Callable[[Process, Tensor | None], Plan]
 
 def judge(denoiser: Denoiser, build: Build, bands: int = 5) -> Gate:
     """The verdict on the plans of `build` with `denoiser`; see `retrodict.gate`."""
+    if _guided(denoiser):
+        return _shut("the denoiser is guided: its flow ends at no posterior, and its spread is no uncertainty")
     twin = denoiser.gaussian()
     if denoiser.process.measurement is None:
         return _shut("the law of the measurement is not known")
@@ -88,6 +92,13 @@ def judge(denoiser: Denoiser, build: Build, bands: int = 5) -> Gate:
         f"; on data of two modes its variance is {modes.total:.2f} of the exact one, {modes.direction:.2f} along them"
     )
     return Gate(found.gain, found.variance, abs(modes.total - 1) <= MODES_LIMIT, reason, found.bias, *modes)
+
+
+def _guided(denoiser: Denoiser) -> bool:
+    """Whether the denoiser, or one that it is made of, is guided with a weight other than 1."""
+    if isinstance(denoiser, ClassifierGuided) or (isinstance(denoiser, Guided) and denoiser.weight != 1.0):
+        return True
+    return isinstance(denoiser, Wrapper) and _guided(denoiser.inner)
 
 
 def _shut(reason: str) -> Gate:

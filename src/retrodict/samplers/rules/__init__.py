@@ -9,6 +9,7 @@ from retrodict.processes.process import Process
 from retrodict.samplers.plan import Plan, Rule
 from retrodict.samplers.rules.adams import deis
 from retrodict.samplers.rules.ancestral import ancestral, ddim, matched
+from retrodict.samplers.rules.bdia import bdia
 from retrodict.samplers.rules.euler import euler
 from retrodict.samplers.rules.exponential import exponential, sde_exponential
 from retrodict.samplers.rules.gaussian_ode import gaussian_ode
@@ -49,6 +50,7 @@ RULES: dict[str, Rule] = {
     "dpmpp3s": Rule(dpmpp3s, 12, False, True, "logsnr", "Lu et al. 2022, singlestep", calls_per_step=3, order=3),
     "unipc": Rule(unipc, 16, False, True, "logsnr", "Zhao et al. 2023, bh2, data prediction", order=3),
     "deis": Rule(deis, 20, False, True, "logsnr", "Zhang, Chen 2023, tAB, exact quadrature", order=3),
+    "bdia": Rule(bdia, 20, False, True, "logsnr", "Zhang, Lewis, Kleijn 2024; can be inverted", order=2),
     "pece2": Rule(pece2, 16, False, True, "logsnr", "EVODiff (Li, Chen, Zeng 2025) at Taylor values", order=2),
     "seeds": Rule(
         seeds, 48, True, False, "logsnr", "Gonzalez et al. 2023, data form", calls_per_step=2, order=2, markov=True
