@@ -261,7 +261,7 @@ class Conditioner:
         return flat.reshape(len(flat), *space.shape)
 
     def drawn(self, mean: Tensor, z: Tensor, fields: int, factor: Factor) -> Tensor:
-        """A draw of the conditional law, `mean(...) + error(...)` by one solve: both are linear in what they solve for."""
+        """A draw of the conditional law, `mean(...) + error(...)` by one solve, in which both are linear."""
         prior = mean + factor.forward(z[:fields])
         return prior + self._solve(self.residual(prior) + self.noise(z[fields:]), factor)
 

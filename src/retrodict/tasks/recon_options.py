@@ -23,9 +23,10 @@ FORMATS = ("nifti", "tiff", "npz")
 class ReconstructOptions:
     """How a measurement is reconstructed; every field is a keyword of `reconstruct` and a flag of the command line.
 
-    `posterior` draws samples with `model` as prior; `model`, `samples`, `calls`, `method_posterior`, `region` and `seed`
-    are of it, and `set` then holds settings of the posterior method.  `config` is a YAML file or a mapping (`docs/howto-sinogram.md`), `field` lays `key=value` texts over it; `set` is a
+    `config` is a YAML file or a mapping (`docs/howto-sinogram.md`), `field` lays `key=value` texts over it; `set` is a
     mapping of settings of the method, or `name=value` texts.  `method` None is the usual one of the problem.
+    `posterior` draws samples with `model` as prior; `model`, `samples`, `calls`, `method_posterior`, `region` and
+    `seed` are of it, and `set` then holds settings of the posterior method.
 
     Raises `InputError` for numbers below their bound and for names that are none.
     """

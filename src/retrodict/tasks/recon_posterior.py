@@ -78,7 +78,7 @@ class PosteriorSolver:
         return cls(opened, scale / a, (offset - b) / a, **options)
 
     def require(self, part: Measurement, spacing: Sequence[float]) -> None:
-        """Raise what a look at the first slice shows: noise that is not known, a prior or a method that does not fit."""
+        """Raise what a look at the first slice shows: unknown noise, a prior or a method that does not fit."""
         if part.noise is None:
             hint = "Give {sigma}, or the law of the counts."
             raise InputError(
@@ -148,7 +148,7 @@ class PosteriorSolver:
         worst = max(misfits, key=lambda v: abs(v - 1))
         words = {
             "posterior": f"Posterior of {first['samples']} samples a slice",
-            "uncalibrated": f"{first['samples']} samples whose spread is not that of the posterior (no deviation is given)",
+            "uncalibrated": f"{first['samples']} samples whose spread is not that of the posterior",
             "point": "One image without an uncertainty",
         }[kind]
         law = f"1 ± {first['misfit_sd']:.2g} for the true image"

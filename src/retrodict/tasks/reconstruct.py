@@ -53,8 +53,8 @@ class Reconstructed:
     """A reconstruction: `image` in its unit, `truth` where it was simulated, and `details`, the full record.
 
     `slices` holds for every slice its residual, misfit and how the method ended; `residual` is the whitened residual of
-    the slice that the report shows, `data` what was measured of it.  `kind` is "point": there is no uncertainty; or it is
-    that of an `Ensemble`, with `image` the mean of `samples`, and `sd` where the kind is "posterior".
+    the slice that the report shows, `data` what was measured of it.  `kind` is "point": there is no uncertainty; or
+    it is that of an `Ensemble`, with `image` the mean of `samples`, and `sd` where the kind is "posterior".
     """
 
     name: str
@@ -115,9 +115,9 @@ def reconstruct(
     source: a file of sinograms or k-space (HDF5, ISMRMRD, MAT, npz, a TIFF stack), an image that was blurred, masked or
     sampled coarsely, an `Image`, arrays by name, or a `Measurement` (whose adjoint is tested).  changes: fields of
     `ReconstructOptions`, which are the flags of the command line: `config` and `field` describe the measurement,
-    `method` and `set` say how to reconstruct it, `posterior` draws samples with the prior `model` instead.  solver: a function from a `Measurement` of one item to a
-    `Reconstruction`, instead of a method by name.  simulate: `source` is an image that is measured first, on finer
-    pixels than those of the reconstruction.
+    `method` and `set` say how to reconstruct it, `posterior` draws samples with the prior `model` instead.  solver: a
+    function from a `Measurement` of one item to a `Reconstruction`, instead of a method by name.  simulate: `source` is
+    an image that is measured first, on finer pixels than those of the reconstruction.
 
     Slices are read and computed one at a time; those that a killed run of the same call had finished are not computed
     again.  With `resume` results of the same call that lie in `out` are read back instead.
