@@ -22,8 +22,10 @@ from retrodict.processes.scalar import edm
 
 __all__ = ["prior_of", "state_noise", "unlike"]
 
-ABOVE = 5.0
-"""Largest noise of the state over the deviation of the images, where what it hides of them is a matter of one mean."""
+ABOVE = 2.0
+"""Largest noise of the state over the deviation of the images: the chain starts at a draw given the data, so more of it
+only costs calls.
+"""
 
 
 def prior_of(model: Model, size: Sequence[int], spacing: Sequence[float]) -> NetDenoiser:
