@@ -5,8 +5,8 @@
 The object is a part of 128 x 128 pixels around the middle of an axial slice, as it was measured; reconstructed are its
 means over 2 x 2 pixels.  Low dose: 180 views, 10,000 photons a ray; sparse: 60 of 720 views, 30,000 photons; both with
 rays through the fine pixels and the exact law of counts.  Deblurring: a Gaussian PSF of 4 mm, periodic, and noise of
-20 HU whose power grows with frequency (diagonal in the Fourier basis, so `fuse` is defined; same grid, which the figures
-say).  Every method has the same prior.  Published methods run on the process `vp` of their papers with as many calls as
+20 HU whose power grows with frequency (diagonal in the Fourier basis, so `fuse` is defined; on the same grid).  Every
+method has the same prior.  Published methods run on the process `vp` of their papers with as many calls as
 are printed; the strength of DPS and the strength of TV are the best of a few on one training patient.
 
 One row per case, method and patient goes to benchmarks/results/inverse-real.json as soon as it is done, and what is
@@ -61,15 +61,22 @@ METHODS: dict[str, dict[str, Any]] = {
     "dds": {"name": "dds", "style": "paper", "steps": 50, "process": vp},
     "diffpir": {"name": "diffpir", "style": "paper", "steps": 20, "process": vp},
 }
+LARGEST = 0.745
+"""mm of the pixels of a slice."""
+
 FEW = 4
 """Members of published methods."""
 
 
 def patients(folder: Path, split: str, most: int) -> list[tuple[str, np.ndarray, list[float]]]:
-    """The middle slice of each patient."""
+    """The middle one of the slices of each patient whose pixels, twice as large, the model knows."""
     seen: dict[str, list[dict[str, str]]] = {}
     for row in csv.DictReader((folder / "index.csv").open()):
-        if row["split"] == split and row["orientation"] == "axial":
+        if (
+            row["split"] == split
+            and row["orientation"] == "axial"
+            and json.loads(row["pixel_spacing_mm"])[0] <= LARGEST
+        ):
             seen.setdefault(row["patient"], []).append(row)
     out = []
     for name, rows in sorted(seen.items())[:most]:
@@ -190,7 +197,9 @@ def main() -> None:
                     continue
                 row = run(case, label, part, truth, shown, asked.members)
                 rows.append({"case": case, "method": label, "patient": name, **row})
-                asked.out.write_text(json.dumps({"command": "python benchmarks/inverse_real.py", "rows": rows}, indent=1))
+                asked.out.write_text(
+                    json.dumps({"command": "python benchmarks/inverse_real.py", "rows": rows}, indent=1)
+                )
                 print(f"{name} {case} {label}: " + ", ".join(
                     f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float)), flush=True)  # fmt: skip
     print(table(rows))
