@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": GROUND | {"metrics", "bases", "data"},
     "tasks": GROUND
     | {"bases", "physics", "processes", "denoisers", "samplers", "nets", "models", "training", "data", "metrics"}
-    | {"report"},
+    | {"posterior", "report"},
     "cli": GROUND | {"tasks"},
     "__main__": {"cli"},
 }

@@ -251,7 +251,7 @@ def test_results_have_spacing_unit_record_and_report(tmp_path):
 
 def test_flags_are_the_fields_and_help_says_them():
     shown = run("reconstruct", "--help", columns=200)
-    assert all(f"--{name}" in shown.stdout for name in described())
+    assert all("--" + name.replace("_", "-") in shown.stdout for name in described())
 
 
 def test_slices_that_were_finished_are_not_computed_again(tmp_path):

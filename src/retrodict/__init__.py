@@ -17,6 +17,7 @@ _PUBLIC = {
     "restore_all": "tasks.batch",
     "restore_image": "tasks.restore",
     "open_model": "models.model",
+    "prior_of": "models.prior",
     "Restored": "tasks.restore",
     "RestoreOptions": "tasks.options",
     "reconstruct": "tasks.reconstruct",
@@ -86,6 +87,7 @@ _PUBLIC = {
     "Blur": "physics.convolution",
     "Mask": "physics.diagonal",
     "Downsample": "physics.resampling",
+    "Crop": "physics.crop",
     "FilterBank": "physics.filters",
     "Radon": "physics.radon",
     "ParallelBeam": "physics.geometry",
@@ -343,6 +345,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.models.model import load_model as load_model
     from retrodict.models.model import open_model as open_model
     from retrodict.models.model import save_model as save_model
+    from retrodict.models.prior import prior_of as prior_of
     from retrodict.models.provenance import seen as seen
     from retrodict.nets import Mixer as Mixer
     from retrodict.nets import UNet as UNet
@@ -383,6 +386,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.physics.counts import TransmissionNoise as TransmissionNoise
     from retrodict.physics.counts import bow_tie as bow_tie
     from retrodict.physics.covariance import Covariance as Covariance
+    from retrodict.physics.crop import Crop as Crop
     from retrodict.physics.diagonal import Mask as Mask
     from retrodict.physics.emission import emission as emission
     from retrodict.physics.filters import FilterBank as FilterBank

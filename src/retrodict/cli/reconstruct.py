@@ -18,7 +18,7 @@ from retrodict.tasks.recon_options import ReconstructOptions, described
 
 __all__ = ["flags", "reconstruct"]
 
-REPEATED = ("field", "set")
+REPEATED = ("field", "set", "region")
 
 
 def flags() -> list[inspect.Parameter]:
@@ -29,9 +29,10 @@ def flags() -> list[inspect.Parameter]:
 
 def _flag(name: str, option: Option, default: Any) -> inspect.Parameter:
     kinds: dict[str, Any] = {"factor": int, "threads": int, "simulate": bool, "config": Path}
+    kinds |= {"posterior": bool, "samples": int, "calls": int, "seed": int}
     kind, extra = kinds.get(name, str), {"-m"} if name == "method" else set()
-    metavar = "KEY=VALUE" if name in REPEATED else None
-    said = typer.Option(f"--{name}", *extra, help=option.help, min=option.least, metavar=metavar)
+    metavar = {"field": "KEY=VALUE", "set": "KEY=VALUE", "region": "Y,X,H,W"}.get(name)
+    said = typer.Option(f"--{name.replace('_', '-')}", *extra, help=option.help, min=option.least, metavar=metavar)
     if name in REPEATED:
         annotation, default = Annotated[list[str] | None, said], None
     else:
@@ -62,7 +63,7 @@ def reconstruct(
     force: Force = False,
     **changes: Any,
 ) -> dict[str, Any]:
-    """Reconstruct raw data by a classical method: image, misfit, report."""
+    """Reconstruct raw data: an image by a classical method, or samples of the posterior; misfit, report."""
     from retrodict.tasks.reconstruct import reconstruct as run
 
     changes["spacing"] = numbers("--spacing", changes["spacing"])
@@ -78,6 +79,9 @@ def reconstruct(
         "residual": done.residual.record,
         "seconds": done.details["seconds"],
         "error_rms": done.error,
+        **(
+            {} if done.samples is None else {"posterior": done.details["posterior"], "regions": done.details["regions"]}
+        ),
         "files": [str(path) for path in done.files],
     }
 
@@ -85,10 +89,26 @@ def reconstruct(
 def _show(done: Any) -> None:
     """Where the results are, and how well they explain the data."""
     seconds = done.details["seconds"]
-    out.print(f"[bold]{plain(done.name)}[/]  {plain(done.method)}, a point estimate ({seconds:.1f} s)", soft_wrap=True)
+    what = {"point": "a point estimate", "uncalibrated": "samples, uncalibrated"}.get(done.kind, done.kind)
+    out.print(f"[bold]{plain(done.name)}[/]  {plain(done.method)}, {what} ({seconds:.1f} s)", soft_wrap=True)
+    if done.samples is not None:
+        _show_posterior(done.details)
     out.print(f"  {plain(done.said)}", soft_wrap=True)
     if done.error is not None:
         out.print(f"  Error against what was simulated: {done.error:.4g} {plain(done.image.unit)} rms.", soft_wrap=True)
     for path in done.files:
         role = path.name.removeprefix(f"{done.name}_").split(".")[0]
         out.print(f"  {role:<12}{plain(str(path))}", soft_wrap=True)
+
+
+def _show_posterior(details: dict[str, Any]) -> None:
+    """How the spread is known, whether the samples fit, what speaks against it, and the regions that were asked for."""
+    found, unit = details["posterior"], plain(details["unit"])
+    out.print(f"  {plain(found['said'])}", soft_wrap=True)
+    for text in found["warnings"]:
+        out.print(f"  [yellow]{plain(text)}[/]", soft_wrap=True)
+    for row in details["regions"]:
+        where = ",".join(map(str, row["region"])) + (f" of slice {row['slice']}" if row["slices"] > 1 else "")
+        reach = f", {row['low']:.5g} to {row['high']:.5g} with {row['level']:.0%}" if "low" in row else ", no interval"
+        truth = f" (simulated: {row['truth']:.5g})" if "truth" in row else ""
+        out.print(f"  region {where}: mean {row['mean']:.5g} {unit}{reach}{truth}", soft_wrap=True)

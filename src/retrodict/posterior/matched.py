@@ -15,7 +15,7 @@ from retrodict.denoisers.wrappers import Wrapper
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.fused import FusedDenoiser
 from retrodict.posterior.law import ConditionalSpread, Conditioner, root_of
-from retrodict.posterior.method import Draw, Method, drawn_step, spread_of
+from retrodict.posterior.method import Draw, Method, ancestral_step, drawn_step, spread_of
 from retrodict.processes.observation import Cond
 
 __all__ = ["Fuse", "Matched", "PosteriorDenoiser"]
@@ -80,7 +80,10 @@ class Matched(Method):
 
     def step(self, x: Tensor, t: Tensor, s: Tensor, draw: Draw) -> Tensor:
         """x_0 ~ p(x_0 | x_t, y), then x_s ~ q(x_s | x_t, x_0)."""
-        return drawn_step(self.process, x, t, s, self.updated.estimate(x, t), draw)
+        mean, spread = self.denoiser.estimate(x, t)
+        spread, c = spread_of(spread), self.conditioner
+        x0 = c.drawn(mean, draw(spread.fields + c.extra), spread.fields, root_of(spread))
+        return ancestral_step(self.process, x, t, s, x0, draw(1)[0])
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,12 +122,12 @@ class Method(ABC):
         """x_0 from the Gaussian law of the prior given y."""
         prior, basis = self.denoiser.prior(), self.process.basis
         assert prior is not None
-        mean = prior[0].to(like.real.dtype) if not prior[0].is_complex() else prior[0]
-        middle = basis.inverse(mean + torch.zeros_like(basis.forward(like)))
+        zero = torch.zeros_like(basis.forward(like))
+        middle = basis.inverse(prior[0].to(zero) + zero)
         table = prior[1].reshape(*[1] * (2 + basis.ndim - prior[1].ndim), *prior[1].shape)
         law = SpectralSpread(basis, table)
-        factor, c = root_of(law), self.conditioner
-        return c.mean(middle, factor) + c.error(draw(1 + c.extra), 1, factor)
+        c = self.conditioner
+        return c.drawn(middle, draw(1 + c.extra), 1, root_of(law))
 
     def run(
         self,

@@ -43,21 +43,25 @@ def render(record: Record, pictures: Mapping[str, Any], name: str) -> str:
 
     `pictures`: kind; image, truth or None `(H, W)`; data, residual and seen (2-D); sample of the residual (flat).
     """
-    said = record["residual"]["said"]
     context = {
         "kind": f"Reconstruction by {record['method']}",
         "title": name,
         "date": record["date"],
-        "verdict": sentence(f"A point estimate, without an uncertainty. {said[0].upper()}{said[1:]}"),
-        "notes": [sentence(f"{n[0].upper()}{n[1:]}") for n in record["notes"]],
-        "crime": any("inverse crime" in n for n in record["notes"]),
+        "verdict": sentence(_verdict(record)),
+        "notes": [sentence(f"{n[0].upper()}{n[1:]}") for n in (*record["notes"], *_warnings(record))],
+        "crime": not _warnings(record) and any("inverse crime" in n for n in record["notes"]),
         "tiles": _tiles(record),
         "panels": _panels(record, pictures),
+        "samples": _samples(record, pictures),
+        "regions": _regions(record),
+        "point": record["kind"] == "point",
+        "residual_of": "image" if record["kind"] == "point" else "first sample",
         "data": _data_panels(record, pictures),
         "plots": _plots(record, pictures),
         "slices": _slices(record),
         "tables": [
             {"name": "Method", "rows": rows({"method": record["method"], **record["settings"]})},
+            *_posterior_table(record),
             {"name": "Measurement", "rows": rows(record["measurement"], skip_empty=True)},
             {"name": "Run", "rows": rows(_run(record))},
             {"name": "Files", "rows": [("", f) for f in record["files"]]},
@@ -76,11 +80,44 @@ def _run(record: Record) -> dict[str, Any]:
     }
 
 
+def _warnings(record: Record) -> list[str]:
+    return list(record.get("posterior", {}).get("warnings", []))
+
+
+def _posterior_table(record: Record) -> list[dict[str, Any]]:
+    if "posterior" not in record:
+        return []
+    shown = {k: v for k, v in record["posterior"].items() if k not in ("said", "seeds", "warnings", "kind")}
+    return [{"name": "Posterior", "rows": rows(shown)}]
+
+
 # ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _verdict(record: Record) -> str:
+    said = record["residual"]["said"]
+    if "posterior" in record:
+        return record["posterior"]["said"]
+    return f"A point estimate, without an uncertainty. {said[0].upper()}{said[1:]}"
+
+
+def _regions(record: Record) -> list[dict[str, str]]:
+    """A row for every region and slice."""
+    unit, out = record["unit"], []
+    for row in record.get("regions", []):
+        y, x, h, w = row["region"]
+        where = f"rows {y} to {y + h - 1}, columns {x} to {x + w - 1}"
+        where += f", slice {row['slice']}" if row["slices"] > 1 else ""
+        reach = f"{row['low']:.5g} to {row['high']:.5g} {unit}" if "low" in row else "no interval"
+        truth = f"{row['truth']:.5g} {unit}" if "truth" in row else ""
+        out.append({"where": where, "mean": f"{row['mean']:.5g} {unit}", "reach": reach, "truth": truth})
+    return out
 
 
 def _tiles(record: Record) -> list[dict[str, str]]:
     law, shown = record["residual"], record["slices"][record["shown_slice"]]
+    if "posterior" in record:
+        return _tiles_of_posterior(record, shown)
     tiles = [{"label": "residual", "value": percent(shown["residual"]), "note": "of the data, |y − A x| / |y|"}]
     if "ratio" in law:
         p = min(law["above"], law["below"])
@@ -97,6 +134,23 @@ def _tiles(record: Record) -> list[dict[str, str]]:
     if "error_rms" in record:
         value = quantity(record["error_rms"], record["unit"])
         tiles.append({"label": "error", "value": value, "note": "rms against what was simulated"})
+    return tiles
+
+
+def _tiles_of_posterior(record: Record, shown: Record) -> list[dict[str, str]]:
+    found = record["posterior"]
+    law = f"1 ± {number(found['misfit_sd'], 2)} for the true image"
+    tiles = [
+        {"label": "chi² of the samples over its mean", "value": number(shown["samples_misfit"]), "note": law},
+        {"label": "samples", "value": str(found["samples"]), "note": f"by {found['method']}, {found['style']}"},
+        {"label": "calls of the network", "value": str(found["calls"]), "note": "for every sample"},
+    ]
+    if "sd_rms" in record:
+        value = quantity(record["sd_rms"], record["unit"])
+        tiles.append({"label": "deviation", "value": value, "note": "of the posterior, rms over pixels"})
+    if "error_rms" in record:
+        value = quantity(record["error_rms"], record["unit"])
+        tiles.append({"label": "error of the mean", "value": value, "note": "rms against what was simulated"})
     return tiles
 
 
@@ -126,15 +180,35 @@ def _panels(record: Record, pictures: Mapping[str, Any]) -> list[Panel]:
     dy, dx = pictures["spacing"]
     aspect = f"{image.shape[1] * dx:g} / {image.shape[0] * dy:g}"
     words = f"{number(gray[0])} to {number(gray[1])} {unit}"
-    out = [panel("Reconstruction", image, gray, words, aspect)]
+    title = "Reconstruction" if record["kind"] == "point" else "Mean of the samples"
+    out = [panel(title, image, gray, words, aspect)]
+    if pictures.get("sd") is not None:
+        high = nice(float(np.percentile(pictures["sd"], 99.5)))
+        words = f"Larger values than {number(high)} {unit} saturate."
+        out.append(
+            panel("Deviation of the posterior", pictures["sd"], Scale(0, high, "viridis", unit, words), words, aspect)
+        )
     if truth is not None:
         error = image - truth
         high = nice(float(np.percentile(np.abs(error), 99)))
         out += [
             panel("Truth", truth, gray, "", aspect),
-            panel("Reconstruction minus truth", error, signed_scale(high, unit), "", aspect),
+            panel(f"{title.split()[0]} minus truth", error, signed_scale(high, unit), "", aspect),
         ]
     return out
+
+
+def _samples(record: Record, pictures: Mapping[str, Any]) -> list[Panel]:
+    """The samples in one gray scale, to go through."""
+    drawn = pictures.get("samples") or []
+    if record["kind"] == "point" or not drawn:
+        return []
+    truth = pictures["truth"]
+    (center, width), _ = display_window(pictures["image"] if truth is None else truth, record["unit"])
+    dy, dx = pictures["spacing"]
+    aspect = f"{drawn[0].shape[1] * dx:g} / {drawn[0].shape[0] * dy:g}"
+    gray = (center - width / 2, center + width / 2)
+    return [panel(f"Sample {k + 1} of {len(drawn)}", x, gray, "", aspect) for k, x in enumerate(drawn)]
 
 
 def _data_panels(record: Record, pictures: Mapping[str, Any]) -> list[Panel]:

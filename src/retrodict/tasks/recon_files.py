@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from retrodict.tasks.recon_acquired import Acquisition
     from retrodict.tasks.reconstruct import Reconstructed
 
+SHOWN = 24
+"""Samples that the page has at most."""
+
 __all__ = ["belongs_to", "check_folder", "image_like", "recorded", "write_parts"]
 
 
@@ -67,7 +70,7 @@ def belongs_to(name: str) -> Callable[[str], bool]:
     """Whether a file name is that of a result of `name`."""
     suffixes = "|".join(re.escape(s) for s in known_suffixes())
     pattern = re.compile(
-        rf"{re.escape(name)}_(?:(?:image|magnitude|truth)(?:{suffixes})?|reconstruct\.json|report\.html)"
+        rf"{re.escape(name)}_(?:(?:image|magnitude|truth|mean|sd|sample-\d{{3,}})(?:{suffixes})?|reconstruct\.json|report\.html)"
     )
     return lambda file: pattern.fullmatch(file) is not None
 
@@ -112,7 +115,7 @@ def write_parts(result: Reconstructed, folder: Path, out: Path) -> list[Path]:
     from retrodict.report.reconstruction import render  # plotting takes longer to import than all else
 
     words = f"retrodict reconstruction by {result.method}: point estimate (no uncertainty)"
-    parts = [("image", result.image, words)]
+    parts = [("image", result.image, words)] if result.samples is None else _of_posterior(result)
     if result.image.values.is_complex():
         made = result.acquired
         magnitude = _image(result.image.values.abs(), made, tuple(result.image.spacing), "nifti")
@@ -131,6 +134,17 @@ def write_parts(result: Reconstructed, folder: Path, out: Path) -> list[Path]:
     write_file(record, json.dumps(details, indent=1, default=str).encode())
     write_file(page, render(details, _pictures(result), result.name).encode())
     return [*written, record, page]
+
+
+def _of_posterior(result: Reconstructed) -> list[tuple[str, Image, str]]:
+    """Mean, deviation where the spread is that of the posterior, and samples."""
+    words, drawn = f"retrodict reconstruction by {result.method}", result.samples or ()
+    if result.kind == "point":
+        return [("image", result.image, f"{words}: point estimate (no uncertainty)")]
+    parts = [("mean", result.image, f"{words}: mean of {len(drawn)} samples")]
+    if result.sd is not None:
+        parts.append(("sd", result.sd, f"{words}: deviation of the posterior"))
+    return [*parts, *((f"sample-{k:03d}", x, f"{words}: a sample") for k, x in enumerate(drawn))]
 
 
 def _pictures(result: Reconstructed) -> dict[str, Any]:
@@ -152,6 +166,8 @@ def _pictures(result: Reconstructed) -> dict[str, Any]:
     return {
         "kind": result.acquired.kind,
         "image": plane(result.image),
+        "sd": None if result.sd is None else plane(result.sd),
+        "samples": [plane(x) for x in (result.samples or ())[:SHOWN]],
         "truth": None if result.truth is None else plane(result.truth),
         "data": data.numpy(),
         "residual": rest.numpy(),

@@ -8,8 +8,10 @@ from functools import cache
 from typing import Annotated, Any, get_type_hints
 
 from retrodict._check import InputError, choice
+from retrodict.posterior import POSTERIORS
 from retrodict.tasks.options import Option
 from retrodict.tasks.recon_config import PROBLEMS
+from retrodict.tasks.recon_regions import boxes_of
 
 __all__ = ["FORMATS", "ReconstructOptions", "described"]
 
@@ -23,6 +25,8 @@ class ReconstructOptions:
 
     `config` is a YAML file or a mapping (`docs/howto-sinogram.md`), `field` lays `key=value` texts over it; `set` is a
     mapping of settings of the method, or `name=value` texts.  `method` None is the usual one of the problem.
+    `posterior` draws samples with `model` as prior; `model`, `samples`, `calls`, `method_posterior`, `region` and
+    `seed` are of it, and `set` then holds settings of the posterior method.
 
     Raises `InputError` for numbers below their bound and for names that are none.
     """
@@ -38,6 +42,19 @@ class ReconstructOptions:
     psf: Annotated[str | None, Option("Image of the PSF, for deblur.")] = None
     mask: Annotated[str | None, Option("Image of what was measured, for inpaint.")] = None
     factor: Annotated[int | None, Option("Times finer pixels, for super_resolution.", least=2)] = None
+    posterior: Annotated[bool, Option("Draw samples of the posterior with a prior, instead of one image.")] = False
+    model: Annotated[Any, Option("Prior of --posterior: a shipped model or the path of one (default: ct).")] = None
+    samples: Annotated[int | None, Option("Samples of the posterior (default: 16).", least=2)] = None
+    calls: Annotated[
+        int | None, Option("Calls of the network for every sample (default: those of the method).", least=1)
+    ] = None
+    method_posterior: Annotated[
+        str | None, Option("Posterior method, such as matched, fuse or dps (default: fuse if it can be, else matched).")
+    ] = None
+    region: Annotated[
+        Sequence[Any], Option("Region whose mean is told with an interval: row,column,height,width; may be repeated.")
+    ] = ()
+    seed: Annotated[int | None, Option("Number that the samples are drawn from (default: 0).", least=0)] = None
     simulate: Annotated[bool, Option("Measure the image INPUT first, as the entries simulate.* say.")] = False
     spacing: Annotated[
         Sequence[float] | None, Option("Pixel spacing in mm (rows,columns) for images that have none.")
@@ -57,6 +74,7 @@ class ReconstructOptions:
         choice("format", self.format, FORMATS)
         if self.problem is not None:
             choice("problem", self.problem, PROBLEMS)
+        self._check_posterior()
         if isinstance(self.sigma, str) and self.sigma != "estimate":
             try:
                 object.__setattr__(self, "sigma", float(self.sigma))
@@ -64,6 +82,19 @@ class ReconstructOptions:
                 raise InputError("sigma", repr(self.sigma), "a positive number, or estimate") from error
         if isinstance(self.sigma, float | int) and not self.sigma > 0:
             raise InputError("sigma", self.sigma, "a positive number, or estimate")
+
+    def _check_posterior(self) -> None:
+        object.__setattr__(self, "region", boxes_of(self.region))
+        if self.posterior:
+            if self.method is not None:
+                hint = "Use {method_posterior} for a posterior method."
+                raise InputError("method", repr(self.method), "none with a posterior", hint, method_posterior="matched")
+            choice("method_posterior", self.method_posterior or "auto", ("auto", *POSTERIORS))
+            return
+        for name in ("model", "samples", "calls", "method_posterior", "region", "seed"):
+            value = getattr(self, name)
+            if value not in (None, ()):
+                raise InputError(name, value, "nothing without a posterior", "Add {posterior}.", posterior=True)
 
     @classmethod
     def of(cls, changes: Mapping[str, Any], extra: Sequence[str] = ()) -> ReconstructOptions:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,13 +21,16 @@ from retrodict.data import Image
 from retrodict.data.io import check_writable
 from retrodict.physics.classics import Reconstruction
 from retrodict.physics.measurement import Measurement
-from retrodict.tasks.machine import free_memory, torch_threads
+from retrodict.tasks.machine import torch_threads
 from retrodict.tasks.recon_acquired import Acquisition
+from retrodict.tasks.recon_cost import cost_of, duration
 from retrodict.tasks.recon_files import belongs_to, check_folder, image_like, recorded, write_parts
 from retrodict.tasks.recon_inputs import acquired
 from retrodict.tasks.recon_methods import DEFAULTS, WHOLE, Method, Solver, settings_of
 from retrodict.tasks.recon_misfit import Residual, residual_law
 from retrodict.tasks.recon_options import ReconstructOptions
+from retrodict.tasks.recon_posterior import Drawing, PosteriorSolver, packed, unpacked
+from retrodict.tasks.recon_regions import inside, of_region
 from retrodict.tasks.results import result_name
 from retrodict.tasks.resume import Parts
 
@@ -36,8 +39,8 @@ __all__ = ["ReconstructJob", "Reconstructed", "reconstruct"]
 log = logging.getLogger("retrodict")
 
 STOPS = ("closed form", "tolerance", "discrepancy", "iterations")
-CLOSED = 4
-"""Applications up to which a method is a closed form, whose residual is all that the operator is asked for."""
+ROUNDS = 50
+"""Rounds of conjugate gradients that a step of a posterior method takes at most, as a rule."""
 
 TOLD = 5.0
 """Seconds from which on the cost is said before the work begins."""
@@ -50,7 +53,8 @@ class Reconstructed:
     """A reconstruction: `image` in its unit, `truth` where it was simulated, and `details`, the full record.
 
     `slices` holds for every slice its residual, misfit and how the method ended; `residual` is the whitened residual of
-    the slice that the report shows, `data` what was measured of it.  `kind` is "point": there is no uncertainty.
+    the slice that the report shows, `data` what was measured of it.  `kind` is "point": there is no uncertainty; or
+    it is that of an `Ensemble`, with `image` the mean of `samples`, and `sd` where the kind is "posterior".
     """
 
     name: str
@@ -65,6 +69,8 @@ class Reconstructed:
     files: tuple[Path, ...] = ()
     details: dict[str, Any] = field(default_factory=dict)
     kind: str = "point"
+    samples: tuple[Image, ...] | None = None
+    sd: Image | None = None
 
     @property
     def said(self) -> str:
@@ -109,9 +115,9 @@ def reconstruct(
     source: a file of sinograms or k-space (HDF5, ISMRMRD, MAT, npz, a TIFF stack), an image that was blurred, masked or
     sampled coarsely, an `Image`, arrays by name, or a `Measurement` (whose adjoint is tested).  changes: fields of
     `ReconstructOptions`, which are the flags of the command line: `config` and `field` describe the measurement,
-    `method` and `set` say how to reconstruct it.  solver: a function from a `Measurement` of one item to a
-    `Reconstruction`, instead of a method by name.  simulate: `source` is an image that is measured first, on finer
-    pixels than those of the reconstruction.
+    `method` and `set` say how to reconstruct it, `posterior` draws samples with the prior `model` instead.  solver: a
+    function from a `Measurement` of one item to a `Reconstruction`, instead of a method by name.  simulate: `source` is
+    an image that is measured first, on finer pixels than those of the reconstruction.
 
     Slices are read and computed one at a time; those that a killed run of the same call had finished are not computed
     again.  With `resume` results of the same call that lie in `out` are read back instead.
@@ -140,6 +146,7 @@ class ReconstructJob:
     method: str
     settings: Mapping[str, Any]
     cost: dict[str, float]
+    drawing: PosteriorSolver | None = None
 
     @classmethod
     def of(
@@ -150,6 +157,10 @@ class ReconstructJob:
         if solver is None and options.method is not None:
             Method(options.method, settings)  # before the file is looked at
         measured, problem, found = acquired(source, options)
+        if options.posterior:
+            if solver is not None:
+                raise InputError("solver", "a function", "none with a posterior")
+            return cls._drawing(measured, options, settings, result_name(found if name is None else name))
         method = options.method or (DEFAULTS[problem] if problem else None)
         if solver is None:
             if method is None:
@@ -162,16 +173,38 @@ class ReconstructJob:
         if isinstance(solver, Method):
             solver.require(first)
         calls = solver.applications() if isinstance(solver, Method) else 100
-        cost = _cost(first, calls, measured.count)
+        cost = cost_of(first, calls, measured.count)
         if cost["seconds"] > TOLD:
-            log.info("%s: about %s and %.1f GB of memory", named, _duration(cost["seconds"]), cost["bytes"] / 1e9)
+            log.info("%s: about %s and %.1f GB of memory", named, duration(cost["seconds"]), cost["bytes"] / 1e9)
         return cls(named, measured, options, solver, method or "solver", settings, cost)
+
+    @classmethod
+    def _drawing(
+        cls, measured: Acquisition, options: ReconstructOptions, settings: dict[str, Any], name: str
+    ) -> ReconstructJob:
+        """The same for samples of a posterior."""
+        for note in measured.notes:
+            log.info("%s: %s", name, note)
+        given = {"samples": options.samples, "calls": options.calls, "seed": options.seed}
+        given |= {"method": options.method_posterior}
+        chosen = {k: v for k, v in given.items() if v is not None}
+        model = "ct" if options.model is None else options.model
+        drawing = PosteriorSolver.of(measured, model, settings=settings, **chosen)
+        first = measured.part(0, False)
+        drawing.require(first, measured.spacing)
+        inside(options.region, first.operator.domain.shape[1:])
+        count = measured.count * drawing.samples
+        cost = cost_of(first, 2 * ROUNDS * (drawing.calls or 16), count)
+        if cost["seconds"] > TOLD:
+            log.info("%s: up to %s and %.1f GB of memory", name, duration(cost["seconds"]), cost["bytes"] / 1e9)
+        return cls(name, measured, options, _refuse, drawing.method, settings, cost, drawing)
 
     @property
     def fingerprint(self) -> str:
         """A checksum of all that the result depends on."""
         said = [
             self.acquired.digest,
+            None if self.drawing is None else self.drawing.digest(self.options.region),
             self.method,
             {k: v if not isinstance(v, Tensor) else v.tolist() for k, v in self.settings.items()},
             {k: v for k, v in stamp()["versions"].items() if k != "python"},
@@ -181,41 +214,75 @@ class ReconstructJob:
     def run(self, watch: Watch | None = None, parts: Parts | None = None) -> Reconstructed:
         """Compute it; slices that `parts` holds are taken from there."""
         started, made = time.perf_counter(), self.acquired
-        images: list[Tensor] = []
-        records: list[dict[str, Any]] = []
+        found: list[_Slice] = []
         middle = made.count // 2
+        each = 1 if self.drawing is None else self.drawing.samples
+        watched = watch is not None and made.count * each > 1
         with torch_threads(self.options.threads) as threads, torch.no_grad():
             for i in range(made.count):
-                if watch is not None and made.count > 1:
-                    watch(self.name, i, made.count)
-                image, record = self._slice(i, parts)
-                images.append(image)
-                records.append(record)
+                if watch is not None and watched:
+                    watch(self.name, i * each, made.count * each)
+                found.append(self._slice(i, parts, watch))
             part = made.part(middle, self.method in WHOLE)
-            law = residual_law(part, images[middle])
-        if watch is not None and made.count > 1:
-            watch(self.name, made.count, made.count)
-        values = torch.cat([made.shown(x) for x in images])  # (slices, C, *N)
+            law = residual_law(part, found[middle].typical)
+        if watch is not None and watched:
+            watch(self.name, made.count * each, made.count * each)
+        values = torch.cat([made.shown(s.image) for s in found])  # (slices, C, *N)
         image, truth = image_like(made, values, self.options.format)
         seconds = time.perf_counter() - started
-        result = Reconstructed(
-            self.name, image, self.method, tuple(records), law, part.y[0].detach().cpu(), middle, made, truth
-        )
-        details = self._record(result, seconds, threads)
+        rows = tuple(s.record for s in found)
+        data = part.y[0].detach().cpu()
+        result = Reconstructed(self.name, image, self.method, rows, law, data, middle, made, truth)
+        more = {} if self.drawing is None else self._drawn(found)
+        result = replace(result, **{k: v for k, v in more.items() if k != "details"})
+        details = self._record(result, seconds, threads) | more.get("details", {})
         return replace(result, details=details)
 
-    def _slice(self, i: int, parts: Parts | None) -> tuple[Tensor, dict[str, Any]]:
-        """Image `(1, C, *N)` and record of a slice, computed or found."""
+    def _slice(self, i: int, parts: Parts | None, watch: Watch | None) -> _Slice:
+        """What is found of a slice, computed or kept by an earlier run."""
         known = None if parts is None else parts.load(i)
-        if known is not None and set(known) == {"image", "numbers"}:
-            return known["image"], _numbers_back(known["numbers"])
+        kept = {"image", "numbers"} if self.drawing is None else {"image", "numbers", "samples", "about"}
+        if known is not None and set(known) == kept:
+            return _Slice.of(known)
         part = self.acquired.part(i, self.method in WHOLE)
-        found = self.solver(part)
+        if self.drawing is None:
+            found = self.solver(part)
+        else:
+            found = self.drawing(part, self.acquired.spacing, i, self._told(i, watch))
         _check_result(found, part)
-        record = _numbers(found, part)
+        kept = {"image": found.image, "numbers": _numbers(found, part)}
+        if isinstance(found, Drawing):
+            assert found.samples is not None
+            kept |= {"samples": found.samples, "about": packed(found.about)}
         if parts is not None:
-            parts.save(i, {"image": found.image, "numbers": record})
-        return found.image, _numbers_back(record)
+            parts.save(i, kept)
+        return _Slice.of(kept)
+
+    def _told(self, i: int, watch: Watch | None) -> Callable[[int, int], None] | None:
+        """Samples of a slice as a part of all of them."""
+        if watch is None:
+            return None
+        return lambda done, of: watch(self.name, i * of + done, self.acquired.count * of)
+
+    def _drawn(self, found: list[_Slice]) -> dict[str, Any]:
+        """Samples, deviation, kind and record of a posterior, in the unit of the results."""
+        made, abouts = self.acquired, [s.about for s in found]
+        samples = torch.stack([made.shown(s.samples[:, 0]) for s in found], 1)  # (K, slices, C, *N)
+        images = tuple(image_like(made, x, self.options.format)[0] for x in samples)
+        kinds = {a["kind"] for a in abouts}
+        kind = "posterior" if kinds == {"posterior"} else "point" if "point" in kinds else "uncalibrated"
+        sd = None
+        if kind == "posterior":
+            sd = image_like(made, samples.double().var(0).sqrt(), self.options.format)[0]
+        means = torch.cat([made.shown(s.image) for s in found])
+        rows = [
+            {"slice": i, "slices": made.count}
+            | of_region(box, means[i, 0], samples[:, i, 0], kind, None if made.truth is None else made.truth[i])
+            for box in self.options.region
+            for i in range(made.count)
+        ]
+        details = {"posterior": self.drawing.record(abouts, kind), "regions": rows}  # type: ignore[union-attr]
+        return {"kind": kind, "samples": images, "sd": sd, "method": abouts[0]["method"], "details": details}
 
     def into(
         self, out: Path, *, force: bool = False, resume: bool = False, watch: Watch | None = None
@@ -245,7 +312,7 @@ class ReconstructJob:
         made, error = self.acquired, result.error
         return {
             "kind": result.kind,
-            "method": self.method,
+            "method": result.method,
             "settings": {k: v for k, v in self.settings.items() if not isinstance(v, Tensor)},
             "residual": result.residual.record,
             "slices": list(result.slices),
@@ -253,6 +320,7 @@ class ReconstructJob:
             "unit": result.image.unit,
             "spacing_mm": [s if math.isfinite(s) else None for s in result.image.spacing],
             **({} if error is None else {"error_rms": error}),
+            **({} if result.sd is None else {"sd_rms": float(result.sd.values.double().square().mean().sqrt())}),
             "measurement": made.about,
             "notes": list(made.notes),
             "source": [str(p.absolute()) for p in made.source],
@@ -288,48 +356,37 @@ def _numbers(found: Reconstruction, part: Measurement) -> Tensor:
     return torch.tensor(row, dtype=torch.float64, device="cpu")
 
 
+class _Slice(NamedTuple):
+    """Image `(1, C, *N)` and record of a slice; samples `(K, 1, C, *N)` of a posterior and their record."""
+
+    image: Tensor
+    record: dict[str, Any]
+    samples: Tensor
+    about: dict[str, Any]
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Tensor]) -> _Slice:
+        """From what is kept on disk."""
+        image, record = kept["image"], _numbers_back(kept["numbers"])
+        if "samples" not in kept:
+            return cls(image, record, image[None], {})
+        about = unpacked(kept["about"])
+        record |= {"samples_misfit": about["misfit"], "samples_misfit_sd": about["misfit_sd"]}
+        return cls(image, record | {"stopped": f"{about['calls']} calls"}, kept["samples"], about)
+
+    @property
+    def typical(self) -> Tensor:
+        """An image whose residual has the law of the noise if all is right: the first sample, else the image."""
+        return self.samples[0]
+
+
+def _refuse(measurement: Measurement) -> Reconstruction:
+    raise InputError("solver", "none", "a function, as samples are drawn by the prior")
+
+
 def _numbers_back(row: Tensor) -> dict[str, Any]:
     names = ("residual", "misfit", "above", "below", "iterations", "stopped", "strength")
     record: dict[str, Any] = dict(zip(names, row.tolist(), strict=True))
     record["iterations"], stop = int(record["iterations"]), int(record["stopped"])
     record["stopped"] = STOPS[stop] if stop < len(STOPS) else "the solver's own rule"
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-
-
-# ---- cost ------------------------------------------------------------------------------------------------------------
-
-
-def _cost(part: Measurement, calls: int, count: int) -> dict[str, float]:
-    """Seconds and bytes, from one forward and adjoint; `InputError` where the memory that is free does not suffice.
-
-    The first use of an operator builds its tables and is not counted.
-    """
-    operator = part.operator.part
-    pixels, data = math.prod(operator.domain.shape), math.prod(operator.range.shape)
-    size = part.y.element_size()
-    kept = float(dict(operator.about).get("weights", 0)) * 16 if dict(operator.about).get("kept") else 0.0
-    needed = kept + 14 * size * (pixels + data) + size * pixels * count * 3
-    free = free_memory()
-    if free is not None and needed > free:
-        found = f"{count} slices of {pixels} pixels from {data} data, and {free / 1e9:.1f} GB of free memory"
-        raise InputError(
-            "image.size", found, f"at least the {needed / 1e9:.1f} GB that it takes", "Take larger pixels."
-        )
-    with torch.no_grad():
-        kind = part.y.dtype if operator.domain.complex else part.y.real.dtype
-        image = torch.zeros(1, *operator.domain.shape, dtype=kind, device=part.y.device)
-        pairs = (
-            [operator.forward]
-            if calls <= CLOSED
-            else [operator.forward, lambda x: operator.adjoint(operator.forward(x))]
-        )
-        pairs[-1](image)
-        started = time.perf_counter()
-        pairs[-1](image)
-    each = time.perf_counter() - started
-    return {"seconds": each * calls * count, "bytes": needed, "applications": float(calls * count)}
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,215 @@
+"""Posterior samplers with the shipped CT prior on validation patients: low dose, sparse views, deblurring.
+
+    python benchmarks/inverse_real.py [--data ../shared/data] [--patients 6] [--members 6] [--only matched tv ...]
+
+The object is a part of 128 x 128 pixels around the middle of an axial slice, as it was measured; reconstructed are its
+means over 2 x 2 pixels.  Low dose: 180 views, 10,000 photons a ray; sparse: 60 of 720 views, 30,000 photons; both with
+rays through the fine pixels and the exact law of counts.  Deblurring: a Gaussian PSF of 4 mm, periodic, and noise of
+20 HU whose power grows with frequency (diagonal in the Fourier basis, so `fuse` is defined; on the same grid).  Every
+method has the same prior.  Published methods run on the process `vp` of their papers with as many
+calls as are printed, at their defaults; the strength of TV is the best of three for low dose on a training patient, the
+same for sparse views, and not tuned for deblurring.
+
+One row per case, method and patient goes to benchmarks/results/inverse-real.json as soon as it is done, and what is
+there is not done again.  PSNR and SSIM have a range of 2000 HU; SSR^2 is the mean variance of K members times
+(1 + 1/K) over the mean squared error of their mean; coverage is that of 90 % intervals of the means of 8 x 8 pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import retrodict
+from retrodict import GaussianNoise, Image, Measurement
+from retrodict.metrics import psnr, ssim
+from retrodict.metrics.calibration import central_factor
+from retrodict.models.model import open_model
+from retrodict.models.prior import prior_of
+from retrodict.physics import Blur
+from retrodict.physics.algebra import Affine
+from retrodict.processes.scalar import vp
+from retrodict.tasks.recon_inputs import acquired
+from retrodict.tasks.recon_methods import Method
+from retrodict.tasks.recon_options import ReconstructOptions
+from retrodict.tasks.recon_simulate import block_mean
+
+OUT = Path(__file__).resolve().parent / "results" / "inverse-real.json"
+CASES: dict[str, dict[str, Any]] = {
+    "low dose": {"views": 180, "dose": 1e4, "electronic": 5.0},
+    "sparse": {"views": 60, "dose": 3e4, "electronic": 5.0},
+    "deblur": {},
+}
+TV = {"iterations": 50, "tolerance": 1e-4}
+STRENGTH = {"low dose": 1000.0, "sparse": 1000.0, "deblur": 0.02}
+METHODS: dict[str, dict[str, Any]] = {
+    "truth": {},
+    "fbp": {"classic": "fbp", "filter": "hann"},
+    "tv": {"classic": "fista", **TV},
+    "matched": {"name": "matched"},
+    "fuse": {"name": "fuse"},
+    "dps": {"name": "dps", "style": "paper", "steps": 50, "process": vp},
+    "pigdm": {"name": "pigdm", "style": "paper", "steps": 50, "process": vp},
+    "dds": {"name": "dds", "style": "paper", "steps": 50, "process": vp},
+    "diffpir": {"name": "diffpir", "style": "paper", "steps": 20, "process": vp},
+}
+LARGEST = 0.745
+"""mm of the pixels of a slice."""
+
+FEW = 4
+"""Members of published methods."""
+
+
+def patients(folder: Path, split: str, most: int) -> list[tuple[str, np.ndarray, list[float]]]:
+    """The middle one of the slices of each patient whose pixels, twice as large, the model knows."""
+    seen: dict[str, list[dict[str, str]]] = {}
+    for row in csv.DictReader((folder / "index.csv").open()):
+        if (
+            row["split"] == split
+            and row["orientation"] == "axial"
+            and json.loads(row["pixel_spacing_mm"])[0] <= LARGEST
+        ):
+            seen.setdefault(row["patient"], []).append(row)
+    out = []
+    for name, rows in sorted(seen.items())[:most]:
+        row = rows[len(rows) // 2]
+        image = np.load(folder / row["file"])[row["key"]]
+        image = image[int(row["index"])] if image.ndim == 3 else image
+        y, x = (n // 2 - 64 for n in image.shape)
+        part = np.clip(image[y : y + 128, x : x + 128], -1024, 3071).astype(np.float32)
+        out.append((name, part, json.loads(row["pixel_spacing_mm"])))
+    return out
+
+
+def measured(case: str, image: np.ndarray, spacing: list[float], seed: int) -> tuple[Measurement, torch.Tensor, Any]:
+    """The measurement in the unit of its operator, the truth in HU, and the map from one to the other."""
+    if case == "deblur":
+        truth = block_mean(torch.from_numpy(image)[None, None], 2)
+        wide = tuple(2 * d for d in spacing)
+        blur = Blur.gaussian(truth.shape[-2:], 4.0, spacing=wide, unit="HU")
+        basis = retrodict.Fourier(tuple(truth.shape[-2:]), wide)
+        ramp = 0.2 + basis.radius() / basis.radius().mean()
+        noise = GaussianNoise.stationary(basis, 400 * ramp / float((ramp * basis.multiplicity()).sum() / 64**2))
+        return Measurement.simulate(blur, noise, truth, [seed]), truth[0, 0], lambda x: x
+    field = [f"simulate.{k}={v}" for k, v in {**CASES[case], "seed": seed}.items()]
+    whole = Image.of(image, unit="HU", spacing=spacing)
+    made = acquired(whole, ReconstructOptions(simulate=True, problem="tomography", field=field))[0]
+    return made.part(0, True), made.truth[0], made.shown
+
+
+def figures(samples: torch.Tensor, truth: torch.Tensor, spread: bool) -> dict[str, float]:
+    """Samples `(K, H, W)` and truth `(H, W)` in HU."""
+    mean, count = samples.mean(0), len(samples)
+    row = {"psnr": psnr(mean, truth, data_range=2000.0), "ssim": ssim(mean, truth, data_range=2000.0)}
+    row["rmse"] = float((mean - truth).square().mean().sqrt())
+    if spread and count > 1:
+        more = 1 + 1 / count
+        row["ssr2"] = float(samples.var(0).mean() * more / (mean - truth).square().mean())
+        means = F.avg_pool2d(samples[:, None], 8)[:, 0]
+        gap, var = means.mean(0) - F.avg_pool2d(truth[None, None], 8)[0, 0], means.var(0)
+        row["region_ssr2"] = float(var.mean() * more / gap.square().mean())
+        row["region_cover"] = float((gap.abs() <= central_factor(0.9, count) * var.sqrt()).double().mean())
+    return row
+
+
+def run(case: str, label: str, part: Measurement, truth: torch.Tensor, shown: Any, members: int) -> dict[str, Any]:
+    """One method on one patient."""
+    options, spacing = dict(METHODS[label]), part.operator.domain.spacing
+    started = time.process_time()
+    if label == "truth":  # what the pixels of the reconstruction cannot explain, if nothing else is wrong
+        low, high = (float(shown(torch.full((1, 1, 1, 1), v))) for v in (0.0, 1.0))
+        image = ((truth - low) / (high - low))[None, None]
+        return {"misfit": float(part.misfit(image.to(part.y)).ratio), "calls": 0, "seconds": 0.0}
+    if "classic" in options:
+        if label == "tv":
+            options |= {"strength": STRENGTH[case], **({} if case == "deblur" else {"start": "fbp"})}
+        done = Method(options.pop("classic"), options)(part)
+        row = figures(shown(done.image)[0, :1].double(), truth.double(), False)
+        return {**row, "misfit": float(done.misfit[0]), "calls": 0, "seconds": time.process_time() - started}
+    model = open_model("ct")
+    prior = prior_of(model, tuple(truth.shape), spacing)
+    process = options.pop("process", None)
+    prior = prior if process is None else prior.at(process(prior.process.basis))
+    low, high = (float(shown(torch.full((1, 1, 1, 1), v))) for v in (0.0, 1.0))
+    scale, offset = model.intensity.scale, model.intensity.offset
+    operator = Affine.rescaled(part.operator, scale / (high - low), (offset - low) / (high - low), "u")
+    count = FEW if process is not None else members
+    found = retrodict.sample_posterior(
+        prior, replace(part, operator=operator), options.pop("name"), samples=count, **options
+    )
+    samples = scale * found.samples[:, 0, 0].double() + offset
+    if not bool(torch.isfinite(samples).all()):
+        return {"failed": "values that are not finite", "calls": found.calls, "seconds": time.process_time() - started}
+    row = figures(samples, truth.double(), True)
+    row |= {"misfit": float(found.misfit.mean()), "misfit_sd": found.misfit_sd, "members": count}
+    row |= {"calls": found.calls, "gradients": found.gradients, "kind": found.kind}
+    return {**row, "seconds": time.process_time() - started}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean and deviation between patients, as Markdown."""
+    head = ["case", "method", "calls", "PSNR, dB", "SSIM", "SSR²", "of 8 x 8 means", "90 % cover", "chi² / m", "CPU s"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+
+    def cell(group: list[dict[str, Any]], key: str, digits: int) -> str:
+        values = [r[key] for r in group if key in r]
+        if any("failed" in r for r in group):
+            return "diverges"
+        return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else "-"
+
+    for case in CASES:
+        for label in METHODS:
+            group = [r for r in rows if r["case"] == case and r["method"] == label]
+            if not group:
+                continue
+            cells = [cell(group, k, d) for k, d in (("psnr", 1), ("ssim", 3), ("ssr2", 2), ("region_ssr2", 2))]
+            cells += [cell(group, "region_cover", 2), cell(group, "misfit", 2)]
+            calls, seconds = str(group[0]["calls"]), f"{np.mean([r['seconds'] for r in group]):.1f}"
+            lines.append("| " + " | ".join([case, f"`{label}`", calls, *cells, seconds]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is asked for and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--patients", type=int, default=6)
+    parser.add_argument("--members", type=int, default=6)
+    parser.add_argument("--only", nargs="*", default=list(METHODS))
+    parser.add_argument("--cases", nargs="*", default=list(CASES))
+    parser.add_argument("--out", type=Path, default=OUT)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    rows = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
+    folder = asked.data / "ct_tcga_lung"
+    for i, (name, image, spacing) in enumerate(patients(folder, asked.split, asked.patients)):
+        for case in asked.cases:
+            part, truth, shown = measured(case, image, spacing, i)
+            for label in asked.only:
+                known = any((r["case"], r["method"], r["patient"]) == (case, label, name) for r in rows)
+                if known or (label == "fbp" and case == "deblur") or (label == "fuse" and case != "deblur"):
+                    continue
+                row = run(case, label, part, truth, shown, asked.members)
+                rows.append({"case": case, "method": label, "patient": name, **row})
+                asked.out.write_text(
+                    json.dumps({"command": "python benchmarks/inverse_real.py", "rows": rows}, indent=1)
+                )
+                print(f"{name} {case} {label}: " + ", ".join(
+                    f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float)), flush=True)  # fmt: skip
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

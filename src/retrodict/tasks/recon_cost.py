@@ -1,0 +1,53 @@
+"""What a reconstruction takes, before it begins."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import torch
+
+from retrodict._check import InputError
+from retrodict.physics.measurement import Measurement
+from retrodict.tasks.machine import free_memory
+
+__all__ = ["cost_of", "duration"]
+
+CLOSED = 4
+"""Applications up to which a method is a closed form, whose residual is all that the operator is asked for."""
+
+
+def cost_of(part: Measurement, calls: int, count: int) -> dict[str, float]:
+    """Seconds and bytes, from one forward and adjoint; `InputError` where the memory that is free does not suffice.
+
+    The first use of an operator builds its tables and is not counted.
+    """
+    operator = part.operator.part
+    pixels, data = math.prod(operator.domain.shape), math.prod(operator.range.shape)
+    size = part.y.element_size()
+    kept = float(dict(operator.about).get("weights", 0)) * 16 if dict(operator.about).get("kept") else 0.0
+    needed = kept + 14 * size * (pixels + data) + size * pixels * count * 3
+    free = free_memory()
+    if free is not None and needed > free:
+        found = f"{count} slices of {pixels} pixels from {data} data, and {free / 1e9:.1f} GB of free memory"
+        raise InputError(
+            "image.size", found, f"at least the {needed / 1e9:.1f} GB that it takes", "Take larger pixels."
+        )
+    with torch.no_grad():
+        kind = part.y.dtype if operator.domain.complex else part.y.real.dtype
+        image = torch.zeros(1, *operator.domain.shape, dtype=kind, device=part.y.device)
+        pairs = (
+            [operator.forward]
+            if calls <= CLOSED
+            else [operator.forward, lambda x: operator.adjoint(operator.forward(x))]
+        )
+        pairs[-1](image)
+        started = time.perf_counter()
+        pairs[-1](image)
+    each = time.perf_counter() - started
+    return {"seconds": each * calls * count, "bytes": needed, "applications": float(calls * count)}
+
+
+def duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

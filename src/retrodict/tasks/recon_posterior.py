@@ -1,0 +1,218 @@
+"""`reconstruct` with a prior: a measurement of one slice to samples of the posterior, in the unit of the results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrodict._check import InputError
+from retrodict.models.model import Model, open_model
+from retrodict.models.prior import prior_of, state_noise, unlike
+from retrodict.physics.algebra import Affine
+from retrodict.physics.classics import Reconstruction
+from retrodict.physics.crop import Crop
+from retrodict.physics.measurement import Measurement
+from retrodict.posterior import posterior_method
+from retrodict.posterior.ensemble import Ensemble, sample_posterior
+from retrodict.posterior.fused import coefficients_of
+from retrodict.tasks.recon_acquired import Acquisition
+
+__all__ = ["Drawing", "PosteriorSolver", "packed", "unpacked"]
+
+
+@dataclass(frozen=True)
+class Drawing(Reconstruction):
+    """A `Reconstruction` whose `image` is the mean of `samples` `(K, 1, *domain.shape)`, in the operator's unit.
+
+    `about`: method, style, kind and reason, misfit of the samples and its law, calls, warnings; JSON types.
+    """
+
+    samples: Tensor | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PosteriorSolver:
+    """Samples of the posterior of a measurement of one item, by a prior in the unit of the results.
+
+    The operator of a measurement has images x in a unit of its own (1/mm) that the results a x + b (HU) come from; of
+    those, u = (value - offset) / scale is what the model knows.  Both are folded into the operator once
+    (`Affine.rescaled`), and the data are untouched.  Where the network takes no images of that size, the prior is one
+    of a larger grid whose rest is not measured (`Crop`).
+
+    `method` is a name of `POSTERIORS` or "auto", `calls` of the network for every sample (None: as the method has it).
+    """
+
+    model: Model
+    scale: float
+    shift: float
+    method: str = "auto"
+    samples: int = 16
+    calls: int | None = None
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, made: Acquisition, model: Any, **options: Any) -> PosteriorSolver:
+        """With the units of what was acquired; raises `InputError` for a prior of another unit."""
+        opened = open_model(model)
+        unit = opened.intensity.unit
+        if made.unit != unit:
+            hint = "Set image.unit=HU, and image.water to the attenuation of water at the energy of the beam."
+            hint = (
+                hint if unit == "HU" and made.unit == "1/mm" else "Take another prior, or give the image in its unit."
+            )
+            raise InputError("image.unit", repr(made.unit), f"{unit!r}, the unit of the model", hint)
+        if made.part(0, False).operator.domain.complex:
+            raise InputError("model", "a prior of real images", "one of complex images, as k-space has")
+        zero = torch.zeros(1, 1, *[1] * len(made.spacing), dtype=torch.float64, device="cpu")
+        b = float(made.shown(zero).flatten()[0])
+        a = float(made.shown(zero + 1).flatten()[0]) - b
+        scale, offset = opened.intensity.scale, opened.intensity.offset
+        return cls(opened, scale / a, (offset - b) / a, **options)
+
+    def require(self, part: Measurement, spacing: Sequence[float]) -> None:
+        """Raise what a look at the first slice shows: unknown noise, a prior or a method that does not fit."""
+        if part.noise is None:
+            hint = "Give {sigma}, or the law of the counts."
+            raise InputError(
+                "noise", "none", "its level: a posterior weighs data and prior by it", hint, sigma="estimate"
+            )
+        denoiser, measurement, _ = self._pair(part, spacing)
+        options = dict(self.settings)
+        style = options.pop("style", None)
+        name = "matched" if self.method == "auto" else self.method
+        made = posterior_method(name, denoiser, measurement, style=style, **options)
+        if self.calls is not None and self.calls < made.calls:
+            raise InputError("calls", self.calls, f"at least {made.calls}, those of one step of {name}")
+
+    def __call__(
+        self,
+        part: Measurement,
+        spacing: Sequence[float],
+        item: int = 0,
+        watch: Callable[[int, int], None] | None = None,
+    ) -> Drawing:
+        """Draw for slice `item`, which is its seed stream, of pixels of `spacing` mm; `watch(done, total)` samples."""
+        denoiser, measurement, inner = self._pair(part, spacing)
+        options = dict(self.settings)
+        style = options.pop("style", None)
+        found = sample_posterior(
+            denoiser,
+            measurement,
+            self.method,
+            style=style,
+            samples=self.samples,
+            steps=self._steps(options, denoiser, measurement, style),
+            seed=self.seed,
+            items=[item],
+            watch=watch,
+            **options,
+        )
+        said = list(found.warnings)
+        if found.method == "fuse":
+            law = coefficients_of(measurement, denoiser.process.basis)
+            why = "" if law is None else unlike(self.model, denoiser.process, law[1])
+            said += [f"the measurement is not of the kind that the prior was shown in training: {why}"] if why else []
+        samples = self._back(found.samples[:, 0], inner)
+        mean = self._back(found.mean, inner)
+        residual = part.relative_residual(mean)
+        stopped = (f"{found.calls} calls",)
+        misfit = part.misfit(mean).ratio
+        return Drawing(
+            mean, residual, misfit, (found.details["steps"],), stopped, kind=found.kind, samples=samples[:, None],
+            about=self._about(found, said),
+        )  # fmt: skip
+
+    def digest(self, regions: Any) -> list[Any]:
+        """What the result depends on, beside the measurement."""
+        total = hashlib.sha256()
+        for name, value in sorted(self.model.denoiser.net.state_dict().items()):
+            total.update(
+                name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
+        return [
+            self.scale, self.shift, self.method, self.samples, self.calls, self.seed, asdict(self.model.spec),
+            total.hexdigest(), list(regions),
+        ]  # fmt: skip
+
+    def record(self, abouts: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+        """The record of all slices, with one sentence on the spread and its fit."""
+        first, misfits = abouts[0], [a["misfit"] for a in abouts]
+        worst = max(misfits, key=lambda v: abs(v - 1))
+        words = {
+            "posterior": f"Posterior of {first['samples']} samples a slice",
+            "uncalibrated": f"{first['samples']} samples whose spread is not that of the posterior",
+            "point": "One image without an uncertainty",
+        }[kind]
+        law = f"1 ± {first['misfit_sd']:.2g} for the true image"
+        fit = f"chi² of the samples over its mean is {worst:.3g}{' at worst' if len(misfits) > 1 else ''} ({law})"
+        said = f"{words}: {first['reason']}; {fit}."
+        notes = [w if len(abouts) == 1 else w.replace("measurement 0", f"slice {i}") for i, a in enumerate(abouts)
+                 for w in a["warnings"]]  # fmt: skip
+        same = {k: first[k] for k in ("method", "style", "reason", "samples", "calls", "gradients", "misfit_sd")}
+        return {
+            "kind": kind, "said": said, "model": self.model.source, "seed": self.seed, "misfit": misfits, **same,
+            "seeds": [a["seeds"] for a in abouts], "warnings": notes, "unit_scale": self.scale,
+            "state": {"process": "white noise, sigma_max t", "sigma_max": state_noise(self.model)},
+        }  # fmt: skip
+
+    def _steps(self, options: Mapping[str, Any], denoiser: Any, measurement: Measurement, style: Any) -> int | None:
+        if self.calls is None:
+            return None
+        name = "matched" if self.method == "auto" else self.method
+        return max(1, self.calls // posterior_method(name, denoiser, measurement, style=style, **options).calls)
+
+    def _pair(self, part: Measurement, spacing: Sequence[float]) -> tuple[Any, Measurement, Sequence[slice]]:
+        """Prior and measurement of images in the unit of the model, and where the measured image lies in them."""
+        operator = part.operator
+        size = operator.domain.shape[1:]
+        if operator.domain.shape[0] != 1 or len(size) != 2:
+            raise InputError("image", f"images {operator.domain.shape}", "gray slices (1, H, W), as the prior has them")
+        multiple = self.model.denoiser.multiple
+        wide = tuple(-(-n // multiple) * multiple for n in size)
+        before = tuple((m - n) // 2 for m, n in zip(wide, size, strict=True))
+        base = Affine.rescaled(operator.part, self.scale, self.shift, "u")
+        known: Any = base
+        if wide != size:
+            domain = replace(base.domain, shape=(1, *wide))
+            known = Affine(base.part @ Crop(domain, before, size), base.offset[0])
+        if operator.offset is not None:
+            known = Affine(known.part, known.offset[0] + operator.offset[0].to(known.offset))
+        inner = tuple(slice(b, b + n) for b, n in zip(before, size, strict=True))
+        return prior_of(self.model, wide, spacing), replace(part, operator=known), inner
+
+    def _back(self, u: Tensor, inner: Sequence[slice]) -> Tensor:
+        """Model unit to that of the operator."""
+        return self.scale * u[(..., *inner)] + self.shift
+
+    def _about(self, found: Ensemble, said: list[str]) -> dict[str, Any]:
+        return {
+            "kind": found.kind,
+            "method": found.method,
+            "style": found.style,
+            "reason": found.reason,
+            "samples": len(found.samples),
+            "calls": found.calls,
+            "gradients": found.gradients,
+            "seeds": found.seeds[0],
+            "misfit": float(found.misfit.mean()),
+            "misfit_sd": found.misfit_sd,
+            "warnings": said,
+        }
+
+
+def packed(about: Mapping[str, Any]) -> Tensor:
+    """A record as bytes, to be kept beside tensors."""
+    return torch.tensor(list(json.dumps(dict(about)).encode()), dtype=torch.uint8, device="cpu")
+
+
+def unpacked(data: Tensor) -> dict[str, Any]:
+    """The record of `packed`."""
+    return json.loads(bytes(data.tolist()).decode())
