@@ -11,8 +11,8 @@ likelihood itself, x ~ N(m_0, V_0) given y, and the message is what that changes
 2001; with one covariance for all, vector approximate message passing: Rangan, Schniter, Fletcher, IEEE T. Inf. Theory
 65, 2019).
 
-For Gaussian data m_0 and V_0 are those of x_0 given x_t whatever the message is: the step is exact.  Where A is diagonal
-in the basis the message is the measurement and the step is that of "fuse".
+For Gaussian data m_0 and V_0 are those of x_0 given x_t whatever the message is: the step is exact.  Where A is
+diagonal in the basis the message is the measurement and the step is that of "fuse".
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from retrodict._check import InputError
 from retrodict.bases import Basis
 from retrodict.denoisers.denoiser import Estimate, Observer
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread, Spread
+from retrodict.physics.operator import Space
 from retrodict.posterior.law import ConditionalSpread, Conditioner, root_of
 from retrodict.posterior.matched import Matched
 from retrodict.posterior.method import Draw, drawn_step, spread_of
@@ -39,13 +40,15 @@ __all__ = ["Message", "Propagated", "Response"]
 FLOOR = 1e-3
 """Least precision of prior and state over that of the answer: a prior between two modes has none, or a negative one."""
 
-PROBES, ROUNDS = 8, 24
-"""Random images and rounds of Lanczos' method from which the eigenvalues of an operator are known."""
+PROBES, ROUNDS, SMALL = 8, 12, 256
+"""Random images and rounds of Lanczos' method from which the eigenvalues of an operator are known; up to SMALL real
+numbers it is all unit images, as random ones scatter there.
+"""
 
 
 class Message(NamedTuple):
-    """What stands for the likelihood: precision-weighted coefficients g r `(B, C, *K)` and precisions g `(B|1, C|1, *K)`,
-    real and float64.
+    """What stands for the likelihood: precision-weighted coefficients g r `(B, C, *K)` and
+    precisions g `(B|1, C|1, *K)`, float64.
     """
 
     weighted: Tensor
@@ -64,7 +67,7 @@ class Response:
         wide = like[:1].to(torch.complex128 if like.is_complex() else torch.float64)
         operator, space = conditioner.operator, conditioner.operator.domain
         found = conditioner.gain(basis, wide)
-        probes = torch.cat([space.white(k, "eigenvalues") for k in range(PROBES)]).to(wide)
+        probes = _probes(space).to(wide)
         if found is None:
             images = operator.forward(probes)
             mean = float((images.abs() ** 2).sum() / (probes.abs() ** 2).sum())
@@ -83,11 +86,17 @@ class Response:
         self.values = values.clamp_min(0.0).flatten()
 
     def precision(self, prior: Tensor) -> Tensor:
-        """g of the message to a prior of precisions `(B|1, C|1, *K)`: 1/(variance given y) - prior."""
+        """G of the message to a prior of precisions `(B|1, C|1, *K)`: 1/(variance given y) - prior."""
         left = torch.zeros_like(prior + self.gain)
         for w, theta in zip(self.weights, self.values, strict=True):
             left = left + w / (prior + theta * self.gain)
         return (1 / left - prior).clamp_min(0.0)
+
+
+def _probes(space: Space) -> Tensor:
+    if space.complex or space.count > SMALL:
+        return torch.cat([space.white(k, "eigenvalues") for k in range(PROBES)])
+    return torch.eye(space.count, dtype=torch.float64, device="cpu").reshape(-1, *space.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +108,7 @@ class Propagated(Matched):
     """
 
     rounds: int = 1
-    steps: ClassVar[int] = 8
+    steps: ClassVar[int] = 10
 
     def __post_init__(self) -> None:
         """Refuse what cannot answer, before anything is run."""
