@@ -73,11 +73,11 @@ def problems() -> list[Problem]:
 def problem(name: str, basis: Fourier, L: torch.Tensor, operator: Any, noise: Any, mixed: bool) -> Problem:
     """The measurement of an image between the modes, and its exact posterior."""
     ramp = torch.linspace(-1, 1, SIZE[0], **F)
-    image = 1.2 * ramp[:, None] * ramp[None, :] + 0.6 * ramp[:, None] + 0.4
+    image = 0.5 * ramp[:, None] * ramp[None, :] + 0.25 * ramp[:, None] + 0.15
     second = basis.forward(image[None, None])[0, 0] * (1.0 if mixed else 0.0)
     law = MixtureLaw(basis, torch.tensor([0.5, 0.5], **F), torch.stack([0 * second, second]), torch.stack([L, L]))
     z = torch.randn(1, 1, *SIZE, generator=torch.Generator().manual_seed(1), **F)
-    x = basis.inverse(0.6 * second + 0.5 * L.sqrt() * basis.forward(z))
+    x = basis.inverse(0.5 * second + 0.5 * L.sqrt() * basis.forward(z))
     m = Measurement.simulate(operator, noise, x, [0])
     found = coefficients_of(m, basis)
     assert found is not None
