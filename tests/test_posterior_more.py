@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -101,6 +102,13 @@ def test_pixels_are_acquired_in_the_order_of_their_variance():
         denoiser, measure, lambda x: x[:, 0, :], range(n), 4, 0.1, first=[2], entropy="variance", samples=128, steps=1
     )
     assert found.order == [2, 3, 1, 4]
+    left = variance - variance**2 / (variance + 0.01)
+    errors = {  # of the posterior mean, for every fixed mask of four with pixel 2: none is better
+        taken: float(torch.where(torch.tensor([k in taken for k in range(n)]), left, variance).sum())
+        for taken in itertools.combinations(range(n), 4)
+        if 2 in taken
+    }
+    assert min(errors, key=lambda taken: errors[taken]) == tuple(sorted(found.order))
     assert found.ensemble.kind == "posterior"
     with pytest.raises(InputError, match="budget"):
         acquire(denoiser, measure, lambda x: x[:, 0, :], range(n), 9, 0.1)

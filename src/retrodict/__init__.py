@@ -166,6 +166,10 @@ _PUBLIC = {
     "Ensemble": "posterior.ensemble",
     "PosteriorDenoiser": "posterior.matched",
     "FusedDenoiser": "posterior.fused",
+    "JointDenoiser": "posterior.joint",
+    "acquire": "posterior.active",
+    "Acquired": "posterior.active",
+    "ensemble_entropy": "posterior.active",
     "affine_card": "posterior.card",
     "dense_posterior": "posterior.card",
     "GRIDS": "samplers.plan",
@@ -415,12 +419,16 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.physics.views import Radiograph as Radiograph
     from retrodict.posterior import POSTERIORS as POSTERIORS
     from retrodict.posterior import posterior_method as posterior_method
+    from retrodict.posterior.active import Acquired as Acquired
+    from retrodict.posterior.active import acquire as acquire
+    from retrodict.posterior.active import ensemble_entropy as ensemble_entropy
     from retrodict.posterior.card import affine_card as affine_card
     from retrodict.posterior.card import dense_posterior as dense_posterior
     from retrodict.posterior.ensemble import Ensemble as Ensemble
     from retrodict.posterior.ensemble import posterior_verdict as posterior_verdict
     from retrodict.posterior.ensemble import sample_posterior as sample_posterior
     from retrodict.posterior.fused import FusedDenoiser as FusedDenoiser
+    from retrodict.posterior.joint import JointDenoiser as JointDenoiser
     from retrodict.posterior.matched import PosteriorDenoiser as PosteriorDenoiser
     from retrodict.processes import PROCESSES as PROCESSES
     from retrodict.processes.clocks import ClockLaw as ClockLaw

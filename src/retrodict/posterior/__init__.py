@@ -12,6 +12,7 @@ from retrodict.denoisers.denoiser import Denoiser
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.gradient import CalibratedPigdm, Dps, Jacobian, Pigdm
 from retrodict.posterior.matched import Fuse, Matched
+from retrodict.posterior.messages import Propagated
 from retrodict.posterior.method import Kind, Method
 from retrodict.posterior.particles import Afdps, Tds
 from retrodict.posterior.points import FlowChef, RedDiff
@@ -58,6 +59,10 @@ POSTERIORS: dict[str, Posterior] = {
     "fuse": Posterior(
         "sample", None, Fuse, "identity I5; arXiv 2606.17048 for white noise",
         "process, operator and noise diagonal in one basis; a denoiser of any observation", "any data, many steps",
+    ),
+    "propagated": Posterior(
+        "sample", None, Propagated, "this library; expectation propagation: Minka 2001", LAW + ", of any observation",
+        "Gaussian data, any steps, any operator; mixtures nearly",
     ),
     "dps": Posterior("sample", Dps, None, "Chung et al. 2023, arXiv 2209.14687", GRADIENT, "never"),
     "pigdm": Posterior(

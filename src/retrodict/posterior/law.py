@@ -289,7 +289,7 @@ class Conditioner:
 
     def _guess(self, factor: Factor, like: Tensor) -> Callable[[Tensor], Tensor]:
         """Nearly the inverse of the system, coefficient by coefficient (Sherman and Morrison)."""
-        gain = self._gain(factor.basis, like) if isinstance(factor, Root) else None
+        gain = self.gain(factor.basis, like) if isinstance(factor, Root) else None
         if gain is None or not isinstance(factor, Root):
             return lambda w: w
         levels = factor.levels()
@@ -298,7 +298,7 @@ class Conditioner:
 
         return lambda u: u - levels * share * (levels * u).sum(0)
 
-    def _gain(self, basis: Basis, like: Tensor) -> Tensor | None:
+    def gain(self, basis: Basis, like: Tensor) -> Tensor | None:
         """A^H Sigma^-1 A as numbers `(*K)` in a basis, or None."""
         if basis not in self._gains:
             self._gains[basis] = _gain(self.operator, basis, like[:1])

@@ -18,7 +18,7 @@ from retrodict.denoisers.denoiser import Denoiser, Estimate
 from retrodict.denoisers.spread import CoupledSpread
 from retrodict.processes.observation import Cond, noise_like, ratio
 
-__all__ = ["principal"]
+__all__ = ["lanczos", "principal"]
 
 MOVE = 0.1
 """By how much of the noise of the state a probe moves it."""
@@ -69,7 +69,7 @@ def principal(
             change = basis.forward(denoiser(moved, t, cond)) - center
         return basis.inverse(inverse * change / move)
 
-    fields, table = _lanczos(applied, noise_like(xt, seeds, "components", 0), count)
+    fields, table = lanczos(applied, noise_like(xt, seeds, "components", 0), count)
     values, vectors = torch.linalg.eigh(table)
     found = []
     for k in range(values.shape[1] - 1, -1, -1):
@@ -79,7 +79,7 @@ def principal(
     return tuple(found)
 
 
-def _lanczos(applied: Callable[[Tensor], Tensor], start: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
+def lanczos(applied: Callable[[Tensor], Tensor], start: Tensor, count: int) -> tuple[list[Tensor], Tensor]:
     """Orthonormal fields and the table `(B, count, count)` of the operator between them, orthogonalised in full."""
     fields, images = [_unit(start)], []
     for k in range(count):
