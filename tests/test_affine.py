@@ -25,7 +25,7 @@ from retrodict.processes.wavelet import WAVELET_PROCESSES
 from retrodict.samplers import make_plan, sample, start_state
 from retrodict.samplers.card import gaussian_card
 from retrodict.samplers.plan import make_grid
-from retrodict.samplers.rules.exponential import _phi
+from retrodict.samplers.rules.interpolate import phi
 from retrodict.samplers.starts import choose_start
 
 ONE = Pixel((1,))
@@ -486,10 +486,10 @@ def test_third_order_integrates_a_quadratic_exactly():
 def test_phi_functions_and_their_limits():
     for H in (1e-9, 1e-3, 0.3, 0.49999, 0.50001, 3.0, 40.0):
         y = torch.linspace(0, 1, 20_001, dtype=torch.float64)
-        for k, p in enumerate(_phi(at(H))):
+        for k, p in enumerate(phi(at(H))):
             assert float(p) == pytest.approx(float(torch.trapezoid(H * torch.exp(-H * (1 - y)) * y**k, y)), rel=3e-6)
-    assert [float(p) for p in _phi(at(math.inf))] == [1.0, 1.0, 1.0]
-    a, b = _phi(at(0.5 - 1e-12)), _phi(at(0.5))
+    assert [float(p) for p in phi(at(math.inf))] == [1.0, 1.0, 1.0]
+    a, b = phi(at(0.5 - 1e-12)), phi(at(0.5))
     assert all(float(x) == pytest.approx(float(y), abs=2e-12) for x, y in zip(a, b, strict=True))
 
 

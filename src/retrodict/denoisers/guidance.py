@@ -110,7 +110,7 @@ def guided_law(
     low, high = clocks
     if not 0 <= low < high or nodes < 2:
         raise InputError("guided_law clocks", clocks, "0 <= low < high")
-    free, variance = (torch.as_tensor(x, dtype=torch.float64) for x in (free, variance))
+    free, variance = (torch.as_tensor(x, dtype=torch.float64, device="cpu") for x in (free, variance))
     if not bool(((free > 0) & (variance > 0)).all()):
         raise InputError("guided_law", "a variance of 0 or less", "variances above 0")
     scale = float(torch.minimum(free.min(), variance.min())), float(torch.maximum(free.max(), variance.max()))

@@ -222,7 +222,7 @@ def _drawn(denoiser: NetDenoiser, calls: int, seeds: Tensor, like: Tensor) -> Te
 
 def _ratios(denoiser: NetDenoiser, images: Tensor, truth: Tensor) -> list[dict[str, Any]]:
     """Variance by band over that of held-out images round the mean of the model."""
-    basis, (mean, _) = denoiser.process.basis, denoiser.prior() or (torch.zeros(()), None)
+    basis, (mean, _) = denoiser.process.basis, denoiser.prior() or (torch.zeros((), device="cpu"), None)
     weight, rows = basis.multiplicity(), []
     both = (basis.forward(x) for x in (images, truth))
     power = [(basis.energy(u - mean.to(u)) * weight).sum((0, 1)) / len(u) for u in both]
