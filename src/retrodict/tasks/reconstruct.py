@@ -120,7 +120,7 @@ def reconstruct(
     an image that is measured first, on finer pixels than those of the reconstruction.
 
     Slices are read and computed one at a time; those that a killed run of the same call had finished are not computed
-    again.  With `resume` results of the same call that lie in `out` are read back instead.
+    again.  With `resume` results of the same call that lie in `out` are replaced.
 
     Raises `InputError` for bad input, before anything is written.
     """
