@@ -230,6 +230,26 @@ def written(tmp_path, **arrays):
     return path
 
 
+@pytest.mark.parametrize("entry", ["image.size=32", "image.spacing=0.5"])
+def test_pixels_that_a_simulation_would_not_take_are_refused(entry):
+    image = Image.of(np.zeros((32, 32)), spacing=(1.0, 1.0), unit="HU")
+    with pytest.raises(InputError, match=entry.split("=")[0] + ".*simulate.refine"):
+        retrodict.reconstruct(image, problem="tomography", simulate=True, field=(entry,))
+
+
+def test_results_of_another_input_of_the_same_name_are_not_replaced(tmp_path):
+    """`--force` is for results of the same file, as in `restore`."""
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir()
+    settings = {"field": ("scan.pitch=0.5", "scan.angle_unit=deg"), "sigma": "0.01"}
+    first, second = (written(folder) for folder in folders)
+    retrodict.reconstruct(first, tmp_path / "out", **settings)
+    with pytest.raises(InputError, match="results of another input"):
+        retrodict.reconstruct(second, tmp_path / "out", force=True, **settings)
+    retrodict.reconstruct(first, tmp_path / "out", force=True, **settings)
+
+
 def test_results_have_spacing_unit_record_and_report(tmp_path):
     done = run("reconstruct", written(tmp_path), "-o", tmp_path / "out", "--field", "scan.pitch=0.5", "--field",
                "scan.angle_unit=deg", "--sigma", "0.01", "--set", "filter=hann")  # fmt: skip

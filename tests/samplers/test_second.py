@@ -17,6 +17,8 @@ from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread, band_filters
 from retrodict.processes.fourier import fourier
 from retrodict.processes.observation import Cond
+from retrodict.processes.recipes import external
+from retrodict.processes.scalar import scalar
 from retrodict.samplers import make_plan
 from retrodict.samplers.card import card
 from retrodict.samplers.corrected import Drawn, along, correction, inner, secant
@@ -183,6 +185,8 @@ def test_members_share_the_components_and_do_not_depend_on_chunks():
     assert torch.allclose(together.samples, apart.samples, atol=1e-12)
     assert torch.allclose(together.samples[:, 1:], alone.samples, atol=1e-12)
     assert together.details["shared_calls"] == 4
+    one = restore_batch(denoiser, y, SamplingOptions(keep_samples=True, **{**settings, "samples": 1}))
+    assert torch.allclose(one.samples, together.samples[:1], atol=1e-12)  # a single member has them too
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------
@@ -209,6 +213,12 @@ def test_what_cannot_be_done_is_refused_by_name():
         SamplingOptions(components=4)
     with pytest.raises(InputError, match="secants"):
         make_plan("matched2", PROCESS, torch.tensor([1.0, 0.0]).double(), secants=-1)
+    outside = external(scalar(BASIS), PROCESS)
+    random_start = GaussianDenoiser(outside, spectrum=SPECTRUM)
+    with pytest.raises(InputError, match="starts at random"):
+        restore_batch(random_start, noise(1, 1, 8, 8), SamplingOptions(rule="matched2", components=2))
+    with pytest.raises(InputError, match="complex"):
+        make_plan("matched2", fourier(Fourier((8, 8), complex=True)), torch.tensor([1.0, 0.0]).double(), components=1)
     plan = make_plan("matched2", PROCESS, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
     y = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
     with pytest.raises(InputError, match="rule 'matched'"):

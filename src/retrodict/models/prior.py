@@ -72,7 +72,7 @@ def _at(model: Model, spacing: tuple[float, ...]) -> NetDenoiser:
     shown = " x ".join(f"{s:.4g}" for s in spacing)
     low, high = model.spec.spacings or (min(own), max(own))
     wanted = f"square pixels of {low:.3g} to {high:.3g} mm, which the model knows"
-    hint = "Choose pixels by image.spacing, or by simulate.refine in a simulation."
+    hint = "Choose pixels by image.spacing; in a simulation they are simulate.refine times those of the image."
     raise InputError("pixel spacing", f"{shown} mm", wanted, hint)
 
 

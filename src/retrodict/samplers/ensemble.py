@@ -166,6 +166,9 @@ def gate(denoiser: Denoiser, options: SamplingOptions, bands: int = 5) -> Gate:
 
 def kind_of(denoiser: Denoiser, options: SamplingOptions) -> tuple[str, str]:
     """("posterior", how it was checked) or ("point", why there is no uncertainty)."""
+    if options.components and not shares(denoiser):
+        wanted = "one that starts at the measurement, where all members begin alike"
+        raise InputError("components", "a process that starts at random, or slices that are restored together", wanted)
     if options.rule in STATEFUL:
         raise NotCalibratedError(
             f"rule {options.rule!r} gives no uncertainty: {NO_CARD}. Use rule 'matched', or run it by itself with "
@@ -283,7 +286,7 @@ def calls_of(denoiser: Denoiser, options: SamplingOptions) -> int:
     rule = RULES[options.rule]
     more = options.stop is not None
     each = ((options.steps or rule.steps) + more) * rule.calls_per_step
-    opens = members > 1 and shares(denoiser)
+    opens = (members > 1 or options.components > 0) and shares(denoiser)
     return 1 if once else opens * (1 + options.components) + members * (each - opens)
 
 
@@ -343,7 +346,8 @@ class _Run:
     @property
     def opens(self) -> bool:
         """Whether all members share their first call (`retrodict.samplers.opening`)."""
-        return not self.once and self.members > 1 and self.plan[0].call and shares(self.denoiser)
+        several = self.members > 1 or self.plan.components > 0
+        return not self.once and several and self.plan[0].call and shares(self.denoiser)
 
     @property
     def deterministic(self) -> bool:

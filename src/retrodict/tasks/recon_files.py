@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrodict._check import InputError
 from retrodict._output import write_file
 from retrodict.data import Image, write
 from retrodict.data.formats import known_suffixes, written_suffix
@@ -26,7 +25,10 @@ if TYPE_CHECKING:
 SHOWN = 24
 """Samples that the page has at most."""
 
-__all__ = ["belongs_to", "check_folder", "image_like", "recorded", "write_parts"]
+__all__ = ["KIND", "belongs_to", "image_like", "write_parts"]
+
+KIND = "reconstruct"
+"""Of the record: NAME_reconstruct.json."""
 
 
 def image_like(made: Acquisition, values: Tensor, format: str) -> tuple[Image, Image | None]:
@@ -73,38 +75,6 @@ def belongs_to(name: str) -> Callable[[str], bool]:
         rf"{re.escape(name)}_(?:(?:image|magnitude|truth|mean|sd|sample-\d{{3,}})(?:{suffixes})?|reconstruct\.json|report\.html)"
     )
     return lambda file: pattern.fullmatch(file) is not None
-
-
-def recorded(out: Path, name: str) -> dict[str, Any]:
-    """The record of an earlier reconstruction of that name; empty where there is none that can be read."""
-    try:
-        record = json.loads((out / f"{name}_reconstruct.json").read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def check_folder(out: Path, name: str, source: tuple[Path, ...], force: bool) -> None:
-    """Look before the long computation: `InputError` where results would replace what they may not.
-
-    That is anything without `force`, and with it the results of another input.
-    """
-    if out.exists() and not out.is_dir():
-        raise InputError(out, "a file", "a folder for the results")
-    own = belongs_to(name)
-    taken = sorted(p.name for p in out.iterdir() if own(p.name)) if out.is_dir() else []
-    if not taken:
-        return
-    if not force:
-        hint = "Use {force} to replace it."
-        raise InputError(out / taken[0], "a file of an earlier run", "a new output folder", hint, force=True)
-    before = [Path(p).name for p in recorded(out, name).get("source", [])]
-    now = [p.name for p in source]
-    if before and now and before[0] != now[0]:
-        hint = "{force} replaces results of the same input only."
-        raise InputError(
-            out / taken[0], f"results of another input, {before[0]}", f"those of {now[0]}", hint, force=True
-        )
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

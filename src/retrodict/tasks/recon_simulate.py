@@ -80,6 +80,13 @@ def simulated(image: Image, problem: Problem) -> Acquisition:
     """A measurement of an image as `problem.simulate` says; raises `InputError` for what cannot be measured so."""
     settings = problem.simulate
     assert settings is not None
+    for name in ("size", "spacing"):
+        given = getattr(problem.image, name)
+        if given is not None:
+            wanted = (
+                "none in a simulation: pixels are simulate.refine times as large as those of the image that is measured"
+            )
+            raise InputError(f"image.{name}", given, wanted)
     image = image.gray()
     stack = image.values[0] if image.values.ndim == 4 else image.values
     slices = chosen(len(stack), problem.slices)

@@ -24,14 +24,14 @@ from retrodict.physics.measurement import Measurement
 from retrodict.tasks.machine import torch_threads
 from retrodict.tasks.recon_acquired import Acquisition
 from retrodict.tasks.recon_cost import cost_of, duration
-from retrodict.tasks.recon_files import belongs_to, check_folder, image_like, recorded, write_parts
+from retrodict.tasks.recon_files import KIND, belongs_to, image_like, write_parts
 from retrodict.tasks.recon_inputs import acquired
 from retrodict.tasks.recon_methods import DEFAULTS, WHOLE, Method, Solver, settings_of
 from retrodict.tasks.recon_misfit import Residual, residual_law
 from retrodict.tasks.recon_options import ReconstructOptions
 from retrodict.tasks.recon_posterior import Drawing, PosteriorSolver, packed, unpacked
 from retrodict.tasks.recon_regions import inside, of_region
-from retrodict.tasks.results import result_name
+from retrodict.tasks.results import check_folder, recorded, result_name
 from retrodict.tasks.resume import Parts
 
 __all__ = ["ReconstructJob", "Reconstructed", "reconstruct"]
@@ -93,7 +93,7 @@ class Reconstructed:
     def save(self, out: str | Path, *, force: bool = False) -> list[Path]:
         """Write image, record and report into the folder `out`, and return their paths: all appear, or none."""
         folder = Path(out)
-        check_folder(folder, self.name, self.image.source, force)
+        check_folder(folder, self.name, self.image.source, force, belongs_to, KIND)
         with staged(folder, self.name, force=force, owned=belongs_to(self.name)) as staging:
             written = write_parts(self, staging, folder)
         return [folder / p.relative_to(staging) for p in written]
@@ -293,9 +293,9 @@ class ReconstructJob:
             check_writable(made.like)
         for whose, what in recover(out):
             log.info("%s: %s", whose, what)
-        before = recorded(out, self.name)
+        before = recorded(out, self.name, KIND)
         complete = before.get("fingerprint") == key and all((out / f).exists() for f in before.get("files", [""]))
-        check_folder(out, self.name, made.source, force or (resume and complete))
+        check_folder(out, self.name, made.source, force or (resume and complete), belongs_to, KIND)
         pixels = math.prod(made.part(0, True).operator.domain.shape) * made.count
         require_room(out, 16 * pixels * (2 + (made.truth is not None)) + 4_000_000)
         replacing = force or (resume and complete)

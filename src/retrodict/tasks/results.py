@@ -70,31 +70,39 @@ ENDS = ("lower", "upper")
 # ---- what stands there already ---------------------------------------------------------------------------------------
 
 
-def check_folder(out: Path, name: str, source: tuple[Path, ...], force: bool) -> None:
+def check_folder(
+    out: Path,
+    name: str,
+    source: tuple[Path, ...],
+    force: bool,
+    owned: Callable[[str], Callable[[str], bool]] = belongs_to,
+    record: str = "restore",
+) -> None:
     """Look before the long computation, not after it: `InputError` where results would replace what they may not.
 
-    That is anything without `force`, and with it the results of another input.
+    That is anything without `force`, and with it the results of another input.  owned(name) says which files are
+    results of `name`, and NAME_`record`.json is what was written of them.
     """
     if out.exists() and not out.is_dir():
         raise InputError(out, "a file", "a folder for the results")
-    own = belongs_to(name)
+    own = owned(name)
     taken = sorted(p.name for p in out.iterdir() if own(p.name)) if out.is_dir() else []
     if not taken:
         return
     if not force:
         hint = "Use {force} to replace it."
         raise InputError(out / taken[0], "a file of an earlier run", "a new output folder", hint, force=True)
-    before = [Path(p) for p in recorded(out, name).get("source", [])]
+    before = [Path(p) for p in recorded(out, name, record).get("source", [])]
     if before and source and not _same_input(before, list(source)):
         found = f"results of another input, {before[0]}"
         hint = "{force} replaces results of the same input only."
         raise InputError(out / taken[0], found, f"none, or those of {source[0]}", hint, force=True)
 
 
-def recorded(out: Path, name: str) -> dict[str, Any]:
-    """The record of an earlier restoration of that name in the folder; empty where there is none that can be read."""
+def recorded(out: Path, name: str, kind: str = "restore") -> dict[str, Any]:
+    """The record NAME_`kind`.json of an earlier run in the folder; empty where there is none that can be read."""
     try:
-        record = json.loads((out / f"{name}_restore.json").read_text())
+        record = json.loads((out / f"{name}_{kind}.json").read_text())
     except (OSError, ValueError, RecursionError):
         return {}
     return record if isinstance(record, dict) else {}

@@ -18,7 +18,6 @@ def matched2(
     times: Tensor,
     spectrum: Tensor | None = None,
     *,
-    correct: bool = True,
     secants: int = 2,
     components: int = 0,
 ) -> Plan:
@@ -27,21 +26,26 @@ def matched2(
     NFE = N.  Exact on Gaussian data at any number of steps, of weak order two in the rest; see
     `retrodict.samplers.corrected`.  `secants`: directions of covariance remembered from past steps.  `components`:
     directions looked for at the start, by one more call each and one (`retrodict.samplers.principal`); members that
-    start at one measurement share them.
+    start at one measurement share them.  Directions are those of real images; with complex ones no secant is drawn
+    along, and components are refused.
     """
     process.require_markov("matched2")
     for name, value in (("secants", secants), ("components", components)):
         if value < 0:
             raise InputError(f"matched2 {name}", value, "0 or more")
+    if components and process.basis.complex:
+        raise InputError(
+            "components", "complex images", "real ones: a direction of covariance has no phase", "Leave it 0."
+        )
     quiet, steps = process.noise_free(times[-1:]), len(times) - 1
 
     def row(i: int) -> Row:
         t, s = times[i : i + 1], times[i + 1 : i + 2]
         keep, data, std = process.conditional(t, s, 1.0)
         noise = () if quiet and i == steps - 1 else (std,)
-        weight = _weight(process, times[i - 1 : i], t) if correct and i else None
+        weight = _weight(process, times[i - 1 : i], t) if i else None
         known = secants if i else components
-        return Row(float(t), True, (keep,), (data,), noise, (data,), weight, correct or secants > 0, known)
+        return Row(float(t), True, (keep,), (data,), noise, (data,), weight, True, known)
 
     settings = {"stochastic": True, "uses_spread": True, "components": components}
     return Plan(process, times, row, steps, steps, "matched2", **settings)  # type: ignore[arg-type]
