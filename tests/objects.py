@@ -65,5 +65,5 @@ STEEP = 25.0
 
 def steps_needed(process, rule) -> int:
     """Steps at which a documented posterior sampler has to be one: more than the default for steep clocks."""
-    more = 4 if rule.order == 2 else 8
+    more = 6 if rule.order == 2 else 8
     return rule.steps if rule.exact or process.clock_spread < STEEP else more * rule.steps
