@@ -44,18 +44,16 @@ from torch import Tensor
 
 from equal_budget import instrument
 from own_data import INTENSITY, SIDE, SPACING, Bank, load, prepare
-from processes import INSTRUMENTS
+from processes import ending
 from retrodict._check import InputError, Recipe, build
 from retrodict._random import key, member_seeds
 from retrodict.bases import Fourier
-from retrodict.bases.curve import Curve
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.network import NetDenoiser, channels_in, channels_out
 from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.metrics import decompose
 from retrodict.nets import NETS
 from retrodict.processes import PROCESSES
-from retrodict.processes.fourier import measured
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import external
 from retrodict.training.calibrate import calibrate_spread
@@ -140,13 +138,9 @@ def chosen(patterns: Sequence[str]) -> list[Job]:
 def end_of(task: str) -> Process:
     """The process that ends at what a task measures."""
     basis = Fourier((SIDE, SIDE), (SPACING, SPACING))
-    if task != "super4":
-        return instrument(SCANNERS["paper"] if task == "paper" else INSTRUMENTS[task], basis, INTENSITY.scale)
-    f = torch.linspace(0, 0.75 / SPACING, 301, dtype=torch.float64)
-    mtf = torch.exp(math.log(0.05) * (f / (0.125 / SPACING)) ** 2).clamp_min(1e-3)
-    nps = torch.full_like(f, 2.0**2 * SPACING**2)
-    curves = Curve.isotropic(f, mtf.tolist(), "1"), Curve.isotropic(f, nps.tolist(), "HU^2 mm^2")
-    return measured(basis, *curves, unit_scale=INTENSITY.scale)
+    if task == "paper":
+        return instrument(SCANNERS["paper"], basis, INTENSITY.scale)
+    return ending(task, basis)
 
 
 def process_of(job: Job, bank: Bank) -> Process:
