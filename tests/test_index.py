@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PillowImage
 
 from data.made_files import make_slice
 from retrodict import Image, InputError, index_folder, read, read_index
@@ -142,6 +143,15 @@ def test_what_cannot_be_read_is_left_out_with_its_reason(scans):
     done = command_line("data", "index", scans, "--modality", "CT", "--json")
     assert done.returncode == 4
     assert json.loads(done.stdout)["exit_code"] == 4
+
+
+def test_a_picture_in_colors_is_left_out_because_no_model_can_be_trained_on_it(scans):
+    PillowImage.fromarray(np.zeros((8, 8, 3), np.uint8)).save(scans / "photo.png")
+    found = index_folder(scans, spacing=(1, 1), unit="HU")
+    assert "photo.png" not in {row.file for row in found.rows}
+    (reason,) = [x.reason for x in found.left_out if x.path.name == "photo.png"]
+    assert "3 channels (r, g, b)" in reason
+    assert "gray" in reason
 
 
 def test_spacing_and_unit_are_for_files_that_say_nothing(scans):

@@ -199,6 +199,9 @@ def _entry(
     if "LOCALIZER" in header.get("ImageType", ""):
         raise _Unwanted(source.paths[0], "a scout view", "a reconstructed image")
     image = _image(source, spacing, unit)
+    if len(image.channels) > 1:
+        found = f"{len(image.channels)} channels ({', '.join(image.channels)})"
+        raise InputError(source.paths[0], found, "a gray image", "Save its luminance, or each channel as an image.")
     noise, correlation = own_noise(image)
     made = acquisition(source.paths) if source.format.startswith("dicom") else {}
     top, names = _place(source, folder)
