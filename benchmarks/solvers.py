@@ -368,7 +368,7 @@ def _claimed(case: Bed, start: Tensor, seeds: Tensor, nfe: int, noise: Drawn) ->
     """Ends of every solver that a claim names, at `nfe` calls; two-call steps take half as many."""
     process = case.denoiser.process
     times = make_grid(process, nfe, "logsnr", last=1e-3)
-    half = make_grid(process, nfe // 2, "logsnr", last=1e-3)
+    half = make_grid(process, nfe // 2, "rho", last=1e-3)
     plans = {
         "2M": ("dpmpp2m", {}, times),
         "tAB 1": ("deis", {"order": 1}, times),
@@ -437,7 +437,7 @@ CLAIMS = (
 CLAIMS_HEAD = """### What papers claim of single rules
 
 On the two beds with modes, error of the end against the converged flow from the same noise (of chains: of the law), at
-5, 10 and 20 calls (`python benchmarks/solvers.py --claims`):
+5, 10 and 20 calls (`python benchmarks/solvers.py --claims`); grids even in log-SNR, Heun's that of EDM (rho 7):
 
 """
 """What stands above the table of claims in the document."""
@@ -460,6 +460,11 @@ def claim_table(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
+def _spaced(rule: str) -> str:
+    """The grid with which a rule was published."""
+    return "rho" if rule == "heun" else "logsnr"
+
+
 def _chains(case: Bed, chains: int = 12, each: int = 8) -> list[Record]:
     """Denoising MCMC with four integrators, its warm-up not counted, beside the integrator alone at the same calls."""
     found = []
@@ -468,7 +473,7 @@ def _chains(case: Bed, chains: int = 12, each: int = 8) -> list[Record]:
             skip = budget // 2
             down = max(1, (budget - skip) // RULES[rule].calls_per_step)
             process = case.denoiser.process
-            times = make_grid(process, down, "logsnr", last=1e-3)
+            times = make_grid(process, down, _spaced(rule), last=1e-3)
             plan = make_stateful_plan("dmcmc", process, times, case.variance, rule=rule, skip=skip, pick="draw")
             settings = {"mean": case.mean, "spectrum": case.variance, "dtype": torch.float64}
             start, drawn = start_state(process, torch.arange(chains), (1, SIZE), **settings), []
@@ -479,7 +484,7 @@ def _chains(case: Bed, chains: int = 12, each: int = 8) -> list[Record]:
             head = {"bed": case.name, "nfe": budget}
             found.append(head | {"what": f"dmcmc {rule}", "error": score(case.errors(torch.cat(drawn)))})
             steps = budget // RULES[rule].calls_per_step
-            alone = make_plan(rule, process, make_grid(process, steps, "logsnr", last=1e-3), case.variance)
+            alone = make_plan(rule, process, make_grid(process, steps, _spaced(rule), last=1e-3), case.variance)
             alike = judged(case, alone, 2 * chains * each)[0]  # errors of half of them: as many draws
             found.append(head | {"what": f"{rule} alone", "error": score(alike)})
     return found
