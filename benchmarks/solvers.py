@@ -36,11 +36,11 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.bases import Pixel
 from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
+from retrodict.processes.flow import flow_weights
 from retrodict.processes.observation import Moments
 from retrodict.processes.scalar import vp
 from retrodict.samplers import RULES, Plan, make_plan, sample, start_state
 from retrodict.samplers.card import gaussian_card, start_law
-from retrodict.samplers.flow import flow_weights
 from retrodict.samplers.optimal import optimal_grid
 from retrodict.samplers.plan import make_grid
 from retrodict.samplers.stateful import Run, stateful_sample

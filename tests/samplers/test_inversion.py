@@ -12,12 +12,12 @@ from retrodict.bases import Fourier, Pixel
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
 from retrodict.processes.bridges import brownian_bridge
+from retrodict.processes.flow import flow_weights
 from retrodict.processes.fourier import fourier
 from retrodict.processes.observation import Cond
 from retrodict.processes.recipes import external
 from retrodict.processes.scalar import ve, vp
 from retrodict.samplers.card import gaussian_card
-from retrodict.samplers.flow import flow_weights
 from retrodict.samplers.loop import sample, steps
 
 F64 = torch.float64

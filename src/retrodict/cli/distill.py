@@ -20,7 +20,12 @@ def distill(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model that generates images: runs/NAME/NAME.")],
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML configuration whose images are used.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Path of the new model.")],
-    method: Annotated[str, typer.Option(help="progressive (1 to 4 calls) or consistency (1 call).")] = "progressive",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="progressive (1 to 4 calls), consistency (1), trajectory, average_velocity (any to 4), mmd (1 to 4)."
+        ),
+    ] = "progressive",
     calls: Annotated[int, typer.Option(help="Calls of the new model.")] = 1,
     steps: Annotated[int, typer.Option(help="Training steps of a round; progressive has three.")] = 1000,
     batch: Annotated[int, typer.Option(help="Images of a step.")] = 16,

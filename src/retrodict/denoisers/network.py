@@ -303,16 +303,20 @@ class NetDenoiser(Observer):
             cond = Cond()
         return linear_estimate(process, self._power, self._mean, w, m, cond)
 
-    def _terms(self, linear: LinearEstimate) -> Terms:
+    def _terms(self, linear: LinearEstimate, level: Tensor | None = None) -> Terms:
+        """One pass; `level` is what the network is told where that is not the noise level alone."""
         basis, (w, d, v, y, m) = self.process.basis, linear
         real = w.real.dtype
         skip = basis.inverse(d)
         inputs = [self.unit_image(skip), self._noise(w - m.h.to(real) * d, m.s2 - m.h**2 * v, m)]
         if y is not None:
             inputs.append(self._second(y, d, v))
-        level = LEVELS[self.level].of(v, self._power, basis, self.unit)  # type: ignore[arg-type]
-        mean, ratios = self.ask(inputs, level)
+        mean, ratios = self.ask(inputs, self._told(v) if level is None else level)
         return Terms(mean, ratios, root_mean(v, basis), linear, skip)
+
+    def _told(self, v: Tensor) -> Tensor:
+        """Level features `(B, F)` of an error variance v `(B, C|1, *K)`."""
+        return LEVELS[self.level].of(v, self._power, self.process.basis, self.unit)  # type: ignore[arg-type]
 
     def ask(self, inputs: list[Tensor], level: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """One call of the network on images `(B, C, *N)`: N_0 `(B, C, *N)` and the log-ratios `(B, bands, C, *N)`.

@@ -19,6 +19,7 @@ from torch import Tensor
 from retrodict._check import InputError, Recipe, build, choice, read_json
 from retrodict._output import write_file
 from retrodict.bases.spectrum import Spectrum
+from retrodict.denoisers.flow_map import FlowMap, features_of
 from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in, channels_out
 from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.models.tensors import load_weights, read_tensors
@@ -74,7 +75,8 @@ class ModelSpec:
 
     `law`: the law that its observations were drawn from, `{"name": "clocks", "options": {...}}` with every option of
     `processes.clocks.ClockLaw`, or None where it was trained on its `process` alone.  `spacings`: least and largest
-    pixel spacing (mm) that it was trained on, or None where that is `spacing`.
+    pixel spacing (mm) that it was trained on, or None where that is `spacing`.  `flow_map`: whether its network is told
+    the end of a step of the flow beside its beginning (`denoisers.flow_map.FlowMap`).
     """
 
     process: dict[str, Any]
@@ -91,6 +93,7 @@ class ModelSpec:
     held_out: dict[str, Any] | None = None
     law: dict[str, Any] | None = None
     spacings: tuple[float, float] | None = None
+    flow_map: bool = False
     card: dict[str, Any] = field(default_factory=dict)
 
     def build(self, where: str = "model", precision: str = "float32") -> NetDenoiser:
@@ -101,12 +104,12 @@ class ModelSpec:
         process = process_from_recipe(self.process, self.size, self.spacing, f"{where}: process")
         _check_law(process, f"{where}: process")
         recipe = Recipe.from_json(self.network, f"{where}: network")
-        count = len(self.channels)
+        count, level = len(self.channels), choice(f"{where}: level", self.level, LEVELS)
         shape = {
             "ndim": len(self.size),
             "in_channels": channels_in(process, count),
             "out_channels": channels_out(process, count, self.bands),
-            "level_features": LEVELS[choice(f"{where}: level", self.level, LEVELS)].features,
+            "level_features": features_of(level) if self.flow_map else LEVELS[level].features,
         }
         with torch.device("meta"):  # shapes only: an absurd width costs nothing
             count = sum(p.numel() for p in build(NETS, recipe, f"{where}: network", **shape).parameters())
@@ -115,7 +118,8 @@ class ModelSpec:
         with torch.device("cpu"):  # whatever the default device of the caller is
             net = build(NETS, recipe, f"{where}: network", **shape)
         spectrum = Spectrum.from_json(self.spectrum, f"{where}: spectrum")
-        return NetDenoiser(
+        kind = FlowMap if self.flow_map else NetDenoiser
+        return kind(
             net,
             process,
             spectrum=spectrum,
@@ -208,6 +212,7 @@ class _ModelRecord(BaseModel):
     held_out: dict[str, Any] | None = None
     law: dict[str, Any] | None = None
     spacings: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    flow_map: bool = False
     card: dict[str, Any] = {}
 
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from retrodict._check import InputError, choice
 from retrodict.denoisers.denoiser import Denoiser
+from retrodict.processes.flow import flow_weights
 from retrodict.processes.observation import Cond, ratio
 from retrodict.processes.process import Process
-from retrodict.samplers.flow import flow_weights
 from retrodict.samplers.plan import make_grid
 from retrodict.samplers.rules.bdia import FORMS, bdia_weights, reference_spectrum
 from retrodict.samplers.teleport import teleport_weights

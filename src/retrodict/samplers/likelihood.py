@@ -1,7 +1,7 @@
 """Log densities of images by the probability flow, for every process whose end is a known law.
 
 The flow carries an image to noise and changes its density by the divergence (Song et al. 2021, section 4.3; estimator
-of the trace: Skilling 1989, Hutchinson 1990).  Here it runs in the coordinates of `retrodict.samplers.flow`: what is
+of the trace: Skilling 1989, Hutchinson 1990).  Here it runs in the coordinates of `retrodict.processes.flow`: what is
 integrated is what is not Gaussian, so Gaussian data are exact at any number of steps and with any probes.
 """
 
@@ -20,9 +20,9 @@ from retrodict._check import InputError, choice
 from retrodict._random import white
 from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser
 from retrodict.denoisers.mixture import MixtureDenoiser
+from retrodict.processes.flow import FlowTables, flow_tables, tau_step
 from retrodict.processes.observation import Cond, noise_like
 from retrodict.processes.process import Process
-from retrodict.samplers.flow import FlowTables, flow_tables, tau_step
 from retrodict.samplers.plan import make_grid
 from retrodict.samplers.stateful_rules.adaptive import ERROR, NODES, PLACES, SHORTEST
 

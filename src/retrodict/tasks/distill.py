@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +16,17 @@ from retrodict._output import refuse_existing, stamp, write_file
 from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.model import Model, load_model, model_files, save_model
-from retrodict.processes.observation import wiener
-from retrodict.processes.process import Process
 from retrodict.samplers.loop import sample, start_state
-from retrodict.samplers.plan import Plan, make_grid
-from retrodict.samplers.rules.gaussian_ode import gaussian_ode
+from retrodict.samplers.plan import make_grid
+from retrodict.tasks.distill_methods import METHODS, few_calls, objective, student_of
 from retrodict.tasks.fit import batcher
 from retrodict.tasks.fit_collection import training_sets
 from retrodict.tasks.fit_config import FitConfig, load_config
 from retrodict.tasks.machine import torch_threads
-from retrodict.training.distill import Leap, consistency_loss, progressive_loss
 from retrodict.training.loop import Progress, TrainingOptions, train
 from retrodict.training.losses import Batch
 
-__all__ = ["METHODS", "Distilled", "distill", "few_call_plan"]
-
-METHODS = ("progressive", "consistency")
-
-MOST_CALLS = 4
-
-ROUNDS = 3
-"""Halvings of a progressive distillation: the first teacher takes calls * 2^ROUNDS steps."""
-
-FINE = 16
-"""Steps of the teacher of a consistency distillation."""
+__all__ = ["Distilled", "distill"]
 
 JUDGED = 32
 """Images that are drawn to judge, and held-out images that they are compared with."""
@@ -54,11 +38,6 @@ class Distilled:
 
     path: Path
     record: dict[str, Any]
-
-
-def few_call_plan(process: Process, times: Tensor, variance: Tensor) -> Plan:
-    """The plan of a distilled model: steps of the flow between `times` `(n + 1,)`, exact on Gaussian data."""
-    return gaussian_ode(process, times, variance, order=1)
 
 
 def distill(
@@ -79,8 +58,11 @@ def distill(
     """Train a student of `calls` calls from a model that generates, on the images that `config` names, and judge both.
 
     "progressive": three rounds, in each of which a step of the student learns two of its teacher, of `steps` each.
-    "consistency": the student learns to say from every state of a trajectory the same image; one call.  `out` is the
-    path of the new model; its run, which goes on where it was stopped, is kept in OUT.run.  The record holds, for
+    "consistency": the student learns to say from every state of a trajectory the same image; one call.
+    "trajectory" and "average_velocity": the student is told where a step ends, too, and takes any number of calls up to
+    4; it learns from the steps of the teacher, or that its end stays the same along the flow.  "mmd": the images of the
+    student are to have the law of the real ones, by a kernel; no end of the teacher is asked for.  `out` is the path of
+    the new model; its run, which goes on where it was stopped, is kept in OUT.run.  The record holds, for
     teacher and student at `calls` calls and the teacher at its many, the variance of 32 drawn images over that of
     held-out images by band, and the distance of the end from that of the teacher's many calls from the same start.
 
@@ -90,8 +72,7 @@ def distill(
     be meant, before anything is trained.
     """
     choice("method", method, METHODS)
-    most = MOST_CALLS if method == "progressive" else 1
-    for where, value, last in (("calls", calls, most), ("steps", steps, 10**7), ("batch", batch, 4096)):
+    for where, value, last in (("calls", calls, METHODS[method].most), ("steps", steps, 10**7), ("batch", batch, 4096)):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= last:
             raise InputError(where, value, f"a whole number from 1 to {last}")
     teacher = _teacher(load_model(model))
@@ -107,12 +88,13 @@ def distill(
                               ema=0.99, checkpoint_every=max(1, steps // 4), validate_every=steps)  # fmt: skip
     folder = path.with_suffix(".run")
     with torch_threads(threads):
-        student = _trained(teacher.denoiser, images, held, options, folder, method, calls, watch)
+        student = _trained(teacher, images, held, options, folder, method, calls, watch)
         judged = _judged(teacher.denoiser, student, held, method, calls, seed)
     times = make_grid(student.process, calls, "time").tolist()
     about = {"method": method, "calls": calls, "times": times, "teacher": teacher.source, "steps": steps, **judged}
     card = {**teacher.spec.card, "distilled": about}
-    spec = replace(teacher.spec, spread_scale=None, held_out=None, card=card)
+    flow_map = METHODS[method].flow_map
+    spec = replace(teacher.spec, spread_scale=None, held_out=None, flow_map=flow_map, card=card)
     save_model(spec, student.net.state_dict(), path)
     record = {**about, "kind": "point", "uncertainty": UNCERTAINTY, **stamp()}
     write_file(path.with_suffix(".distill.json"), json.dumps(record, indent=1).encode())
@@ -136,7 +118,7 @@ def _teacher(model: Model) -> Model:
 
 
 def _trained(
-    teacher: NetDenoiser,
+    model: Model,
     images: Batch,
     held: Batch,
     options: TrainingOptions,
@@ -146,48 +128,18 @@ def _trained(
     watch: Callable[[Progress], None] | None,
 ) -> NetDenoiser:
     """The student after all its rounds, each resumable."""
-    rounds = ROUNDS if method == "progressive" else 1
+    teacher, rounds = model.denoiser, METHODS[method].rounds
     for number in range(rounds):
-        student = replace(teacher, net=_free(teacher))
-        objective = _objective(teacher, method, calls * 2 ** (rounds - 1 - number))
+        student = student_of(teacher, model.spec, METHODS[method])
         average = train(
-            student, images, options, folder / f"round-{number}", validation=held, watch=watch, objective=objective,
+            student, images, options, folder / f"round-{number}", validation=held, watch=watch,
+            objective=objective(teacher, method, calls * 2 ** (rounds - 1 - number)),
             identity={"method": method, "calls": calls, "round": number},
         )  # fmt: skip
         student.net.load_state_dict(average)
         student.net.eval().requires_grad_(False)
         teacher = replace(student)
     return teacher
-
-
-def _free(teacher: NetDenoiser) -> Any:
-    return copy.deepcopy(teacher.net).requires_grad_(True)
-
-
-def _objective(teacher: NetDenoiser, method: str, calls: int) -> Any:
-    """The loss of a student of `calls` calls (consistency: of one)."""
-    process = teacher.process
-    if method == "consistency":
-        times = make_grid(process, FINE, "time")
-        ends = [_leap(teacher, float(t), 0.0) for t in times[:-1]]
-        return partial(consistency_loss, teacher=teacher, steps=_leaps(teacher, times), ends=ends)
-    coarse, fine = make_grid(process, calls, "time"), _leaps(teacher, make_grid(process, 2 * calls, "time"))
-    pairs = [tuple(fine[2 * i : 2 * i + 2]) for i in range(calls)]
-    return partial(progressive_loss, teacher=teacher, coarse=_leaps(teacher, coarse), fine=pairs)
-
-
-def _leaps(denoiser: NetDenoiser, times: Tensor) -> list[Leap]:
-    return [_leap(denoiser, float(t), float(s)) for t, s in itertools.pairwise(times)]
-
-
-def _leap(denoiser: NetDenoiser, t: float, s: float) -> Leap:
-    process, variance = denoiser.process, denoiser.data_power
-    times = torch.tensor([t, s], dtype=torch.float64, device="cpu")
-    row = few_call_plan(process, times, variance)[0]
-    left = wiener(process.moments(times[:1]), variance)[1]
-    weight = process.basis.multiplicity()
-    size = (row.data[0] ** 2 * left * weight).sum() / (weight.sum() * left.shape[1])
-    return Leap(t, s, row.keep[0], row.data[0], float(size))
 
 
 # ---- before and after ------------------------------------------------------------------------------------------------
@@ -200,7 +152,7 @@ def _judged(
     keys = [key(seed, "held-out", i) for i in range(JUDGED)]
     drawn_of = held(keys)
     truth = drawn_of if isinstance(drawn_of, Tensor) else drawn_of.x0
-    many = calls * 2**ROUNDS if method == "progressive" else FINE
+    many = METHODS[method].many(calls)
     seeds = torch.tensor([key(seed, "judge", i) for i in range(JUDGED)], device="cpu")
     far = _drawn(teacher, many, seeds, truth)
     out: dict[str, Any] = {"held_out_images": JUDGED, "many": many}
@@ -214,10 +166,10 @@ def _judged(
 
 def _drawn(denoiser: NetDenoiser, calls: int, seeds: Tensor, like: Tensor) -> Tensor:
     process, (mean, variance) = denoiser.process, denoiser.prior() or (0.0, denoiser.data_power)
-    plan = few_call_plan(process, make_grid(process, calls, "time"), variance)
+    bound, plan = few_calls(denoiser, make_grid(process, calls, "time"))
     start = start_state(process, seeds, tuple(like.shape[1:]), mean=mean, spectrum=variance, dtype=like.dtype)
     with torch.no_grad():
-        return sample(denoiser, plan, start, seeds=seeds).x
+        return sample(bound, plan, start, seeds=seeds).x
 
 
 def _ratios(denoiser: NetDenoiser, images: Tensor, truth: Tensor) -> list[dict[str, Any]]:

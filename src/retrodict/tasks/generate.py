@@ -25,13 +25,15 @@ from retrodict.data.formats.format import Labels
 from retrodict.data.units import unit as unit_of
 from retrodict.denoisers.cascade import CascadeDenoiser
 from retrodict.denoisers.denoiser import Denoiser
+from retrodict.denoisers.flow_map import FlowMap
+from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.cascade import Generator, open_generator
 from retrodict.samplers.card import gaussian_card
 from retrodict.samplers.cascade import cascade_cost, cascade_grid
 from retrodict.samplers.loop import sample, start_state
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
-from retrodict.tasks.distill import few_call_plan
+from retrodict.tasks.distill_methods import METHODS, few_calls
 from retrodict.tasks.machine import device_named, torch_threads
 
 __all__ = ["FILES", "Generated", "generate", "judged"]
@@ -98,7 +100,8 @@ def generate(
     """Draw `samples` images from a model that no measurement enters: image i depends on (seed, i) alone.
 
     rule: "matched" by default.  steps: calls of the rule, by default its own; for a cascade of each level, one number
-    or coarse to fine one each.  A distilled model has its own plan, and takes none of rule, steps and grid.
+    or coarse to fine one each.  A distilled model has its own plan and takes none of rule, steps and grid, but a flow
+    map takes `steps` from 1 to 4.
     size: of the images, by default that of the training patches.  out: a new folder to write into.
     The record says what the sampler does on Gaussian data with the spectrum of the model (`law`): "calibrated" where
     every band has its variance to 5 %, else "not calibrated" and by how much; and whether the spread that the rule
@@ -116,7 +119,7 @@ def generate(
     shape = (len(found.spec.channels), *denoiser.process.basis.size)
     if samples * math.prod(shape) > MOST:
         raise InputError("samples", samples, f"at most {MOST // math.prod(shape)} images of {shape}")
-    plan, cost, law = _planned(found, denoiser, rule, steps, grid)
+    denoiser, plan, cost, law = _planned(found, denoiser, rule, steps, grid)
     seeds = [key(seed, "generate", i) for i in range(samples)]
     with torch_threads(threads), torch.no_grad():
         images = torch.cat(list(_drawn(denoiser, plan, seeds, shape, batch, watch)))
@@ -143,22 +146,28 @@ def generate(
 
 def _planned(
     found: Generator, denoiser: Denoiser, rule: str | None, steps: int | Sequence[int] | None, grid: str | None
-) -> tuple[Plan, dict[str, Any], str]:
-    """The plan, what it costs, and what it does on Gaussian data; of a distilled model its own."""
+) -> tuple[Denoiser, Plan, dict[str, Any], str]:
+    """The denoiser for its plan, the plan, what it costs, and what it does on Gaussian data; of a distilled model its
+    own."""
     about = found.spec.card.get("distilled")
     if about is None:
         rule = "matched" if rule is None else rule
-        return *_plan(denoiser, rule, steps, grid), judged(denoiser, rule, steps, grid)
-    for name, value in (("rule", rule), ("steps", steps), ("grid", grid)):
+        return denoiser, *_plan(denoiser, rule, steps, grid), judged(denoiser, rule, steps, grid)
+    free = isinstance(denoiser, FlowMap)
+    for name, value in (("rule", rule), ("steps", None if free else steps), ("grid", grid)):
         if value is not None:
             own = f"none: a distilled model answers in {about['calls']} calls at its own times"
             raise InputError(name, value, own, f"For others use its teacher, {about['teacher']}.")
-    prior = denoiser.prior()
-    assert prior is not None
+    assert isinstance(denoiser, NetDenoiser)
     times = torch.tensor(about["times"], dtype=torch.float64, device="cpu")
-    plan = few_call_plan(denoiser.process, times, prior[1])
+    if free and steps is not None:
+        most = METHODS[about["method"]].most
+        if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= most:
+            raise InputError("steps", steps, f"a whole number from 1 to {most}: the calls of a flow map")
+        times = make_grid(denoiser.process, steps, "time")
+    bound, plan = few_calls(denoiser, times)
     law = "not calibrated: a distilled model is no score; what its images have is in its card"
-    return plan, {"steps": plan.nfe, "calls": plan.nfe, "full": float(plan.nfe)}, law
+    return bound, plan, {"steps": plan.nfe, "calls": plan.nfe, "full": float(plan.nfe)}, law
 
 
 def _sized(found: Generator, size: Sequence[int] | None) -> Denoiser:

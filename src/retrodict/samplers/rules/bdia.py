@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
+from retrodict.processes.flow import flow_weights
 from retrodict.processes.observation import wiener
 from retrodict.processes.process import Process
-from retrodict.samplers.flow import flow_weights
 from retrodict.samplers.plan import Plan, Row
 
 __all__ = ["FORMS", "bdia", "bdia_weights", "reference_spectrum"]
