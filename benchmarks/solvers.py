@@ -224,6 +224,8 @@ def diffusers_makers() -> dict[str, Callable[[], Any]]:
         "DPM++3M": lambda: many(solver_order=3, **beta),
         "SDE-DPM++2M": lambda: many(algorithm_type="sde-dpmsolver++", **beta),
         "UniPC": lambda: d.UniPCMultistepScheduler(**beta),
+        "UniPC Karras": lambda: d.UniPCMultistepScheduler(use_karras_sigmas=True, **beta),
+        "UniPC logSNR": lambda: d.UniPCMultistepScheduler(use_exponential_sigmas=True, **beta),
         "DEIS": lambda: d.DEISMultistepScheduler(**beta),
         "Heun": lambda: d.HeunDiscreteScheduler(**beta),
     }

@@ -74,8 +74,8 @@ class Posterior:
 
     def start(self) -> Tensor:
         """States at t = 1, coefficients."""
-        settings = {"measurement": self.y, "mean": self.mean, "spectrum": self.variance}
-        return start_state(self.denoiser.process, self.seeds, (1, SIDE, SIDE), **settings)
+        process, shape = self.denoiser.process, (1, SIDE, SIDE)
+        return start_state(process, self.seeds, shape, measurement=self.y, mean=self.mean, spectrum=self.variance)
 
     def __call__(self, x: Tensor, alpha: Tensor | float, sigma: Tensor | float) -> Tensor:
         """E[x_0 | alpha x_0 + sigma z = x, y], as a function of the state alone; counts its calls."""

@@ -142,6 +142,7 @@ _PUBLIC = {
     "Pairing": "processes.observation",
     "Denoiser": "denoisers.denoiser",
     "FunctionDenoiser": "denoisers.denoiser",
+    "FlowMap": "denoisers.flow_map",
     "NetDenoiser": "denoisers.network",
     "CascadeDenoiser": "denoisers.cascade",
     "Wrapper": "denoisers.wrappers",
@@ -321,6 +322,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
     from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
+    from retrodict.denoisers.flow_map import FlowMap as FlowMap
     from retrodict.denoisers.foreign import Converted as Converted
     from retrodict.denoisers.foreign import foreign_denoiser as foreign_denoiser
     from retrodict.denoisers.guidance import Autoguided as Autoguided
