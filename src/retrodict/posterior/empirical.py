@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,10 @@ BINS, NODES = 64, 96
 
 EXPONENT = (3.0, 1.0)
 """Mean and deviation of the exponent of L before the data: that of images of objects with edges."""
+
+SOLVED, CAP = 0.1, 200
+"""Error of a solve of the fit in deviations of the posterior, and its rounds at most: what is fitted is three numbers.
+"""
 
 STEP = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64, device="cpu")
 """Largest step of log amplitude, log corner and exponent in a round."""
@@ -94,7 +98,7 @@ def fit_spectrum(
     measurement: Measurement,
     *,
     rounds: int = 25,
-    members: int = 4,
+    members: int = 3,
     seed: int = 0,
     tolerance: float = 0.05,
 ) -> FittedSpectrum:
@@ -115,7 +119,8 @@ def fit_spectrum(
     """
     if rounds < 1 or members < 1:
         raise InputError("rounds, members", (rounds, members), "at least one of each")
-    c, like = Conditioner(measurement), _zeros(measurement, 1 + members)
+    measurement = _double(measurement)  # strong data make systems that single precision does not solve
+    c, like = Conditioner(measurement, None, CAP, SOLVED), _zeros(measurement, 1 + members)
     basis = basis_of(measurement).to(like.device)
     z = noise_of(like, member_seeds(seed, 0, 1 + members), 0)(1 + c.extra).clone()
     z[:, 0] = 0.0  # its draw is the mean
@@ -124,35 +129,44 @@ def fit_spectrum(
     while done < rounds and change >= tolerance:
         x = c.drawn(like + law.mean, z, 1, flat_root(basis, law.at(radius)[None, None]))
         new = _scored(law, x, basis)
-        change = float((new.at(radius).log() - law.at(radius).log()).abs().max())
+        change = float((new.at(radius) / law.at(radius)).log()[radius > 0].abs().max())
         law, done = new, done + 1
     return FittedSpectrum(law.spectrum(basis), law, done, change < tolerance, change)
 
 
+def _double(measurement: Measurement) -> Measurement:
+    y = measurement.y
+    return replace(measurement, y=y.to(torch.complex128 if y.is_complex() else torch.float64))
+
+
 def _zeros(measurement: Measurement, count: int) -> Tensor:
-    """Images `(count, 1, *N)` in the precision and place of the data."""
-    domain, double = measurement.operator.domain, measurement.y.dtype in (torch.float64, torch.complex128)
-    kind = torch.float64 if double else torch.float32
-    if domain.complex:
-        kind = torch.complex128 if double else torch.complex64
+    """Images `(count, 1, *N)` in double precision, where the data are."""
+    domain = measurement.operator.domain
+    kind = torch.complex128 if domain.complex else torch.float64
     return torch.zeros(count, *domain.shape, dtype=kind, device=measurement.y.device)
 
 
 def first_law(measurement: Measurement) -> PowerLaw:
-    """A law to begin with: 1/f^3 beyond four times the lowest frequency, as strong as the data say: the power of A x in
-    the whitened data is what they have beyond that of the noise.
+    """A law to begin with: the constant that fits the data best (0 of complex images), and 1/f^3 beyond four times the
+    lowest frequency, as strong as what that leaves: the power of A x in the whitened data is what they have beyond that
+    of the noise.
     """
-    basis = basis_of(measurement)
-    operator, y = measurement.whitened()
+    basis = basis_of(measurement).to(measurement.y.device)
+    operator, y = _double(measurement).whitened()
+    mean = 0.0
+    if not basis.complex:
+        one = operator.forward(_zeros(measurement, 1) + 1.0)
+        size = float(one.abs().square().sum())
+        mean = float((one.conj() * y).real.sum()) / size if size > 0 else 0.0
+        y = y - mean * one
     radius = basis.radius()
-    start = PowerLaw(0.0, 1.0, 4 * float(radius[radius > 0].min()), 3.0)
-    probes = torch.cat([operator.domain.white(k, "first-law") for k in range(4)]).to(y.device)
-    images = basis.to(y.device).inverse(start.at(radius).sqrt().to(y.device) * basis.to(y.device).forward(probes))
-    told = images.to(y.dtype if images.is_complex() == y.is_complex() else torch.float64)
-    power = float(operator.forward(told).abs().double().square().sum()) / len(probes)
-    have, noise = float(y.abs().double().square().sum()), measurement.count
-    if not have > noise or not power > 0:
-        found = f"data whose power is {have / noise:.3g} times that of their noise"
+    start = PowerLaw(mean, 1.0, 4 * float(radius[radius > 0].min()), 3.0)
+    probes = torch.cat([operator.domain.white(k, "first-law") for k in range(4)]).to(_zeros(measurement, 1))
+    images = operator.forward(basis.inverse(start.at(radius).sqrt() * basis.forward(probes)))
+    power = float(images.abs().square().sum()) / len(probes)
+    have, noise = float(y.abs().square().sum()), measurement.count
+    if not have > 1.01 * noise or not power > 0:
+        found = f"data whose power beside a constant is {have / noise:.3g} times that of their noise"
         raise InputError("spectrum of the prior", found, "more than the noise, or there is no image to learn from")
     return start._replace(amplitude=(have - noise) / power)
 
