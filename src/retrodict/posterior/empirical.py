@@ -27,7 +27,7 @@ BINS, NODES = 64, 96
 EXPONENT = (3.0, 1.0)
 """Mean and deviation of the exponent of L before the data: that of images of objects with edges."""
 
-SOLVED, CAP = 0.1, 200
+SOLVED, CAP = 0.1, 100
 """Error of a solve of the fit in deviations of the posterior, and its rounds at most: what is fitted is three numbers.
 """
 
@@ -97,7 +97,7 @@ def gaussian_prior(spectrum: Spectrum, basis: Fourier) -> GaussianDenoiser:
 def fit_spectrum(
     measurement: Measurement,
     *,
-    rounds: int = 25,
+    rounds: int = 15,
     members: int = 3,
     seed: int = 0,
     tolerance: float = 0.05,
