@@ -9,8 +9,8 @@ is Gaussian, its spectrum found from the kept data (`--prior-spectrum fit`): a n
 tooth, of acrylic at another energy, or of complex images, and what it says when asked is printed.  The classics are
 given the same kept data and predict the same left-out data.
 
-Grids are small, so that all of it takes minutes: Helsinki 70 bins of 1.6 mm and 48 x 48 pixels; tooth 80 bins and 80 x 80
-pixels, with the noise of the counts, and once more with more; k-space the middle 72 x 64.  "More": at these pixels
+Grids are small, so that all of it takes minutes: Helsinki 70 bins of 1.6 mm and 48 x 48 pixels; tooth 80 bins and 80 x
+80 pixels, with the noise of the counts, and once more with more; k-space the middle 72 x 64.  "More": at these pixels
 the image, not the detector, is the larger error, so the deviation is that of a second tenth of the data, left out of a
 TV reconstruction of the rest; the first tenth, the judge, is in neither.  Writes
 benchmarks/results/inverse-measured.json and OUT/posterior-measured.png.
@@ -121,10 +121,8 @@ def posterior(case: Case, sigma: float | str | None, samples: int) -> tuple[Case
         case["source"], posterior=True, prior_spectrum="fit", hold_out=SHARE, samples=samples, sigma=sigma, **options
     )
     details, told = found.details["posterior"], found.details["held_out"]
-    made = acquired(case["source"], ReconstructOptions(sigma=sigma, **options))[0]
+    made = acquired(case["source"], ReconstructOptions(sigma=sigma, **options))[0]  # results are in its operator's unit
     _, held = HeldOut(SHARE).of(made, 0)
-    unit = held.operator.domain.unit
-    assert made.unit == unit, "the results are in the unit of the operator here"
     row = {
         "method": "posterior", "sigma": sigma, "kind": found.kind, "said": details["said"],
         "misfit": details["misfit"][0], "misfit_sd": details["misfit_sd"], "prior": details["prior"],

@@ -1,7 +1,7 @@
 """deepinv and azula on the cards of `inverse.py`, with the same exact denoisers: rows of its table.
 
 `python benchmarks/inverse.py --cards --only deepinv azula`, where they are installed (`constraints-peers.txt`);
-elsewhere their rows say that they are absent.  Both samplers expect images in a range (deepinv [0, 1], azula about [-1, 1]) and
+elsewhere their rows say that they are absent.  They expect images in a range (deepinv [0, 1], azula about [-1, 1]) and
 operators of norm at most 1, so they are given x' = center + scale x and y' = (scale y + A center)/|A| with the same
 signal to noise; results are scaled back.  Settings are the defaults of each library; the number of steps is printed.
 Their denoiser is D(x', alpha, sigma), of this package's exact one by `observe`.

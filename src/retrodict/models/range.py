@@ -121,8 +121,8 @@ def neighbor(model: Model, process: Process | None = None) -> Neighbor | None:
 
 
 def far_from(model: Model, process: Process, m: Moments) -> tuple[float, float, tuple[float, float]] | None:
-    """How far the nearest clock of the law of a model is from observations w = h u_0 + s z, the limit of `Neighbor`, and
-    the band of frequency where it is farthest.
+    """How far the nearest clock of the law of a model is from observations w = h u_0 + s z; the limit of `Neighbor`;
+    and the band of frequency where it is farthest.
 
     `m`: moments `(*K)` on the grid of `process`, which has no measurement: of one, or of a state and a measurement that
     are fused.  None for a model without a law.

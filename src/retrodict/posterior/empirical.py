@@ -27,7 +27,7 @@ BINS, NODES = 64, 96
 EXPONENT = (3.0, 1.0)
 """Mean and deviation of the exponent of L before the data: that of images of objects with edges."""
 
-SOLVED, CAP = 0.1, 100
+SOLVED, CAP = 0.1, 300
 """Error of a solve of the fit in deviations of the posterior, and its rounds at most: what is fitted is three numbers.
 """
 

@@ -137,6 +137,7 @@ class PosteriorSolver:
         said = f"{words}: {first['reason']}; {fit}."
         notes = [w if len(abouts) == 1 else w.replace("measurement 0", f"slice {i}") for i, a in enumerate(abouts)
                  for w in a["warnings"]]  # fmt: skip
+        notes = [*self.prior.warnings(), *notes]
         same = {k: first[k] for k in ("method", "style", "reason", "samples", "calls", "gradients", "misfit_sd")}
         return {
             "kind": kind, "said": said, **self.prior.record(), "seed": self.seed, "misfit": misfits, **same,

@@ -18,6 +18,7 @@ from retrodict.bases import Fourier
 from retrodict.bases.spectrum import Spectrum, density_spectrum
 from retrodict.data import discover, read
 from retrodict.denoisers.denoiser import Denoiser
+from retrodict.models.held_out import spread_on_patients
 from retrodict.models.model import Model, open_model
 from retrodict.models.prior import prior_of, state_noise, unlike
 from retrodict.physics.measurement import Measurement
@@ -67,6 +68,10 @@ class Prior(Protocol):
 
     def digest(self) -> list[Any]:
         """What the result depends on."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """What speaks against the prior."""
         ...
 
     def record(self) -> dict[str, Any]:
@@ -120,6 +125,10 @@ class NetworkPrior:
         """By the law of noise that it was trained on."""
         return unlike(self.model, process, law)
 
+    def warnings(self) -> list[str]:
+        """None of its own."""
+        return []
+
     def digest(self) -> list[Any]:
         """Record and weights."""
         total = hashlib.sha256()
@@ -132,7 +141,8 @@ class NetworkPrior:
     def record(self) -> dict[str, Any]:
         """Where it is from, and the noise of its states."""
         state = {"process": "white noise, sigma_max t", "sigma_max": state_noise(self.model)}
-        return {"model": self.model.source, "state": state}
+        spread = spread_on_patients(self.model.spec.card, "reconstruct")
+        return {"model": self.model.source, "state": state, "spread_on_patients": spread}
 
 
 # ---- a Gaussian law --------------------------------------------------------------------------------------------------
@@ -163,6 +173,10 @@ class _GaussianPrior:
     def unlike(self, process: Process, law: Moments) -> str:
         """It answers for any observation."""
         return ""
+
+    def warnings(self) -> list[str]:
+        """None of its own."""
+        return []
 
     def _record(self, source: str) -> dict[str, Any]:
         return {"model": None, "prior": {"kind": "Gaussian", "spectrum_from": source, **self.law.to_json()}}
@@ -199,6 +213,16 @@ class FittedPrior(_GaussianPrior):
     def look(self, part: Measurement) -> None:
         """Data that are no more than their noise have no spectrum."""
         first_law(part)
+
+    def warnings(self) -> list[str]:
+        """A fit that did not settle."""
+        found = self.found
+        if found.settled:
+            return []
+        return [
+            f"the spectrum of the prior did not settle in {found.rounds} rounds (the last changed it by "
+            f"{found.change:.0%}): the data determine it badly, or a larger deviation of the noise is the true one"
+        ]
 
     def digest(self) -> list[Any]:
         """The data are in the digest of the measurement."""
