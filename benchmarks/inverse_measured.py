@@ -1,6 +1,6 @@
 """Posteriors of measured data: limited-angle and tooth sinograms, and 8-coil k-space, judged by data left out.
 
-    python benchmarks/inverse_measured.py OUT [--data ../shared/data] [--only helsinki tooth kspace] [--samples 12]
+    python benchmarks/inverse_measured.py OUT [--data ../shared/data] [--only helsinki tooth kspace] [--samples 8]
 
 No truth is known of these (of the Helsinki disc a segmentation is), so the judge is what was measured and left out: a
 tenth of the views of a sinogram, or of the samples of k-space outside the middle, of which `reconstruct --posterior
@@ -35,6 +35,7 @@ from reconstruct_real import matthews, otsu, picture, table
 from retrodict import InputError, open_raw
 from retrodict.tasks.recon_held_out import HeldOut
 from retrodict.tasks.recon_inputs import acquired
+from retrodict.tasks.recon_kspace import outer_noise
 from retrodict.tasks.recon_options import ReconstructOptions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "inverse-measured.json"
@@ -72,11 +73,13 @@ def tooth(data: Path) -> Case:
 
 def kspace(data: Path) -> Case:
     k = np.load(data / "mr_kspace_brain_8ch" / "cartesian_ksp.npy")
+    whole = torch.from_numpy(k)
+    sigma = outer_noise(whole, (whole.abs().amax(0) > 0).double())  # of the whole: its edge has the least of the object
     y, x = (n // 2 for n in k.shape[1:])
     k = k[:, y - 36 : y + 36, x - 32 : x + 32]
     classics = {"cg_sense": {"iterations": 15}}
     classics["fista"] = {"strength": 30.0, "iterations": 60, "tolerance": 1e-4}
-    return {"source": {"kspace": np.ascontiguousarray(k)}, "options": {"sigma": "estimate"}, "classics": classics}
+    return {"source": {"kspace": np.ascontiguousarray(k)}, "options": {"sigma": sigma}, "classics": classics}
 
 
 CASES = {"helsinki": helsinki, "tooth": tooth, "kspace": kspace}
@@ -141,7 +144,8 @@ def one(name: str, data: Path, samples: int) -> tuple[Case, list[Any]]:
     rows, images, deviation = classical(case, options)
     refused = refusal({**case, "sigma": deviation})
     print(f"{name}, with the shipped model: {refused}", flush=True)
-    stated: list[float | str | None] = {"kspace": ["estimate"], "tooth": [None, deviation]}.get(name, [deviation])
+    own = case["options"].get("sigma")
+    stated: list[float | str | None] = {"kspace": [own], "tooth": [None, deviation]}.get(name, [deviation])
     panels = []
     for sigma in stated:
         row, found = posterior(case, sigma, samples)
@@ -192,17 +196,18 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only", nargs="*", choices=sorted(CASES), default=list(CASES))
-    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--json", type=Path, default=RESULTS)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     asked.out.mkdir(parents=True, exist_ok=True)
-    record = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"cases": {}}
+    record = json.loads(asked.json.read_text()) if asked.json.exists() else {"cases": {}}
     for name in asked.only:
         record["cases"][name], panels = one(name, asked.data, asked.samples)
         record["command"] = "python benchmarks/inverse_measured.py docs/images"
-        RESULTS.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         picture(asked.out / f"posterior-{name}.png", panels)
     print(shown({k: record["cases"][k] for k in CASES if k in record["cases"]}))
 

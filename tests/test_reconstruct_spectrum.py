@@ -12,9 +12,11 @@ import torch
 import retrodict
 from retrodict import Blur, Fourier, GaussianNoise, Image, InputError, Mask, Measurement
 from retrodict.denoisers.wrappers import Wrapper
+from retrodict.physics import Identity
 from retrodict.posterior.card import dense_posterior
 from retrodict.posterior.empirical import PowerLaw, basis_of, first_law, fit_spectrum, gaussian_prior
 from retrodict.posterior.fused import FusedDenoiser
+from retrodict.posterior.method import noise_of
 from retrodict.tasks.recon_held_out import HeldOut, left_out, predicted
 from retrodict.tasks.recon_inputs import acquired
 from retrodict.tasks.recon_options import ReconstructOptions
@@ -234,3 +236,40 @@ def test_what_cannot_be_meant(changes, said):
     }
     with pytest.raises(InputError, match=said):
         retrodict.reconstruct(image, **{**options, **changes})
+
+
+# ---- a published method outside what it assumes ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("variance", "steps", "grows"), [(1.0, 20, False), (100.0, 50, True), (1000.0, 400, True)])
+def test_pigdm_as_published_diverges_on_data_of_large_variance(variance, steps, grows):
+    """Its C = r/(1 + r) is that of unit variance.  For data of variance L a step from r to q r multiplies an error of
+    the state by q + (1 - q) L/(L + r) (1 - (L r/(L + r))/(r/(1 + r) + sigma^2)), below -1 where L is large.
+    """
+    basis, sigma = retrodict.Pixel((4,)), 0.1
+    denoiser = retrodict.GaussianDenoiser(retrodict.PROCESSES["vp"](basis), 0.0, torch.full((4,), variance, **F))
+    m = Measurement.simulate(Identity((4,)), GaussianNoise.white(sigma), torch.ones(1, 1, 4, **F), [0])
+    method = retrodict.posterior_method("pigdm", denoiser, m, style="paper")
+    times = method.times(steps)
+    r = denoiser.process.clock(times).flatten()
+    q, r = r[1:] / r[:-1], r[:-1]
+    share = variance / (variance + r)
+    factors = q + (1 - q) * share * (1 - share * r / (r / (1 + r) + sigma**2))
+    h = denoiser.process.moments(times[:1]).h.flatten()
+    one, two = (method.run(torch.arange(2), steps=steps, dtype=torch.float64, noise=n).x for n in (quiet, loud))
+    moved = float((two - one).abs().max())
+    first = float(method.start(two, noise_of(two, torch.arange(2), 0, loud)).flatten()[0])
+    rest = float(method.start(two, noise_of(two, torch.arange(2), 0, quiet)).flatten()[0])
+    expected = abs((first - rest) / float(h) * float(factors.prod()))
+    assert moved == pytest.approx(expected, rel=1e-6)
+    assert (float(factors.cumprod(0).abs().max()) > 10) == grows
+
+
+def quiet(seeds, stream, step, shape):
+    """No noise."""
+    return torch.zeros(len(seeds), *shape)
+
+
+def loud(seeds, stream, step, shape):
+    """A thousandth of a deviation at the start, and no noise after it."""
+    return torch.full((len(seeds), *shape), 1e-3 if step == 0 else 0.0)
