@@ -13,7 +13,7 @@ Grids are small, so that all of it takes minutes: Helsinki 70 bins of 1.6 mm and
 80 pixels, with the noise of the counts, and once more with more; k-space the middle 72 x 64.  "More": at these pixels
 the image, not the detector, is the larger error, so the deviation is that of a second tenth of the data, left out of a
 TV reconstruction of the rest; the first tenth, the judge, is in neither.  Writes
-benchmarks/results/inverse-measured.json and OUT/posterior-measured.png.
+benchmarks/results/inverse-measured.json and OUT/posterior-NAME.png.
 """
 
 from __future__ import annotations
