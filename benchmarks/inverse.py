@@ -11,7 +11,8 @@ Every denoiser is the exact one of its data, so what is printed is the error of 
 mean over members, less the prior mean, on the exact one.  `variance`: trace of the covariance of members over the exact
 one; in P of the seen and of the unseen pixels.  M: error of the mean in deviations of the posterior, variance, and the
 share of members in the mode whose exact weight is printed.  All figures are of one measurement and `members` members;
-standard errors are in the JSON (benchmarks/results/inverse-cards.json).
+standard errors are in the JSON (benchmarks/results/inverse-cards.json).  Samplers of deepinv and azula are rows of the
+same table where these are installed (`inverse_peers.py`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from inverse_peers import LIBRARIES, version
 from retrodict._check import InputError
 from retrodict.bases import Fourier, Pixel
 from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser
@@ -131,8 +133,13 @@ def measured(card: Card, name: str, style: str, members: int) -> dict[str, Any]:
             run = method.run(torch.arange(members), dtype=torch.float64)
     except InputError as error:
         return {"refused": str(error)}
-    x = run.x.flatten(1)
     found = {"calls": run.calls, "gradients": run.gradients, "seconds": round(time.perf_counter() - started, 2)}
+    return judged(card, run.x.flatten(1), found)
+
+
+def judged(card: Card, x: torch.Tensor, found: dict[str, Any]) -> dict[str, Any]:
+    """`found` with the figures of members `(K, n)`."""
+    members = len(x)
     if not bool(torch.isfinite(x).all()):
         return {**found, "refused": "it diverged"}
     mean, variance, exact = x.mean(0), x.var(0), card.covariance.diagonal()
@@ -189,7 +196,38 @@ def run_cards(members: int, only: list[str] | None, out: Path) -> None:
             table.add_row(name, "point" if row.kind == "point" else style, str(calls), *cells, f"{seconds:.0f}")
             console.print(f"{name} {style}: " + " | ".join(cells) + f" | {seconds:.0f} s", highlight=False)
             out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    for library in LIBRARIES:
+        if not only or library in only:
+            run_peer(library, members, every, record, table, console)
+            out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     console.print(table)
+
+
+def run_peer(
+    library: str, members: int, every: list[Card], record: dict[str, Any], table: Table, console: Console
+) -> None:
+    """Rows of another library, or one that says that it is absent."""
+    number = version(library)
+    if number is None:
+        table.add_row(library, "absent", *[""] * 6)
+        return
+    jobs = {card.name: {n: (steps, job) for n, steps, job in LIBRARIES[library](card, members)} for card in every}
+    for name in jobs["P"]:
+        row: dict[str, Any] = {"members": members, "version": number}
+        for card in every:
+            steps, job = jobs[card.name][name]
+            started = time.perf_counter()
+            try:
+                x = job()
+                seconds = round(time.perf_counter() - started, 2)
+                row[card.name] = judged(card, x.detach(), {"calls": steps, "seconds": seconds})
+            except Exception as error:  # whatever a library cannot do is a finding of this table
+                row[card.name] = {"refused": f"{type(error).__name__}: {error}"[:200]}
+        record[f"{library} {name}"] = row
+        cells = [shown(row[card.name], card) for card in every]
+        spent = f"{sum(row[card.name].get('seconds', 0.0) for card in every):.0f}"
+        table.add_row(name, library, str(jobs["P"][name][0]), *cells, spent)
+        console.print(f"{library} {name}: " + " | ".join(cells) + f" | {spent} s", highlight=False)
 
 
 def main() -> None:
@@ -198,7 +236,7 @@ def main() -> None:
         "--cards", action="store_true", required=True, help="Gaussian and mixture cards of every method"
     )
     parser.add_argument("--members", type=int, default=256)
-    parser.add_argument("--only", nargs="*", choices=sorted(POSTERIORS))
+    parser.add_argument("--only", nargs="*", choices=sorted([*POSTERIORS, *LIBRARIES]))
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     warnings.simplefilter("ignore")

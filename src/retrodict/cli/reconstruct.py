@@ -29,9 +29,15 @@ def flags() -> list[inspect.Parameter]:
 
 def _flag(name: str, option: Option, default: Any) -> inspect.Parameter:
     kinds: dict[str, Any] = {"factor": int, "threads": int, "simulate": bool, "config": Path}
-    kinds |= {"posterior": bool, "samples": int, "calls": int, "seed": int}
+    kinds |= {"posterior": bool, "samples": int, "calls": int, "seed": int, "hold_out": float}
     kind, extra = kinds.get(name, str), {"-m"} if name == "method" else set()
-    metavar = {"field": "KEY=VALUE", "set": "KEY=VALUE", "region": "Y,X,H,W"}.get(name)
+    metavar = {
+        "field": "KEY=VALUE",
+        "set": "KEY=VALUE",
+        "region": "Y,X,H,W",
+        "hold_out": "SHARE",
+        "prior_spectrum": "fit|PATH",
+    }.get(name)
     said = typer.Option(f"--{name.replace('_', '-')}", *extra, help=option.help, min=option.least, metavar=metavar)
     if name in REPEATED:
         annotation, default = Annotated[list[str] | None, said], None
@@ -80,7 +86,9 @@ def reconstruct(
         "seconds": done.details["seconds"],
         "error_rms": done.error,
         **(
-            {} if done.samples is None else {"posterior": done.details["posterior"], "regions": done.details["regions"]}
+            {}
+            if done.samples is None
+            else {k: done.details[k] for k in ("posterior", "regions", "held_out") if k in done.details}
         ),
         "files": [str(path) for path in done.files],
     }
@@ -105,6 +113,8 @@ def _show_posterior(details: dict[str, Any]) -> None:
     """How the spread is known, whether the samples fit, what speaks against it, and the regions that were asked for."""
     found, unit = details["posterior"], plain(details["unit"])
     out.print(f"  {plain(found['said'])}", soft_wrap=True)
+    if "held_out" in details:
+        out.print(f"  {plain(details['held_out']['said'])}", soft_wrap=True)
     for text in found["warnings"]:
         out.print(f"  [yellow]{plain(text)}[/]", soft_wrap=True)
     for row in details["regions"]:

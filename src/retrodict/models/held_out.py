@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from retrodict._check import InputError
 
-__all__ = ["HeldOut", "scatter"]
+__all__ = ["HeldOut", "scatter", "spread_on_patients"]
 
 
 STAGES = ("one_call", "sampled")
@@ -94,3 +94,21 @@ def scatter(patients: Sequence[Sequence[float]]) -> tuple[float, float]:
     mean = sum(sum(p) / len(p) for p in patients) / n
     square = sum(sum((x - mean) ** 2 for x in p) / len(p) for p in patients) / n
     return mean, math.sqrt(square * n / (n - 1))
+
+
+def spread_on_patients(card: Mapping[str, Any], task: str) -> dict[str, Any] | None:
+    """SSR^2, squared error over stated variance, of a model on patients it has not seen: from its card, in a sentence.
+
+    `task` "restore" or "reconstruct".  The card holds `spread_on_patients`: of each task `ssr2` (mean, deviation
+    between patients), `patients`, and `of`, what was measured.  None where the card does not say, and for a distilled
+    model, whose spread is another.
+    """
+    found = card.get("spread_on_patients", {}).get(task) if "distilled" not in card else None
+    if not isinstance(found, Mapping):
+        return None
+    mean, deviation = (float(v) for v in found["ssr2"])
+    said = (
+        f"On {found['patients']} patients not seen in training ({found['of']}) the squared error was {mean:.2f} ± "
+        f"{deviation:.2f} times the stated variance (SSR², mean and deviation between patients)."
+    )
+    return {**found, "said": said}

@@ -10,17 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+
 from retrodict._check import InputError
 from retrodict.bases import Fourier
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.model import Model
-from retrodict.models.range import at_spacing, fits
+from retrodict.models.range import at_spacing, far_from, fits
 from retrodict.processes.clocks import law_from_json
-from retrodict.processes.observation import Moments
+from retrodict.processes.observation import Moments, fuse
 from retrodict.processes.process import Process
 from retrodict.processes.scalar import edm
 
 __all__ = ["prior_of", "state_noise", "unlike"]
+
+TIMES = (1.0, 0.5, 0.2, 0.08, 0.03)
+"""Of the state, at which its clock fused with the measurement's is compared with those of the training."""
 
 ABOVE = 2.0
 """Largest noise of the state over the deviation of the images: the chain starts at a draw given the data, so more of it
@@ -80,7 +85,8 @@ def unlike(model: Model, process: Process, law: Moments) -> str:
     """Why a measurement y = h u_0 + s z in the basis of a prior is not of the kind that the model was trained on.
 
     For methods that show it to the network, fused with the state; empty where it is, or where the model has no law.
-    Only the noise is looked at: its deviation per pixel over h.
+    Looked at are the deviation of its noise per pixel, and the clocks of state and measurement fused, from the first to
+    the last, against draws of the law (`retrodict.models.range.far_from`).
     """
     if model.spec.law is None:
         return ""
@@ -88,6 +94,28 @@ def unlike(model: Model, process: Process, law: Moments) -> str:
     weight = process.basis.multiplicity()
     noise = math.sqrt(float((law.s2.expand(weight.shape) * weight).sum() / weight.sum())) * model.intensity.scale
     low, high, unit = *known.noise, model.intensity.unit
-    if low * 0.98 <= noise <= high * 1.02:
+    if not low * 0.98 <= noise <= high * 1.02:
+        return f"its noise is {noise:.3g} {unit}, and the model was trained on {low:g} to {high:g} {unit}"
+    return _clock_unlike(model, process, law)
+
+
+def _clock_unlike(model: Model, process: Process, law: Moments) -> str:
+    """The same of the clocks on the way: of the state at `TIMES` and the measurement, fused."""
+    shape, worst = process.basis.shape, None
+    y = Moments(*(x.to(torch.float64).expand(shape) for x in law))
+    for time in TIMES:
+        state = process.moments(torch.tensor([time], dtype=torch.float64, device="cpu"))
+        w = Moments(*(x[0, 0].expand(shape) for x in state))
+        zero = torch.zeros(shape, dtype=torch.float64, device=y.h.device)
+        _, clock = fuse(zero, w, zero, y)
+        found = far_from(model, process, clock)
+        if found is not None and (worst is None or found[0] - found[1] > worst[0] - worst[1]):
+            worst = found
+    if worst is None or worst[0] <= worst[1]:
         return ""
-    return f"its noise is {noise:.3g} {unit}, and the model was trained on {low:g} to {high:g} {unit}"
+    distance, _, (low, high) = worst
+    band = f"at {low:g} to {high:g} /mm" if math.isfinite(high) else f"above {low:g} /mm"
+    return (
+        f"{band} state and measurement together leave {math.exp(distance):.2g} times more or less of the images open "
+        "than any observation like them that the model was trained on"
+    )

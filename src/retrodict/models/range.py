@@ -21,10 +21,10 @@ from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.network import EDGES, LEVELS, NetDenoiser
 from retrodict.models.model import Model
 from retrodict.processes.clocks import law_from_json
-from retrodict.processes.observation import wiener
+from retrodict.processes.observation import Moments, wiener
 from retrodict.processes.process import Process
 
-__all__ = ["Neighbor", "at_spacing", "fits", "neighbor", "outside"]
+__all__ = ["Neighbor", "at_spacing", "far_from", "fits", "neighbor", "outside"]
 
 DRAWS, SIDE = 1000, 48
 """Clocks that stand for the law, and the side of the grid on which they are compared."""
@@ -118,6 +118,24 @@ def neighbor(model: Model, process: Process | None = None) -> Neighbor | None:
     error = math.exp(float(told[0, worst]))
     band, unit = (edges[worst], edges[worst + 1]), model.intensity.unit
     return Neighbor(float(gaps[nearest].max()), limit, band, error, noise, law.noise, unit)
+
+
+def far_from(model: Model, process: Process, m: Moments) -> tuple[float, float, tuple[float, float]] | None:
+    """How far the nearest clock of the law of a model is from observations w = h u_0 + s z; the limit of `Neighbor`;
+    and the band of frequency where it is farthest.
+
+    `m`: moments `(*K)` on the grid of `process`, which has no measurement: of one, or of a state and a measurement that
+    are fused.  None for a model without a law.
+    """
+    if model.spec.law is None:
+        return None
+    bound = process.to("cpu")
+    told = _told(model.denoiser, bound, m.s2.to("cpu"), m.h.to("cpu"))
+    table, limit = _table(_Key(model.spec.law, model.spec.spectrum, bound.on((SIDE,) * process.ndim), model.denoiser))
+    gaps = (table - told).abs()
+    nearest = int(gaps.amax(1).argmin())
+    worst, edges = int(gaps[nearest].argmax()), (*EDGES, math.inf)
+    return float(gaps[nearest].max()), limit, (edges[worst], edges[worst + 1])
 
 
 def outside(model: Model, process: Process | None = None) -> str:

@@ -12,14 +12,8 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict.bases import Basis, Pixel
-from retrodict.denoisers.denoiser import (
-    Denoiser,
-    ErrorLaw,
-    Estimate,
-    GaussianDenoiser,
-    Observer,
-    check_state,
-)
+from retrodict.denoisers.denoiser import Estimate, GaussianDenoiser, Observer, check_state
+from retrodict.denoisers.wrappers import Wrapper
 from retrodict.physics.measurement import Measurement
 from retrodict.physics.operator import Spectral, scaled_by
 from retrodict.processes.observation import Cond, Moments, Pairing, fuse
@@ -81,7 +75,7 @@ class _Law:
 
 
 @dataclass(frozen=True)
-class FusedDenoiser(Denoiser):
+class FusedDenoiser(Wrapper):
     """E[x_0 | x_t, y] and its law in ONE call of `inner` (identity I5): no guidance, no solve, no gradient.
 
     State and measurement are independent given x_0, so the two observations are one of a cleaner clock: precisions add.
@@ -128,20 +122,6 @@ class FusedDenoiser(Denoiser):
         """The measurement `(1, C, *N)` as an image whose coefficients are h u_0 + s z."""
         return self.inner.process.basis.inverse(self._seen[0])
 
-    @property
-    def multiple(self) -> int:  # type: ignore[override]
-        """That of the inner denoiser."""
-        return self.inner.multiple
-
-    @property
-    def error_law(self) -> ErrorLaw:  # type: ignore[override]
-        """That of the inner denoiser."""
-        return self.inner.error_law
-
-    def prior(self) -> tuple[Tensor, Tensor] | None:
-        """That of the data, without y."""
-        return self.inner.prior()
-
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """One call at the fused observation; the measured image is `cond.image`."""
         process = self.process
@@ -156,10 +136,6 @@ class FusedDenoiser(Denoiser):
         if tuple(size) != self.inner.process.basis.size:
             raise InputError("size", tuple(size), f"{self.inner.process.basis.size}, the grid of the measurement")
         return self
-
-    def to(self, device: str | torch.device) -> Self:
-        """Round the inner denoiser on another device; the measurement follows its images."""
-        return replace(self, inner=self.inner.to(device))
 
     def gaussian(self) -> GaussianDenoiser | None:
         """The exact denoiser of Gaussian data that is shown the same measurement."""

@@ -215,11 +215,18 @@ class Conditioner:
 
     The measurement is of one item and has a noise law; a law that is not Gaussian is represented by the Gaussian one
     beside its data (`Measurement.gaussian`).  `tolerance`: residual over the first (None: by precision, and in
-    single precision an error of 0.01 deviations of the conditional law is enough).
+    single precision an error of 0.01 deviations of the conditional law is enough).  `enough`: that error, where another
+    one is.
     """
 
-    def __init__(self, measurement: Measurement, tolerance: float | None = None, rounds: int = 500) -> None:
-        self.measurement, self.tolerance, self.rounds = measurement, tolerance, rounds
+    def __init__(
+        self,
+        measurement: Measurement,
+        tolerance: float | None = None,
+        rounds: int = 500,
+        enough: float | None = None,
+    ) -> None:
+        self.measurement, self.tolerance, self.rounds, self.enough = measurement, tolerance, rounds, enough
         self.operator, self.data = measurement.whitened()
         self._gains: dict[Basis, Tensor | None] = {}
 
@@ -282,7 +289,8 @@ class Conditioner:
             return w + factor.adjoint(self.operator.gram(factor.raised(w)))
 
         # the residual's norm is the answer's error in the metric of the system, the inverse of the covariance of w | y
-        enough = ENOUGH[single] ** 2 * self.operator.domain.count if self.tolerance is None else 0.0
+        error = self.enough if self.enough is not None else ENOUGH[single] if self.tolerance is None else 0.0
+        enough = error**2 * self.operator.domain.count
         guess, weight = self._guess(factor, image), factor.weight()
         found = solve(system, guess, right, tolerance, self.rounds, weight=weight, enough=enough)
         return factor.raised(found.x)

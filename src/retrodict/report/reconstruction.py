@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 __all__ = ["render"]
 
 Record = Mapping[str, Any]
+GAUSSIAN = (
+    "The prior is Gaussian: it knows the power of images at every frequency, and nothing of edges, shapes or air, so "
+    "its intervals are those of such images"
+)
 TITLES = {"sinogram": "Sinogram", "k-space": "k-space", "image": "Measured image", "data": "Data"}
 
 
@@ -48,7 +52,7 @@ def render(record: Record, pictures: Mapping[str, Any], name: str) -> str:
         "title": name,
         "date": record["date"],
         "verdict": sentence(_verdict(record)),
-        "notes": [sentence(f"{n[0].upper()}{n[1:]}") for n in (*record["notes"], *_warnings(record))],
+        "notes": [sentence(f"{n[0].upper()}{n[1:]}") for n in (*record["notes"], *_stamps(record), *_warnings(record))],
         "crime": not _warnings(record) and any("inverse crime" in n for n in record["notes"]),
         "tiles": _tiles(record),
         "panels": _panels(record, pictures),
@@ -84,10 +88,19 @@ def _warnings(record: Record) -> list[str]:
     return list(record.get("posterior", {}).get("warnings", []))
 
 
+def _stamps(record: Record) -> list[str]:
+    """What a reader has to know of the prior and of the test by data left out."""
+    out = [GAUSSIAN] if "prior" in record.get("posterior", {}) else []
+    return [*out, *([record["held_out"]["said"]] if "held_out" in record else [])]
+
+
 def _posterior_table(record: Record) -> list[dict[str, Any]]:
     if "posterior" not in record:
         return []
-    shown = {k: v for k, v in record["posterior"].items() if k not in ("said", "seeds", "warnings", "kind")}
+    hidden = ("said", "seeds", "warnings", "kind", "prior", "spread_on_patients")
+    shown = {k: v for k, v in record["posterior"].items() if k not in hidden and v is not None}
+    prior = {k: v for k, v in record["posterior"].get("prior", {}).items() if k not in ("frequency", "power")}
+    shown |= {f"prior, {k}": v for k, v in prior.items()}
     return [{"name": "Posterior", "rows": rows(shown)}]
 
 
@@ -148,6 +161,12 @@ def _tiles_of_posterior(record: Record, shown: Record) -> list[dict[str, str]]:
     if "sd_rms" in record:
         value = quantity(record["sd_rms"], record["unit"])
         tiles.append({"label": "deviation", "value": value, "note": "of the posterior, rms over pixels"})
+    if "held_out" in record:
+        told = record["held_out"]
+        note = f"of {told['data']} numbers that were left out, within their {told['level']:.0%} intervals"
+        tiles.append({"label": "left out and predicted", "value": percent(told["covered"]), "note": note})
+        note = f"± {number(told['ratio_error'], 2)}, over what samples and noise predict; 1 is right"
+        tiles.append({"label": "their squared error", "value": number(told["ratio"]), "note": note})
     if "error_rms" in record:
         value = quantity(record["error_rms"], record["unit"])
         tiles.append({"label": "error of the mean", "value": value, "note": "rms against what was simulated"})
@@ -184,7 +203,7 @@ def _panels(record: Record, pictures: Mapping[str, Any]) -> list[Panel]:
     out = [panel(title, image, gray, words, aspect)]
     if pictures.get("sd") is not None:
         high = nice(float(np.percentile(pictures["sd"], 99.5)))
-        words = f"Larger values than {number(high)} {unit} saturate."
+        words = f"Larger values than {number(high)} {unit} saturate.{_on_patients(record)}"
         out.append(
             panel("Deviation of the posterior", pictures["sd"], Scale(0, high, "viridis", unit, words), words, aspect)
         )
@@ -196,6 +215,12 @@ def _panels(record: Record, pictures: Mapping[str, Any]) -> list[Panel]:
             panel(f"{title.split()[0]} minus truth", error, signed_scale(high, unit), "", aspect),
         ]
     return out
+
+
+def _on_patients(record: Record) -> str:
+    """How the deviation of this model compares with the error on patients it has not seen."""
+    found = record["posterior"].get("spread_on_patients")
+    return "" if found is None else f" {found['said']}"
 
 
 def _samples(record: Record, pictures: Mapping[str, Any]) -> list[Panel]:

@@ -283,7 +283,8 @@ def _maps(case: Case, view: View, z: int, scales: _Scales) -> list[Panel]:
     panels = []
     if view.sd is not None and scales.sd is not None:
         of = ", of real and imaginary part each" if case.complex else ""
-        caption = f"Spread of the posterior samples at each pixel{of}. {scales.sd.words}"
+        known = case.data.model_card.get("spread on patients", "")
+        caption = f"Spread of the posterior samples at each pixel{of}. {scales.sd.words} {known}".rstrip()
         panels.append(show(title("Standard deviation"), view.sd[z], scales.sd, caption))
     caption = f"{less('input')}: what the restoration changed. {scales.change.words}"
     panels.append(show(title("Difference"), view.change(z, "input"), scales.change, caption))

@@ -67,6 +67,7 @@ def kspace(raw: Raw, problem: Problem) -> Acquisition:
     operator = first.operator
     assert isinstance(operator, CartesianMRI)
     about: dict[str, Any] = {"operator": dict(operator.about), "maps": _maps_said(problem, operator, maps)}
+    about["calibration"] = problem.coils.calibration
     about["noise"] = "none" if first.noise is None else repr(first.noise)
     notes.append(f"acceleration {operator.about['acceleration']:.2f}, {operator.coils} coils, maps {about['maps']}")
     key = (first.y.numpy(), problem.model_dump_json(), raw.identity)

@@ -25,8 +25,8 @@ class ReconstructOptions:
 
     `config` is a YAML file or a mapping (`docs/howto-sinogram.md`), `field` lays `key=value` texts over it; `set` is a
     mapping of settings of the method, or `name=value` texts.  `method` None is the usual one of the problem.
-    `posterior` draws samples with `model` as prior; `model`, `samples`, `calls`, `method_posterior`, `region` and
-    `seed` are of it, and `set` then holds settings of the posterior method.
+    `posterior` draws samples with `model` as prior, or with a Gaussian one of `prior_spectrum`; these, `hold_out`,
+    `samples`, `calls`, `method_posterior`, `region` and `seed` are of it, and `set` then holds settings of the method.
 
     Raises `InputError` for numbers below their bound and for names that are none.
     """
@@ -44,6 +44,15 @@ class ReconstructOptions:
     factor: Annotated[int | None, Option("Times finer pixels, for super_resolution.", least=2)] = None
     posterior: Annotated[bool, Option("Draw samples of the posterior with a prior, instead of one image.")] = False
     model: Annotated[Any, Option("Prior of --posterior: a shipped model or the path of one (default: ct).")] = None
+    prior_spectrum: Annotated[
+        str | None,
+        Option("Gaussian prior instead of a model: fit (its spectrum is found from the data), or a file or folder of "
+               "images that have it."),
+    ] = None  # fmt: skip
+    hold_out: Annotated[
+        float | None,
+        Option("Share of the data to leave out and predict, such as 0.1: tests the intervals without a truth."),
+    ] = None
     samples: Annotated[int | None, Option("Samples of the posterior (default: 16).", least=2)] = None
     calls: Annotated[
         int | None, Option("Calls of the network for every sample (default: those of the method).", least=1)
@@ -85,13 +94,19 @@ class ReconstructOptions:
 
     def _check_posterior(self) -> None:
         object.__setattr__(self, "region", boxes_of(self.region))
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
+            raise InputError("hold_out", self.hold_out, "a share between 0 and 1, such as 0.1")
         if self.posterior:
+            if self.model is not None and self.prior_spectrum is not None:
+                raise InputError(
+                    "prior_spectrum", repr(self.prior_spectrum), "none beside a model", "Give one of them."
+                )
             if self.method is not None:
                 hint = "Use {method_posterior} for a posterior method."
                 raise InputError("method", repr(self.method), "none with a posterior", hint, method_posterior="matched")
             choice("method_posterior", self.method_posterior or "auto", ("auto", *POSTERIORS))
             return
-        for name in ("model", "samples", "calls", "method_posterior", "region", "seed"):
+        for name in ("model", "prior_spectrum", "hold_out", "samples", "calls", "method_posterior", "region", "seed"):
             value = getattr(self, name)
             if value not in (None, ()):
                 raise InputError(name, value, "nothing without a posterior", "Add {posterior}.", posterior=True)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict.models.model import Model, open_model
-from retrodict.models.prior import prior_of, state_noise, unlike
 from retrodict.physics.algebra import Affine
 from retrodict.physics.classics import Reconstruction
 from retrodict.physics.crop import Crop
@@ -22,6 +19,7 @@ from retrodict.posterior import posterior_method
 from retrodict.posterior.ensemble import Ensemble, sample_posterior
 from retrodict.posterior.fused import coefficients_of
 from retrodict.tasks.recon_acquired import Acquisition
+from retrodict.tasks.recon_priors import FittedPrior, Prior, prior_for
 
 __all__ = ["Drawing", "PosteriorSolver", "packed", "unpacked"]
 
@@ -49,7 +47,7 @@ class PosteriorSolver:
     `method` is a name of `POSTERIORS` or "auto", `calls` of the network for every sample (None: as the method has it).
     """
 
-    model: Model
+    prior: Prior
     scale: float
     shift: float
     method: str = "auto"
@@ -59,32 +57,20 @@ class PosteriorSolver:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, made: Acquisition, model: Any, **options: Any) -> PosteriorSolver:
+    def of(cls, made: Acquisition, model: Any, prior_spectrum: str | None = None, **options: Any) -> PosteriorSolver:
         """With the units of what was acquired; raises `InputError` for a prior of another unit."""
-        opened = open_model(model)
-        unit = opened.intensity.unit
-        if made.unit != unit:
-            hint = "Set image.unit=HU, and image.water to the attenuation of water at the energy of the beam."
-            hint = (
-                hint if unit == "HU" and made.unit == "1/mm" else "Take another prior, or give the image in its unit."
-            )
-            raise InputError("image.unit", repr(made.unit), f"{unit!r}, the unit of the model", hint)
-        if made.part(0, False).operator.domain.complex:
-            raise InputError("model", "a prior of real images", "one of complex images, as k-space has")
+        prior = prior_for(made, model, prior_spectrum)
         zero = torch.zeros(1, 1, *[1] * len(made.spacing), dtype=torch.float64, device="cpu")
         b = float(made.shown(zero).flatten()[0])
         a = float(made.shown(zero + 1).flatten()[0]) - b
-        scale, offset = opened.intensity.scale, opened.intensity.offset
-        return cls(opened, scale / a, (offset - b) / a, **options)
+        if isinstance(prior, FittedPrior):  # in the unit of the operator already
+            return cls(prior, 1.0, 0.0, **options)
+        return cls(prior, prior.scale / a, (prior.offset - b) / a, **options)
 
     def require(self, part: Measurement, spacing: Sequence[float]) -> None:
-        """Raise what a look at the first slice shows: unknown noise, a prior or a method that does not fit."""
-        if part.noise is None:
-            hint = "Give {sigma}, or the law of the counts."
-            raise InputError(
-                "noise", "none", "its level: a posterior weighs data and prior by it", hint, sigma="estimate"
-            )
-        denoiser, measurement, _ = self._pair(part, spacing)
+        """Raise what a look at the first slice shows: a prior or a method that does not fit."""
+        self.prior.look(part)
+        denoiser, measurement, _ = self._pair(part, spacing, rough=True)
         options = dict(self.settings)
         style = options.pop("style", None)
         name = "matched" if self.method == "auto" else self.method
@@ -118,7 +104,7 @@ class PosteriorSolver:
         said = list(found.warnings)
         if found.method == "fuse":
             law = coefficients_of(measurement, denoiser.process.basis)
-            why = "" if law is None else unlike(self.model, denoiser.process, law[1])
+            why = "" if law is None else self.prior.unlike(denoiser.process, law[1])
             said += [f"the measurement is not of the kind that the prior was shown in training: {why}"] if why else []
         samples = self._back(found.samples[:, 0], inner)
         mean = self._back(found.mean, inner)
@@ -132,14 +118,9 @@ class PosteriorSolver:
 
     def digest(self, regions: Any) -> list[Any]:
         """What the result depends on, beside the measurement."""
-        total = hashlib.sha256()
-        for name, value in sorted(self.model.denoiser.net.state_dict().items()):
-            total.update(
-                name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-            )
         return [
-            self.scale, self.shift, self.method, self.samples, self.calls, self.seed, asdict(self.model.spec),
-            total.hexdigest(), list(regions),
+            self.scale, self.shift, self.method, self.samples, self.calls, self.seed, self.prior.digest(),
+            list(regions),
         ]  # fmt: skip
 
     def record(self, abouts: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -147,7 +128,7 @@ class PosteriorSolver:
         first, misfits = abouts[0], [a["misfit"] for a in abouts]
         worst = max(misfits, key=lambda v: abs(v - 1))
         words = {
-            "posterior": f"Posterior of {first['samples']} samples a slice",
+            "posterior": f"Posterior{self.prior.words} of {first['samples']} samples a slice",
             "uncalibrated": f"{first['samples']} samples whose spread is not that of the posterior",
             "point": "One image without an uncertainty",
         }[kind]
@@ -156,26 +137,29 @@ class PosteriorSolver:
         said = f"{words}: {first['reason']}; {fit}."
         notes = [w if len(abouts) == 1 else w.replace("measurement 0", f"slice {i}") for i, a in enumerate(abouts)
                  for w in a["warnings"]]  # fmt: skip
+        notes = [*self.prior.warnings(), *notes]
         same = {k: first[k] for k in ("method", "style", "reason", "samples", "calls", "gradients", "misfit_sd")}
         return {
-            "kind": kind, "said": said, "model": self.model.source, "seed": self.seed, "misfit": misfits, **same,
+            "kind": kind, "said": said, **self.prior.record(), "seed": self.seed, "misfit": misfits, **same,
             "seeds": [a["seeds"] for a in abouts], "warnings": notes, "unit_scale": self.scale,
-            "state": {"process": "white noise, sigma_max t", "sigma_max": state_noise(self.model)},
         }  # fmt: skip
 
     def _steps(self, options: Mapping[str, Any], denoiser: Any, measurement: Measurement, style: Any) -> int | None:
-        if self.calls is None:
+        calls = self.prior.calls if self.calls is None and style != "paper" else self.calls
+        if calls is None:
             return None
         name = "matched" if self.method == "auto" else self.method
-        return max(1, self.calls // posterior_method(name, denoiser, measurement, style=style, **options).calls)
+        return max(1, calls // posterior_method(name, denoiser, measurement, style=style, **options).calls)
 
-    def _pair(self, part: Measurement, spacing: Sequence[float]) -> tuple[Any, Measurement, Sequence[slice]]:
+    def _pair(
+        self, part: Measurement, spacing: Sequence[float], rough: bool = False
+    ) -> tuple[Any, Measurement, Sequence[slice]]:
         """Prior and measurement of images in the unit of the model, and where the measured image lies in them."""
         operator = part.operator
         size = operator.domain.shape[1:]
         if operator.domain.shape[0] != 1 or len(size) != 2:
             raise InputError("image", f"images {operator.domain.shape}", "gray slices (1, H, W), as the prior has them")
-        multiple = self.model.denoiser.multiple
+        multiple = self.prior.multiple
         wide = tuple(-(-n // multiple) * multiple for n in size)
         before = tuple((m - n) // 2 for m, n in zip(wide, size, strict=True))
         base = Affine.rescaled(operator.part, self.scale, self.shift, "u")
@@ -186,7 +170,8 @@ class PosteriorSolver:
         if operator.offset is not None:
             known = Affine(known.part, known.offset[0] + operator.offset[0].to(known.offset))
         inner = tuple(slice(b, b + n) for b, n in zip(before, size, strict=True))
-        return prior_of(self.model, wide, spacing), replace(part, operator=known), inner
+        denoiser = self.prior.denoiser(wide, spacing, operator.domain.complex, rough)
+        return denoiser, replace(part, operator=known), inner
 
     def _back(self, u: Tensor, inner: Sequence[slice]) -> Tensor:
         """Model unit to that of the operator."""

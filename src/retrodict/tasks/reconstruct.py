@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +25,14 @@ from retrodict.tasks.machine import torch_threads
 from retrodict.tasks.recon_acquired import Acquisition
 from retrodict.tasks.recon_cost import cost_of, duration
 from retrodict.tasks.recon_files import KIND, belongs_to, image_like, write_parts
+from retrodict.tasks.recon_held_out import HeldOut, predicted, prediction_said
 from retrodict.tasks.recon_inputs import acquired
 from retrodict.tasks.recon_methods import DEFAULTS, WHOLE, Method, Solver, settings_of
 from retrodict.tasks.recon_misfit import Residual, residual_law
 from retrodict.tasks.recon_options import ReconstructOptions
-from retrodict.tasks.recon_posterior import Drawing, PosteriorSolver, packed, unpacked
+from retrodict.tasks.recon_posterior import Drawing, PosteriorSolver, packed
 from retrodict.tasks.recon_regions import inside, of_region
+from retrodict.tasks.recon_slice import Slice, numbers_of
 from retrodict.tasks.results import check_folder, recorded, result_name
 from retrodict.tasks.resume import Parts
 
@@ -38,7 +40,6 @@ __all__ = ["ReconstructJob", "Reconstructed", "reconstruct"]
 
 log = logging.getLogger("retrodict")
 
-STOPS = ("closed form", "tolerance", "discrepancy", "iterations")
 ROUNDS = 50
 """Rounds of conjugate gradients that a step of a posterior method takes at most, as a rule."""
 
@@ -147,6 +148,7 @@ class ReconstructJob:
     settings: Mapping[str, Any]
     cost: dict[str, float]
     drawing: PosteriorSolver | None = None
+    held: tuple[HeldOut, Acquisition] | None = None
 
     @classmethod
     def of(
@@ -188,16 +190,25 @@ class ReconstructJob:
         given = {"samples": options.samples, "calls": options.calls, "seed": options.seed}
         given |= {"method": options.method_posterior}
         chosen = {k: v for k, v in given.items() if v is not None}
-        model = "ct" if options.model is None else options.model
-        drawing = PosteriorSolver.of(measured, model, settings=settings, **chosen)
+        held = None
+        if options.hold_out is not None:
+            left = HeldOut(options.hold_out, options.seed or 0)
+            held, measured = (left, measured), left.kept(measured)
         first = measured.part(0, False)
+        if first.noise is None:
+            hint = "Give {sigma}, or the law of the counts."
+            wanted = "its level: a posterior weighs data and prior by it"
+            raise InputError("noise", "none", wanted, hint, sigma="estimate")
+        drawing = PosteriorSolver.of(measured, options.model, options.prior_spectrum, settings=settings, **chosen)
         drawing.require(first, measured.spacing)
         inside(options.region, first.operator.domain.shape[1:])
+        if options.region and first.operator.domain.complex:
+            raise InputError("region", "one of complex images", "none: the mean of a region has a phase there")
         count = measured.count * drawing.samples
         cost = cost_of(first, 2 * ROUNDS * (drawing.calls or 16), count)
         if cost["seconds"] > TOLD:
             log.info("%s: up to %s and %.1f GB of memory", name, duration(cost["seconds"]), cost["bytes"] / 1e9)
-        return cls(name, measured, options, _refuse, drawing.method, settings, cost, drawing)
+        return cls(name, measured, options, _refuse, drawing.method, settings, cost, drawing, held)
 
     @property
     def fingerprint(self) -> str:
@@ -214,7 +225,7 @@ class ReconstructJob:
     def run(self, watch: Watch | None = None, parts: Parts | None = None) -> Reconstructed:
         """Compute it; slices that `parts` holds are taken from there."""
         started, made = time.perf_counter(), self.acquired
-        found: list[_Slice] = []
+        found: list[Slice] = []
         middle = made.count // 2
         each = 1 if self.drawing is None else self.drawing.samples
         watched = watch is not None and made.count * each > 1
@@ -238,25 +249,25 @@ class ReconstructJob:
         details = self._record(result, seconds, threads) | more.get("details", {})
         return replace(result, details=details)
 
-    def _slice(self, i: int, parts: Parts | None, watch: Watch | None) -> _Slice:
+    def _slice(self, i: int, parts: Parts | None, watch: Watch | None) -> Slice:
         """What is found of a slice, computed or kept by an earlier run."""
         known = None if parts is None else parts.load(i)
         kept = {"image", "numbers"} if self.drawing is None else {"image", "numbers", "samples", "about"}
         if known is not None and set(known) == kept:
-            return _Slice.of(known)
+            return Slice.of(known)
         part = self.acquired.part(i, self.method in WHOLE)
         if self.drawing is None:
             found = self.solver(part)
         else:
             found = self.drawing(part, self.acquired.spacing, i, self._told(i, watch))
         _check_result(found, part)
-        kept = {"image": found.image, "numbers": _numbers(found, part)}
+        kept = {"image": found.image, "numbers": numbers_of(found, part)}
         if isinstance(found, Drawing):
             assert found.samples is not None
             kept |= {"samples": found.samples, "about": packed(found.about)}
         if parts is not None:
             parts.save(i, kept)
-        return _Slice.of(kept)
+        return Slice.of(kept)
 
     def _told(self, i: int, watch: Watch | None) -> Callable[[int, int], None] | None:
         """Samples of a slice as a part of all of them."""
@@ -264,7 +275,7 @@ class ReconstructJob:
             return None
         return lambda done, of: watch(self.name, i * of + done, self.acquired.count * of)
 
-    def _drawn(self, found: list[_Slice]) -> dict[str, Any]:
+    def _drawn(self, found: list[Slice]) -> dict[str, Any]:
         """Samples, deviation, kind and record of a posterior, in the unit of the results."""
         made, abouts = self.acquired, [s.about for s in found]
         samples = torch.stack([made.shown(s.samples[:, 0]) for s in found], 1)  # (K, slices, C, *N)
@@ -273,7 +284,7 @@ class ReconstructJob:
         kind = "posterior" if kinds == {"posterior"} else "point" if "point" in kinds else "uncalibrated"
         sd = None
         if kind == "posterior":
-            sd = image_like(made, samples.double().var(0).sqrt(), self.options.format)[0]
+            sd = image_like(made, _deviation(samples), self.options.format)[0]
         means = torch.cat([made.shown(s.image) for s in found])
         rows = [
             {"slice": i, "slices": made.count}
@@ -282,7 +293,16 @@ class ReconstructJob:
             for i in range(made.count)
         ]
         details = {"posterior": self.drawing.record(abouts, kind), "regions": rows}  # type: ignore[union-attr]
+        if self.held is not None:
+            details["held_out"] = self._predicted(found)
         return {"kind": kind, "samples": images, "sd": sd, "method": abouts[0]["method"], "details": details}
+
+    def _predicted(self, found: list[Slice]) -> dict[str, Any]:
+        """What the samples say of the data that were left out."""
+        assert self.held is not None
+        left, whole = self.held
+        rows = [predicted(s.samples[:, 0], left.of(whole, i)[1], whole.kind) for i, s in enumerate(found)]
+        return prediction_said(rows, whole.kind) | {"share": left.share}
 
     def into(
         self, out: Path, *, force: bool = False, resume: bool = False, watch: Watch | None = None
@@ -331,6 +351,13 @@ class ReconstructJob:
         }
 
 
+def _deviation(samples: Tensor) -> Tensor:
+    """Of samples `(K, ...)`, unbiased; of complex ones that of a real component."""
+    if samples.is_complex():
+        return torch.view_as_real(samples).double().var(0).mean(-1).sqrt()
+    return samples.double().var(0).sqrt()
+
+
 def _real(image: Image) -> Tensor:
     return image.values.abs() if image.values.is_complex() else image.values
 
@@ -344,49 +371,5 @@ def _check_result(found: Reconstruction, part: Measurement) -> None:
         raise InputError("method", "a result with nan or infinite values", "finite values", hint)
 
 
-def _numbers(found: Reconstruction, part: Measurement) -> Tensor:
-    """What is kept of a slice beside its image, float64."""
-    stop = STOPS.index(found.stopped[0]) if found.stopped[0] in STOPS else len(STOPS)
-    above = below = math.nan
-    if part.noise is not None:
-        misfit = part.misfit(found.image)
-        above, below = float(misfit.above[0]), float(misfit.below[0])
-    strength = found.parameter[0] if found.parameter else math.nan
-    row = [float(found.residual[0]), float(found.misfit[0]), above, below, found.iterations[0], stop, strength]
-    return torch.tensor(row, dtype=torch.float64, device="cpu")
-
-
-class _Slice(NamedTuple):
-    """Image `(1, C, *N)` and record of a slice; samples `(K, 1, C, *N)` of a posterior and their record."""
-
-    image: Tensor
-    record: dict[str, Any]
-    samples: Tensor
-    about: dict[str, Any]
-
-    @classmethod
-    def of(cls, kept: Mapping[str, Tensor]) -> _Slice:
-        """From what is kept on disk."""
-        image, record = kept["image"], _numbers_back(kept["numbers"])
-        if "samples" not in kept:
-            return cls(image, record, image[None], {})
-        about = unpacked(kept["about"])
-        record |= {"samples_misfit": about["misfit"], "samples_misfit_sd": about["misfit_sd"]}
-        return cls(image, record | {"stopped": f"{about['calls']} calls"}, kept["samples"], about)
-
-    @property
-    def typical(self) -> Tensor:
-        """An image whose residual has the law of the noise if all is right: the first sample, else the image."""
-        return self.samples[0]
-
-
 def _refuse(measurement: Measurement) -> Reconstruction:
     raise InputError("solver", "none", "a function, as samples are drawn by the prior")
-
-
-def _numbers_back(row: Tensor) -> dict[str, Any]:
-    names = ("residual", "misfit", "above", "below", "iterations", "stopped", "strength")
-    record: dict[str, Any] = dict(zip(names, row.tolist(), strict=True))
-    record["iterations"], stop = int(record["iterations"]), int(record["stopped"])
-    record["stopped"] = STOPS[stop] if stop < len(STOPS) else "the solver's own rule"
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}

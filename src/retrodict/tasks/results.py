@@ -17,6 +17,7 @@ from retrodict._output import require_room, write_file
 from retrodict.bases.curve import Curve
 from retrodict.data import Image, units, write
 from retrodict.data.formats import known_suffixes, written_suffix
+from retrodict.models.held_out import spread_on_patients
 from retrodict.models.instrument import own_curves
 from retrodict.models.model import Model
 from retrodict.tasks.grid import off_grid
@@ -217,6 +218,8 @@ def _card(model: Model) -> dict[str, Any]:
     card = model.spec.card
     groups = [g["name"] for g in card.get("data", []) if isinstance(g, dict) and "name" in g]
     held = list(card.get("validation", []))
+    spread = spread_on_patients(card, "restore")
+    known = {} if spread is None else {"spread on patients": spread["said"]}
     return {
         "name": card.get("name", Path(model.source).name),
         "process": model.spec.process["name"],
@@ -224,6 +227,7 @@ def _card(model: Model) -> dict[str, Any]:
         "trained on": ", ".join(g for g in groups if g not in held) or "not recorded",
         "images": card.get("images", "not recorded"),
         "calibrated on": ", ".join(held) or "nothing (no validation groups)",
+        **known,
     }
 
 
