@@ -2,8 +2,8 @@
 
 Increments u are scale mixtures of Gaussians, y = M u + n with white noise.  A sweep draws the scale of every increment
 given u, and all increments at once given their scales, by one factorisation (Andrews and Mallows 1974; Zach et al. 2026
-do the same).  Laws with an atom at 0 do not mix so: for them every increment is drawn given the others, scale and value
-together, and neighbours are exchanged (accepted by Metropolis), before the increments that are not 0 are drawn at once.
+do the same).  Laws with an atom at 0, or with tails as those of Student(1), do not mix so: for them each scale is drawn given the other scales and y, with the
+increments integrated out, and then all increments at once.
 All chains of all items are one batch.
 """
 
@@ -15,6 +15,10 @@ import torch
 from torch import Tensor
 
 from retrodict.denoisers.scale_mixture import ScaleMixture
+
+
+FAR = 100.0
+"""Variance of a law above which its tails are so heavy that scales and increments in turn do not mix."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,10 @@ def _pick(logs: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def scales_given(law: ScaleMixture, u: Tensor, generator: torch.Generator) -> Tensor:
-    """Variances of increments u; 0 for an increment that is 0 under a law with an atom."""
-    solid = law.variances > 0
-    v, p = law.variances[solid], law.weights[solid]
-    logs = p.log() - 0.5 * v.log() - u[..., None].square() * (0.5 / v)
-    found = v[_pick(logs, generator)]
-    return found if bool(solid.all()) else torch.where(u == 0, 0.0, found)
+    """Variances of increments u."""
+    v = law.variances
+    logs = law.weights.log() - 0.5 * v.log() - u[..., None].square() * (0.5 / v)
+    return v[_pick(logs, generator)]
 
 
 def increments_given(
@@ -53,28 +55,26 @@ def increments_given(
     return mean, mean + root * torch.linalg.solve_triangular(factor.mT, z, upper=True)[..., 0]
 
 
-def one_by_one(
-    law: ScaleMixture, gram: Tensor, right: Tensor, u: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Every increment given the others, in random order, and then exchanges of neighbours."""
-    slope, own, u = right - u @ gram, gram.diagonal(), u.clone()
-    for i in torch.randperm(len(gram), generator=generator).tolist():
-        told = slope[:, i] + own[i] * u[:, i]
-        share = law.variances / (1 + law.variances * own[i])
-        logs = law.weights.log() - 0.5 * (1 + law.variances * own[i]).log() + 0.5 * told[:, None].square() * share
-        v = share[_pick(logs, generator)]
-        new = v * told + v.sqrt() * torch.randn(len(u), generator=generator, dtype=u.dtype)
-        slope = slope - (new - u[:, i])[:, None] * gram[i]
-        u[:, i] = new
-    for i in torch.randperm(len(gram) - 1, generator=generator).tolist():
-        move = u[:, i + 1] - u[:, i]
-        gain = move * (slope[:, i] - slope[:, i + 1])
-        cost = 0.5 * move.square() * (own[i] + own[i + 1] - 2 * gram[i, i + 1])
-        taken = (torch.rand(len(u), generator=generator, dtype=u.dtype).log() < gain - cost) * move
-        u[:, i] += taken
-        u[:, i + 1] -= taken
-        slope = slope - taken[:, None] * (gram[i] - gram[i + 1])
-    return u
+def scales_alone(law: ScaleMixture, M: Tensor, y: Tensor, noise: float, v: Tensor, generator: torch.Generator) -> Tensor:
+    """Every scale given the others and y `(B, m)`, in random order, with all increments integrated out.
+
+    y ~ N(0, S), S = noise + sum_j v_j a_j a_j^T.  Without increment i, tau = a^T S^-1 a and beta = a^T S^-1 y, so that a
+    scale v has weight p (1 + v tau)^-1/2 exp(v beta^2 / 2 (1 + v tau)).
+    """
+    v, unit = v.clone(), torch.eye(len(M), dtype=M.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(noise * unit + (M * v[:, None, :]) @ M.T))
+    for i in torch.randperm(M.shape[1], generator=generator).tolist():
+        k = inverse @ M[:, i]
+        whole, now = k @ M[:, i], v[:, i]
+        left = 1 - now * whole
+        tau, beta = whole / left, (k * y).sum(-1) / left
+        total = 1 + law.variances * tau[:, None]
+        logs = law.weights.log() - 0.5 * total.log() + 0.5 * law.variances * beta[:, None].square() / total
+        new = law.variances[_pick(logs, generator)]
+        change = now / left - new / (1 + new * tau) / left.square()
+        inverse = torch.baddbmm(inverse, (change[:, None] * k)[:, :, None], k[:, None, :])
+        v[:, i] = new
+    return v
 
 
 def gibbs(
@@ -85,13 +85,14 @@ def gibbs(
     items, n = len(y), M.shape[1]
     gram, right = M.T @ M / noise, (y @ M / noise).repeat_interleave(chains, 0)
     atom = bool((law.variances == 0).any())
-    start = torch.full((items * chains, n), 0.0 if atom else min(law.variance, 100.0), dtype=torch.float64)
-    u = start if atom else increments_given(gram, right, start, generator)[1]
+    alone = atom or law.variance > FAR
+    start = torch.full((items * chains, n), 0.0 if atom else min(law.variance, FAR), dtype=torch.float64)
+    data, scales = y.repeat_interleave(chains, 0), start
     kept, mean = [], torch.zeros(items * chains, n, dtype=torch.float64)
+    u = increments_given(gram, right, start, generator)[1]
     for k in range(sweeps):
-        if atom:
-            u = one_by_one(law, gram, right, u, generator)
-        middle, u = increments_given(gram, right, scales_given(law, u, generator), generator)
+        scales = scales_alone(law, M, data, noise, scales, generator) if alone else scales_given(law, u, generator)
+        middle, u = increments_given(gram, right, scales, generator)
         if k >= burn:
             mean += middle / (sweeps - burn)
             kept.append(u)

@@ -2,8 +2,9 @@
 
 A number u ~ sum_k p_k N(0, v_k) given an observation h u + s z is a mixture again, in closed form: mean, variance and
 likelihood at every t (Andrews and Mallows 1974, for which laws are such mixtures).  Laplace and Student-t laws have a
-density of scales in place of weights; the trapezoidal rule in the logarithm of the scale turns it into weights, with an
-error that falls exponentially in the number of nodes.
+density of scales in place of weights; the trapezoidal rule in the logarithm of the scale turns it into weights.  Log
+densities are then those of the formulas to 0.002 out to 12 (Laplace) or 60 (Student-t) scales.  Samples, densities and
+denoisers are all of the mixture, so they agree with each other exactly.
 """
 
 from __future__ import annotations
