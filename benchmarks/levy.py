@@ -1,6 +1,6 @@
 """Posterior methods on discretised Levy processes, whose posterior is known: the benchmark of Zach et al. (ICLR 2026).
 
-    python benchmarks/levy.py [--quick] [--laws ...] [--problems ...] [--methods ...] [--items 8] [--members 64] [--resume]
+    python benchmarks/levy.py [--quick] [--laws ...] [--problems ...] [--methods ...] [--items 8] [--resume]
     python benchmarks/levy.py --write        table and picture of the documents from the record
 
 A signal x of 64 samples is the cumulative sum of independent increments u.  y = A x + n: A the identity, a circular
@@ -19,8 +19,8 @@ cover:  the share of the posterior whose density is above the 10 % quantile of t
         increments within 0.02 of 0 count as 0 in both.
 var:    variance of the members over that of the posterior.
 
-Large memory is asked for and given back at every step: MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=4000000000
-makes it three times faster under glibc.
+Large memory is asked for and given back at every step; under glibc it is three times faster with
+MALLOC_TRIM_THRESHOLD_=8000000000 MALLOC_MMAP_THRESHOLD_=4000000000 in the environment.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ METHODS: dict[str, tuple[str, str | None, int, dict[str, Any]]] = {
     "DPnP": ("pnp_dm", "paper", 4, {"inner": 5, "decay": 0.3, "last": 0.15}),
     "MMPS": ("mmps", "paper", 20, {}),
 }
-"""Name in `POSTERIORS`, style, steps and options.  Published methods have their defaults, but for DPnP the couplings: 10,
+"""Name in `POSTERIORS`, style, steps and options.  Published methods have their defaults, but for DPnP couplings of 10,
 3, 0.9 and 0.27, so that four rounds of five calls come as near to its last, 0.15 (Zach et al.), as 20 calls can.
 """
 OURS = ("carried",)
@@ -93,7 +93,12 @@ def operators() -> dict[str, Tensor]:
     size[[0, -1]] = math.sqrt(1 / n)
     cosines, sines = size * phase.cos(), (size * phase.sin())[1:-1]
     fourier = torch.cat([cosines[known], sines[known[1:-1]]])
-    return {"denoising": torch.eye(n, **F), "deconvolution": blur, "imputation": torch.eye(n, **F)[seen], "Fourier": fourier}
+    return {
+        "denoising": torch.eye(n, **F),
+        "deconvolution": blur,
+        "imputation": torch.eye(n, **F)[seen],
+        "Fourier": fourier,
+    }
 
 
 def total_of(A: Tensor) -> MatrixFree:
@@ -119,7 +124,9 @@ def log_posterior(law: ScaleMixture, M: Tensor, y: Tensor, noise: float, u: Tens
     return law.log_density(u, ATOM).sum(-1) - 0.5 * (y - u @ M.T).square().sum(-1) / noise
 
 
-def figures(law: ScaleMixture, M: Tensor, y: Tensor, noise: float, u: Tensor, truth: tuple[Tensor, Tensor]) -> list[float]:
+def figures(
+    law: ScaleMixture, M: Tensor, y: Tensor, noise: float, u: Tensor, truth: tuple[Tensor, Tensor]
+) -> list[float]:
     """Coverage, squared error of the mean over the posterior variance, and variance over it, of members u `(K, n)`."""
     samples, mean = truth
     sorted_, place = log_posterior(law, M, y, noise, u).sort().values, (1 - LEVEL) * (len(u) + 1) - 1
@@ -155,10 +162,11 @@ def cell(name: str, problem: str, given: argparse.Namespace) -> dict[str, Any]:
             rows.append(figures(law, M, y[item], noise, x, (truth.samples[item], truth.mean[item])))
         found[label] = summary(rows, told, given.members) if rows else {"refused": told}
         found[label]["s"] = round(time.process_time() - started, 1)
-    found["exact"] = summary(
-        [figures(law, M, y[i], noise, _some(truth, i, given.members), (truth.samples[i], truth.mean[i])) for i in range(given.items)],
-        0, given.members,
-    )  # fmt: skip
+    rows = [
+        figures(law, M, y[i], noise, _some(truth, i, given.members), (truth.samples[i], truth.mean[i]))
+        for i in range(given.items)
+    ]
+    found["exact"] = summary(rows, 0, given.members)
     return found
 
 
@@ -167,7 +175,9 @@ def _some(truth: Truth, item: int, members: int) -> Tensor:
     return truth.samples[item, order[:members]]
 
 
-def _run(label: str, denoiser: IndependentDenoiser, measurement: Measurement, seeds: Tensor) -> tuple[Tensor | None, Any]:
+def _run(
+    label: str, denoiser: IndependentDenoiser, measurement: Measurement, seeds: Tensor
+) -> tuple[Tensor | None, Any]:
     name, style, steps, options = METHODS[label]
     try:
         method: Method = posterior_method(name, denoiser, measurement, style=style, **options)
@@ -210,7 +220,7 @@ def main() -> None:
     parser.add_argument("--chains", type=int, default=6)
     parser.add_argument("--sweeps", type=int, default=200)
     parser.add_argument("--quick", action="store_true", help="two items, a cell of each law, no record")
-    parser.add_argument("--resume", action="store_true", help="keep the cells of the record")
+    parser.add_argument("--resume", action="store_true", help="run what the record does not have")
     parser.add_argument("--write", action="store_true", help="table and picture from the record, nothing is run")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -224,12 +234,14 @@ def main() -> None:
     record = json.loads(OUT.read_text(encoding="utf-8")) if given.resume and OUT.exists() else {}
     for problem in given.problems:
         for name in given.laws:
-            if given.resume and name in record.get(problem, {}):
+            have = record.get(problem, {}).get(name, {})
+            wanted = [m for m in given.methods if m not in have]
+            if not wanted:
                 continue
-            found = cell(name, problem, given)
+            found = {**have, **cell(name, problem, argparse.Namespace(**{**vars(given), "methods": wanted}))}
             record.setdefault(problem, {})[name] = found
             print(f"{name}, {problem}: chains {found['chains']:.3f}, truth {found['truth s']} s", flush=True)
-            for label in (*given.methods, "exact"):
+            for label in (*wanted, "exact"):
                 f = found[label]
                 if "refused" in f:
                     print(f"  {label:12} {f['refused']}", flush=True)

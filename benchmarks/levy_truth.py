@@ -2,8 +2,8 @@
 
 Increments u are scale mixtures of Gaussians, y = M u + n with white noise.  A sweep draws the scale of every increment
 given u, and all increments at once given their scales, by one factorisation (Andrews and Mallows 1974; Zach et al. 2026
-do the same).  Laws with an atom at 0, or with tails as those of Student(1), do not mix so: for them each scale is drawn given the other scales and y, with the
-increments integrated out, and then all increments at once.
+do the same).  Laws with an atom at 0, or with tails as those of Student(1), do not mix so: for them each scale is drawn
+given the other scales and y, with the increments integrated out, and then all increments at once.
 All chains of all items are one batch.
 """
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from retrodict.denoisers.scale_mixture import ScaleMixture
-
 
 FAR = 100.0
 """Variance of a law above which its tails are so heavy that scales and increments in turn do not mix."""
@@ -44,9 +43,7 @@ def scales_given(law: ScaleMixture, u: Tensor, generator: torch.Generator) -> Te
     return v[_pick(logs, generator)]
 
 
-def increments_given(
-    gram: Tensor, right: Tensor, scales: Tensor, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def increments_given(gram: Tensor, right: Tensor, scales: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Mean and a draw of u given its scales; gram M^T M / s^2, right M^T y / s^2 `(B, n)`."""
     root, unit = scales.sqrt(), torch.eye(len(gram), dtype=gram.dtype)
     factor = torch.linalg.cholesky(unit + root[:, :, None] * gram * root[:, None, :])
@@ -55,7 +52,9 @@ def increments_given(
     return mean, mean + root * torch.linalg.solve_triangular(factor.mT, z, upper=True)[..., 0]
 
 
-def scales_alone(law: ScaleMixture, M: Tensor, y: Tensor, noise: float, v: Tensor, generator: torch.Generator) -> Tensor:
+def scales_alone(
+    law: ScaleMixture, M: Tensor, y: Tensor, noise: float, v: Tensor, generator: torch.Generator
+) -> Tensor:
     """Every scale given the others and y `(B, m)`, in random order, with all increments integrated out.
 
     y ~ N(0, S), S = noise + sum_j v_j a_j a_j^T.  Without increment i, tau = a^T S^-1 a and beta = a^T S^-1 y, so that a

@@ -1,4 +1,4 @@
-"""A message carried along the chain: exact on Gaussian data, and the posterior of sparse and heavy-tailed increments."""
+"""A message carried along the chain: exact on Gaussian data, and the posterior of sparse and heavy-tailed data."""
 
 from __future__ import annotations
 
@@ -82,11 +82,15 @@ def test_a_prior_that_hesitates_leaves_the_precision_of_the_state():
     """Far from a Cauchy peak the answer is less sure than state and message together."""
     basis = Pixel((1,))
     denoiser = IndependentDenoiser(edm(basis, sigma_max=10.0), ScaleMixture.student(1.0), width=10.0)
-    m = Measurement(matrix_operator(torch.ones(1, 1, **F), (1,)), torch.full((1, 1, 1), 9.0, **F), GaussianNoise.white(2.0))
+    m = Measurement(
+        matrix_operator(torch.ones(1, 1, **F), (1,)), torch.full((1, 1, 1), 9.0, **F), GaussianNoise.white(2.0)
+    )
     method = posterior_method("carried", denoiser, m)
     x, t = torch.full((1, 1, 1), 5.0, **F), torch.full((1,), 0.5, **F)
     message = Message(torch.full((1, 1, 1), 9.0 / 4, **F), torch.full((1, 1, 1), 0.25, **F))
-    answer = denoiser.law.posterior(torch.tensor([(9 / 4 + 5 / 25) / (1 / 4 + 1 / 25)], **F), torch.ones(1, **F), torch.tensor([1 / 0.29], **F))
+    answer = denoiser.law.posterior(
+        torch.tensor([(9 / 4 + 5 / 25) / (1 / 4 + 1 / 25)], **F), torch.ones(1, **F), torch.tensor([1 / 0.29], **F)
+    )
     assert float(answer[1]) > 1 / 0.29
     found = method.cavity(x, t, message)
     precision = 1 / float(found.spread.power().flatten()[0])

@@ -99,7 +99,9 @@ def test_an_observation_that_says_nothing_leaves_the_prior():
     assert float(variance) == pytest.approx(law.variance)
     denoiser = IndependentDenoiser(edm(Pixel((3,))), law, width=5.0)
     assert torch.equal(denoiser.prior()[1], torch.full((3,), 5.0, **F))
-    found = denoiser.observe(torch.zeros(1, 1, 3, **F), Moments(*(torch.zeros(3, **F), torch.zeros(3, **F), torch.ones(3, **F))))
+    found = denoiser.observe(
+        torch.zeros(1, 1, 3, **F), Moments(*(torch.zeros(3, **F), torch.zeros(3, **F), torch.ones(3, **F)))
+    )
     assert torch.equal(found.mean, torch.zeros(1, 1, 3, **F))
 
 

@@ -104,7 +104,7 @@ class ScaleMixture:
         return logs, total
 
     def log_density(self, u: Tensor, atom: float = 0.0) -> Tensor:
-        """Log density of numbers; with an atom, its log mass where |u| <= atom, and the density of the rest elsewhere."""
+        """Log density of numbers; with an atom at 0, its log mass where |u| <= atom, and the rest elsewhere."""
         solid = self.variances > 0
         law = ScaleMixture(self.weights[solid] / self.weights[solid].sum(), self.variances[solid])
         zero = torch.zeros_like(u)

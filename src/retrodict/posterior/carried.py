@@ -126,9 +126,7 @@ class Carried(Propagated):
         found = denoiser.observe(*fuse(w, m, *observation_of(message, x)))
         return without(found, message, process.basis, ratio(m.h**2, m.s2))
 
-    def advance(
-        self, x: Tensor, t: Tensor, s: Tensor, draw: Draw, message: Message | None
-    ) -> tuple[Tensor, Message]:
+    def advance(self, x: Tensor, t: Tensor, s: Tensor, draw: Draw, message: Message | None) -> tuple[Tensor, Message]:
         """x_t to x_s with the message of the step before, and the message for the next."""
         left = self.cavity(x, t, message)
         if self.dense is not None:
