@@ -3,13 +3,13 @@
     python benchmarks/finite_sample.py [--images 800] [--items 4] [--members 48] [--calls 1 2 4 8 16 20] [--write]
 
 Prior: patches of 32 x 32 pixels (averages of 2 x 2 pixels) from CT slices of training patients, each as likely, in
-units of their deviation.  Measured through a Gaussian blur of 4 pixels FWHM with white noise such that the posterior has
-eight images (exponential of its entropy) in the mean over items; the true image is one of them.  The denoiser is exact,
-and so are the weights of the posterior.  (A finite set of images as test bed: arXiv 2605.30330.)
+units of their deviation.  Measured through a Gaussian blur of 4 pixels FWHM with white noise such that the posterior
+has eight images in the geometric mean over items (exponential of its entropy), the true one among them.  The denoiser
+is exact, and so are the weights of the posterior.  (A finite set of images as test bed: arXiv 2605.30330.)
 
 total variation  of the images that members are nearest to from the exact weights; exact members have one too
-energy           energy distance of the members from the posterior, over the mean distance of two of its images
-mean, var        squared error of the mean over the posterior variance; variance over it
+energy           energy distance of the members from the posterior, over the mean distance of two images of the set
+mean, var        squared error of the mean over the posterior variance, and variance over it, both summed over items
 stray            share of members that are on no image: further from the nearest than 5 % of the distance of two
 """
 
@@ -93,25 +93,26 @@ def measured(denoiser: EmpiricalDenoiser, items: int) -> tuple[list[Measurement]
         sigma = math.sqrt(low * high)
         found = [Measurement.simulate(blur, GaussianNoise.white(sigma), images[i : i + 1], [i]) for i in range(items)]
         weights = torch.cat([denoiser.weights(*observed(m, sigma, basis)) for m in found])
-        low, high = (sigma, high) if float(entropy(weights).mean()) < EFFECTIVE else (low, sigma)
+        low, high = (sigma, high) if float(entropy(weights).log().mean()) < math.log(EFFECTIVE) else (low, sigma)
     return found, sigma, weights
 
 
-def figures(x: Tensor, images: Tensor, w: Tensor, apart: float) -> list[float]:
-    """Total variation, energy, error of the mean, variance and strays of members `(K, n)`, images `(M, n)`."""
+def figures(x: Tensor, images: Tensor, w: Tensor, own: float, apart: float) -> list[float]:
+    """Total variation, energy, squared error of the mean, variance, strays and exact variance of members `(K, n)`."""
     between = torch.cdist(x, images)
     near = between.argmin(1)
     counts = torch.bincount(near, minlength=len(images)).double() / len(x)
     exact = (w[:, None] * images).sum(0)
     variance = float((w * (images - exact).square().sum(1)).sum())
-    own = torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
-    energy = float(2 * (between @ w).mean() - own) - apart
+    inner = torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+    energy = float(2 * (between @ w).mean() - inner) - own
     return [
         float((counts - w).abs().sum() / 2),
         energy / apart,
-        float((x.mean(0) - exact).square().sum()) / variance,
-        float(x.var(0).sum()) / variance,
+        float((x.mean(0) - exact).square().sum()),
+        float(x.var(0).sum()),
         float((between.min(1).values > STRAY * apart).double().mean()),
+        variance,
     ]
 
 
@@ -122,7 +123,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     found, sigma, weights = measured(denoiser, given.items)
     flat = images.flatten(1)
     distance = torch.cdist(flat, flat)
-    aparts = [float(w @ distance @ w) for w in weights]
+    aparts = [(float(w @ distance @ w), float(distance.mean())) for w in weights]
     effective = entropy(weights).tolist()
     record: dict[str, Any] = {
         "images": given.images, "items": given.items, "members": given.members, "sigma": sigma,
@@ -131,7 +132,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     print(f"noise {sigma:.3g}, images in the posterior {effective}", flush=True)
     draws = [torch.multinomial(w, given.members, True, generator=torch.Generator().manual_seed(0)) for w in weights]
     record["rows"]["exact"] = summary(
-        [figures(flat[k], flat, w, a) for k, w, a in zip(draws, weights, aparts, strict=True)]
+        [figures(flat[k], flat, w, *a) for k, w, a in zip(draws, weights, aparts, strict=True)]
     )
     for label, (name, style, each, options) in METHODS.items():
         for calls in given.calls if label in ("fuse", "matched", "carried") else [max(given.calls)]:
@@ -146,7 +147,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
                 except InputError:
                     continue
                 if bool(torch.isfinite(drawn.x).all()):
-                    rows.append(figures(drawn.x.flatten(1), flat, weights[item], aparts[item]))
+                    rows.append(figures(drawn.x.flatten(1), flat, weights[item], *aparts[item]))
             if not rows:
                 print(f"{label}, {calls}: it diverged or is not defined", flush=True)
                 continue
@@ -161,7 +162,9 @@ def summary(rows: list[list[float]]) -> dict[str, float]:
     table = torch.tensor(rows, dtype=torch.float64)
     names = ("variation", "energy", "mean", "var", "stray")
     error = float(table[:, 0].std() / math.sqrt(len(table))) if len(table) > 1 else 0.0
-    return {**dict(zip(names, table.mean(0).tolist(), strict=True)), "variation_error": error}
+    means = table.mean(0)
+    means[2:4] /= means[5].clone()  # a posterior of one image has no variance to divide by
+    return {**dict(zip(names, means[:5].tolist(), strict=True)), "variation_error": error}
 
 
 def table(record: dict[str, Any]) -> str:

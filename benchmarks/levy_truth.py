@@ -57,8 +57,8 @@ def scales_alone(
 ) -> Tensor:
     """Every scale given the others and y `(B, m)`, in random order, with all increments integrated out.
 
-    y ~ N(0, S), S = noise + sum_j v_j a_j a_j^T.  Without increment i, tau = a^T S^-1 a and beta = a^T S^-1 y, so that a
-    scale v has weight p (1 + v tau)^-1/2 exp(v beta^2 / 2 (1 + v tau)).
+    y ~ N(0, S), S = noise + sum_j v_j a_j a_j^T.  Without increment i, tau = a^T S^-1 a and beta = a^T S^-1 y, so that
+    a scale v has weight p (1 + v tau)^-1/2 exp(v beta^2 / 2 (1 + v tau)).
     """
     v, unit = v.clone(), torch.eye(len(M), dtype=M.dtype)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(noise * unit + (M * v[:, None, :]) @ M.T))
