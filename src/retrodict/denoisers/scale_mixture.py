@@ -51,7 +51,8 @@ class ScaleMixture:
     def gaussian(cls, variance: float) -> ScaleMixture:
         """N(0, variance)."""
         _positive("variance", variance)
-        return cls(torch.ones(1, dtype=torch.float64), torch.full((1,), variance, dtype=torch.float64))
+        one = torch.ones(1, dtype=torch.float64, device="cpu")
+        return cls(one, variance * one)
 
     @classmethod
     def laplace(cls, scale: float = 1.0) -> ScaleMixture:
