@@ -42,8 +42,9 @@ class EmpiricalDenoiser(Observer):
             raise InputError("images", f"shape {tuple(self.images.shape)}", f"(M, 1, {', '.join(map(str, wanted))})")
         if not bool(torch.isfinite(self.images).all()):
             raise InputError("images", "NaN or infinity", "finite values")
-        if bool((torch.as_tensor(self.width) < 0).any()):
-            raise InputError("width", float(torch.as_tensor(self.width).min()), "a variance of at least 0")
+        least = float(self.width.min()) if isinstance(self.width, Tensor) else float(self.width)
+        if not least >= 0:
+            raise InputError("width", least, "a variance of at least 0")
 
     @cached_property
     @torch.inference_mode(mode=False)
