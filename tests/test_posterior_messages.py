@@ -17,7 +17,7 @@ from retrodict.physics.adapters import MatrixFree
 from retrodict.posterior import posterior_method
 from retrodict.posterior.card import affine_card, dense_posterior, prior_matrix
 from retrodict.posterior.fused import FusedDenoiser
-from retrodict.posterior.messages import Message, _without
+from retrodict.posterior.messages import Message, without
 from retrodict.processes.observation import Cond
 from retrodict.processes.scalar import vp
 
@@ -127,7 +127,7 @@ def test_a_law_that_differs_in_place_keeps_what_differs():
     v = (1 / (0.05 + basis.radius() ** 2) / 30)[None, None]
     local = LocalSpread(basis, v, torch.linspace(-1, 1, 48, **F).reshape(1, 3, *SIZE), band_filters(basis, 3))
     g = 0.3 / local.power()
-    found = _without(Estimate(torch.ones(1, 1, *SIZE, **F), local), Message(torch.zeros_like(g), g), basis)
+    found = without(Estimate(torch.ones(1, 1, *SIZE, **F), local), Message(torch.zeros_like(g), g), basis)
     assert torch.allclose(1 / found.spread.power(), 1 / local.power() - g)
     assert torch.equal(found.spread.log_ratio, local.log_ratio)
 
@@ -138,7 +138,7 @@ def test_a_prior_between_modes_keeps_a_positive_variance():
         torch.ones(1, 1, 4, **F), torch.full((1,), 0.5, **F)
     )
     g = 5 / estimate.spread.v
-    found = _without(estimate, Message(torch.ones(1, 1, 4, **F), g.expand(1, 1, 4)), basis)
+    found = without(estimate, Message(torch.ones(1, 1, 4, **F), g.expand(1, 1, 4)), basis)
     assert bool((found.spread.v > 0).all())
     assert bool(torch.isfinite(found.mean).all())
 

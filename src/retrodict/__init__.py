@@ -215,6 +215,9 @@ _PUBLIC = {
     "GaussianLaw": "denoisers.mixture",
     "Uneven": "denoisers.uneven",
     "MixtureDenoiser": "denoisers.mixture",
+    "EmpiricalDenoiser": "denoisers.empirical",
+    "IndependentDenoiser": "denoisers.scale_mixture",
+    "ScaleMixture": "denoisers.scale_mixture",
     "MixtureLaw": "denoisers.mixture",
     "gaussian_card": "samplers.card",
     "card": "samplers.card",
@@ -325,6 +328,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
     from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser
     from retrodict.denoisers.denoiser import GaussianDenoiser as GaussianDenoiser
+    from retrodict.denoisers.empirical import EmpiricalDenoiser as EmpiricalDenoiser
     from retrodict.denoisers.flow_map import FlowMap as FlowMap
     from retrodict.denoisers.foreign import Converted as Converted
     from retrodict.denoisers.foreign import foreign_denoiser as foreign_denoiser
@@ -341,6 +345,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.mixture import MixtureDenoiser as MixtureDenoiser
     from retrodict.denoisers.mixture import MixtureLaw as MixtureLaw
     from retrodict.denoisers.network import NetDenoiser as NetDenoiser
+    from retrodict.denoisers.scale_mixture import IndependentDenoiser as IndependentDenoiser
+    from retrodict.denoisers.scale_mixture import ScaleMixture as ScaleMixture
     from retrodict.denoisers.uneven import Uneven as Uneven
     from retrodict.denoisers.wrappers import Fused as Fused
     from retrodict.denoisers.wrappers import Guided as Guided

@@ -10,6 +10,7 @@ from typing import Any
 from retrodict._check import InputError, choice
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.physics.measurement import Measurement
+from retrodict.posterior.carried import Carried
 from retrodict.posterior.gradient import CalibratedPigdm, Dps, Jacobian, Pigdm
 from retrodict.posterior.matched import Fuse, Matched
 from retrodict.posterior.messages import Propagated
@@ -63,6 +64,10 @@ POSTERIORS: dict[str, Posterior] = {
     "propagated": Posterior(
         "sample", None, Propagated, "this library; expectation propagation: Minka 2001", LAW + ", of any observation",
         "Gaussian data, any steps, any operator; mixtures nearly",
+    ),
+    "carried": Posterior(
+        "sample", None, Carried, "this library; expectation propagation: Minka 2001", LAW + ", of any observation",
+        "Gaussian data, any steps, any operator; sparse and heavy-tailed data nearly",
     ),
     "dps": Posterior("sample", Dps, None, "Chung et al. 2023, arXiv 2209.14687", GRADIENT, "never"),
     "pigdm": Posterior(

@@ -35,7 +35,7 @@ from retrodict.posterior.method import Draw, drawn_step, spread_of
 from retrodict.processes.observation import Moments, fuse, ratio
 from retrodict.samplers.principal import lanczos
 
-__all__ = ["Message", "Propagated", "Response"]
+__all__ = ["SMALL", "Message", "Propagated", "Response", "observation_of", "power_of", "without"]
 
 FLOOR = 1e-3
 """Least precision of prior and state over that of the answer: a prior between two modes has none, or a negative one."""
@@ -137,18 +137,15 @@ class Propagated(Matched):
         left = Estimate(mean, spread_of(spread))
         for _ in range(self.rounds):
             message = self._message(left)
-            told = ratio(torch.ones_like(message.precision), message.precision)
-            where = (message.precision > 0).to(told)
-            law = Moments(where, torch.zeros_like(where), torch.where(where > 0, told, 1.0))
-            found = denoiser.observe(*fuse(w, m, told.to(x.real) * message.weighted, law))
-            left = _without(found, message, basis)
+            found = denoiser.observe(*fuse(w, m, *observation_of(message, x)))
+            left = without(found, message, basis)
         law = spread_of(left.spread)
         return Estimate(c.mean(left.mean, root_of(law)), ConditionalSpread(c, law))
 
     def _message(self, left: Estimate) -> Message:
         """What y adds to a law N(m_0, V_0): the message that its mean given y and their variances have."""
         basis, spread = self.process.basis, spread_of(left.spread)
-        prior = 1 / _power(spread)
+        prior = 1 / power_of(spread)
         g = self.response.precision(prior)
         mean, real = self.conditioner.mean(left.mean, root_of(spread)), left.mean.real
         weighted = (g + prior).to(real) * basis.forward(mean) - prior.to(real) * basis.forward(left.mean)
@@ -159,7 +156,15 @@ class Propagated(Matched):
         return drawn_step(self.process, x, t, s, self.estimate(x, t), draw)
 
 
-def _power(spread: Spread) -> Tensor:
+def observation_of(message: Message, like: Tensor) -> tuple[Tensor, Moments]:
+    """A message as coefficients of an observation of gain 1, or 0 where it says nothing, and their moments."""
+    told = ratio(torch.ones_like(message.precision), message.precision)
+    where = (message.precision > 0).to(told)
+    law = Moments(where, torch.zeros_like(where), torch.where(where > 0, told, 1.0))
+    return told.to(like.real) * message.weighted, law
+
+
+def power_of(spread: Spread) -> Tensor:
     """Variance per coefficient of a law that has one."""
     if not isinstance(spread, SpectralSpread | LocalSpread):
         hint = "Use 'matched', which takes any law."
@@ -168,11 +173,15 @@ def _power(spread: Spread) -> Tensor:
     return power.clamp_min(torch.finfo(torch.float64).tiny ** 0.5)
 
 
-def _without(found: Estimate, message: Message, basis: Basis) -> Estimate:
-    """The law of an answer with a message taken out of it again."""
+def without(found: Estimate, message: Message, basis: Basis, least: Tensor | None = None) -> Estimate:
+    """The law of an answer with a message taken out of it again.
+
+    `least`: the precision per coefficient that is left in any case, that of the state (None: `FLOOR` of the answer's).
+    """
     spread = spread_of(found.spread)
-    total = 1 / _power(spread)
-    own = torch.maximum(total - message.precision, FLOOR * total)
+    total = 1 / power_of(spread)
+    floor = FLOOR * total if least is None else torch.maximum(least, 1e-9 * total)
+    own = torch.maximum(total - message.precision, floor)
     d = basis.forward(found.mean)
     real = d.real
     # m_0 = V_0 (V^-1 d - g r) as a step from d, which a floor under V_0^-1 does not move

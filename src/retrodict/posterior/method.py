@@ -86,6 +86,10 @@ class Method(ABC):
     def step(self, x: Tensor, t: Tensor, s: Tensor, draw: Draw) -> Tensor:
         """x_t `(B, C, *N)` to x_s, times `(B,)` float64 with s < t, which may differ between items."""
 
+    def stepper(self) -> Callable[[Tensor, Tensor, Tensor, Draw], Tensor]:
+        """The steps of one run: `step`, or a function that remembers from one to the next."""
+        return self.step
+
     @property
     def process(self) -> Process:
         """That of the denoiser."""
@@ -139,10 +143,10 @@ class Method(ABC):
         watch: Callable[[Step], None] | None = None,
     ) -> Drawn:
         """Run from t = 1 to 0, an item for each of `seeds` `(B,)`; noise is a function of (seed, step) alone."""
-        times, like = self.times(steps), self.like(len(seeds), dtype)
+        times, like, step = self.times(steps), self.like(len(seeds), dtype), self.stepper()
         x = self.start(like, noise_of(like, seeds, 0, noise))
         for i, (t, s) in enumerate(itertools.pairwise(times)):
-            x = self.step(x, t.expand(len(x)), s.expand(len(x)), noise_of(like, seeds, i + 1, noise))
+            x = step(x, t.expand(len(x)), s.expand(len(x)), noise_of(like, seeds, i + 1, noise))
             if i == 0 and not bool(torch.isfinite(x.abs()).all()):
                 raise InputError("posterior", "NaN or infinity at the first step", "a denoiser with finite answers")
             if watch is not None:
