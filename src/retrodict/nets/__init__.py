@@ -9,8 +9,9 @@ from retrodict.nets.network import Network, network
 from retrodict.nets.precision import PRECISIONS, precision_for
 from retrodict.nets.tiles import Tiled
 from retrodict.nets.unet import UNet
+from retrodict.nets.wavelet import WaveletUNet
 
-__all__ = ["NETS", "PRECISIONS", "Mixer", "Network", "Tiled", "UNet", "network", "precision_for"]
+__all__ = ["NETS", "PRECISIONS", "Mixer", "Network", "Tiled", "UNet", "WaveletUNet", "network", "precision_for"]
 
-NETS: dict[str, Callable[..., Network]] = {"unet": UNet, "mixer": Mixer}
+NETS: dict[str, Callable[..., Network]] = {"unet": UNet, "mixer": Mixer, "wavelet_unet": WaveletUNet}
 """The networks by name, for configurations."""
