@@ -148,7 +148,12 @@ def one(name: str, data: Path, samples: int) -> tuple[Case, list[Any]]:
     stated: list[float | str | None] = {"kspace": [own], "tooth": [None, deviation]}.get(name, [deviation])
     panels = []
     for sigma in stated:
-        row, found = posterior(case, sigma, samples)
+        try:
+            row, found = posterior(case, sigma, samples)
+        except InputError as error:
+            print(f"{name}: {error}", flush=True)
+            rows.append({"method": "posterior", "sigma": sigma, "refused": str(error)})
+            continue
         print(f"{name}: {row['said']}\n{found.details['held_out']['said']}", flush=True)
         mean, sd = (x.values[0].abs().numpy() for x in (found.image, found.sd))
         if "truth" in case:
@@ -178,6 +183,9 @@ def shown(cases: dict[str, Case]) -> str:
     for name, case in cases.items():
         for row in case["rows"]:
             noise, judged = "", ["-", "-", "-"]
+            if "refused" in row:
+                cells.append([name, f"`{row['method']}`, noise as measured", "refused", *["-"] * 6])
+                continue
             if row["method"] == "posterior":
                 noise = f", noise {row['sigma']:.3g}" if isinstance(row["sigma"], float) else ", noise as measured"
                 ratio = f"{row['ratio']:.2f} ± {row['ratio_error']:.2f}"

@@ -57,6 +57,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "fbp": {"classic": "fbp", "filter": "hann"},
     "tv": {"classic": "fista", **TV},
     "matched": {"name": "matched"},
+    "propagated": {"name": "propagated"},
     "fuse": {"name": "fuse"},
     "dps": {"name": "dps", "style": "paper", "steps": 50, "process": vp},
     "pigdm": {"name": "pigdm", "style": "paper", "steps": 50, "process": vp},

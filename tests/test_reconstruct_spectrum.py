@@ -17,6 +17,7 @@ from retrodict.posterior.card import dense_posterior
 from retrodict.posterior.empirical import PowerLaw, basis_of, first_law, fit_spectrum, gaussian_prior
 from retrodict.posterior.fused import FusedDenoiser
 from retrodict.posterior.method import noise_of
+from retrodict.tasks import recon_priors
 from retrodict.tasks.recon_held_out import HeldOut, left_out, predicted
 from retrodict.tasks.recon_inputs import acquired
 from retrodict.tasks.recon_options import ReconstructOptions
@@ -263,6 +264,18 @@ def test_pigdm_as_published_diverges_on_data_of_large_variance(variance, steps, 
     expected = abs((first - rest) / float(h) * float(factors.prod()))
     assert moved == pytest.approx(expected, rel=1e-6)
     assert (float(factors.cumprod(0).abs().max()) > 10) == grows
+
+
+def test_samples_of_a_chain_that_diverged_are_refused_and_a_spectrum_that_is_none_too(monkeypatch):
+    basis = retrodict.Pixel((4,))
+    m = Measurement.simulate(Identity((4,)), GaussianNoise.white(0.1), torch.ones(1, 1, 4, **F), [0])
+    denoiser = retrodict.GaussianDenoiser(retrodict.PROCESSES["vp"](basis), 0.0, torch.full((4,), 1000.0, **F))
+    with pytest.raises(InputError, match=r"'pigdm'.* chi\^2 of .*diverge"):
+        retrodict.sample_posterior(denoiser, m, samples=2, method="pigdm", style="paper", steps=400)
+    found = fit_spectrum(blurred())
+    monkeypatch.setattr(recon_priors, "fit_spectrum", lambda _: replace(found, settled=False, change=1.78))
+    with pytest.raises(InputError, match=r"178%.*larger deviation of the noise"):
+        _ = recon_priors.FittedPrior("1", measurement=blurred()).law
 
 
 def quiet(seeds, stream, step, shape):

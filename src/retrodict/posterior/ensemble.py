@@ -113,6 +113,7 @@ def sample_posterior(
         found.append(_members(made.given(part), stream, steps, chunk, watch, b, len(measurement)))
     x = torch.stack([f.x for f in found], 1)
     misfit, width = _misfit(measurement, x)
+    _require_sane(name, x, misfit)
     kind = "point" if made.kind == "point" else "posterior" if checked.calibrated else "uncalibrated"
     said += _unfit(misfit, width, kind)
     for text in said:
@@ -166,6 +167,21 @@ def _members(
 
 def _name_of(method: Method) -> str:
     return next(name for name, row in POSTERIORS.items() if type(method) in row.kinds())
+
+
+ASTRAY = 1e6
+"""Chi^2 per datum beyond which a sample is not a bad one, but the end of a chain that diverged."""
+
+
+def _require_sane(name: str, x: Tensor, misfit: Tensor) -> None:
+    """Raise where a chain diverged: an image of such numbers is nobody's posterior."""
+    for b in range(x.shape[1]):
+        worst = float(misfit[:, b].max()) if bool(torch.isfinite(misfit[:, b]).all()) else float("nan")
+        if bool(torch.isfinite(x[:, b]).all()) and worst <= ASTRAY:
+            continue
+        found = "samples that are not finite" if worst != worst else f"samples with a chi^2 of {worst:.1e} per datum"
+        hint = "Its steps are not stable for this prior, operator and noise: use 'matched', or more steps."
+        raise InputError(f"measurement {b}: method {name!r}", found, "a chain that does not diverge", hint)
 
 
 def _mean(found: list[Drawn]) -> Tensor:

@@ -134,11 +134,11 @@ class Propagated(Matched):
         assert isinstance(denoiser, Observer)
         w, m = process.to_coefficients(x, t), process.moments(t)
         mean, spread = denoiser.estimate(x, t)
-        left = Estimate(mean, spread_of(spread))
+        left, least = Estimate(mean, spread_of(spread)), ratio(m.h**2, m.s2)
         for _ in range(self.rounds):
             message = self._message(left)
             found = denoiser.observe(*fuse(w, m, *observation_of(message, x)))
-            left = without(found, message, basis)
+            left = without(found, message, basis, least)
         law = spread_of(left.spread)
         return Estimate(c.mean(left.mean, root_of(law)), ConditionalSpread(c, law))
 

@@ -148,6 +148,10 @@ class NetworkPrior:
 # ---- a Gaussian law --------------------------------------------------------------------------------------------------
 
 
+WILD = 0.5
+"""Change of the spectrum in the last round of a fit beyond which there is none."""
+
+
 @dataclass(frozen=True)
 class _GaussianPrior:
     """What Gaussian priors share: exact in one call, on any grid, in the unit of the results."""
@@ -196,6 +200,11 @@ class FittedPrior(_GaussianPrior):
         found = fit_spectrum(self.measurement)
         end = "settled" if found.settled else f"not settled: the last round changed it by {found.change:.0%}"
         log.info("spectrum of the prior: %d rounds, %s", found.rounds, end)
+        if found.change > WILD:
+            where, wanted = "prior-spectrum fit", f"at most {WILD:.0%}"
+            hint = ("The data do not determine it: give a larger deviation of the noise (what the pixels cannot "
+                    "explain counts as noise), or images.")  # fmt: skip
+            raise InputError(where, f"a spectrum that changed by {found.change:.0%} in the last round", wanted, hint)
         return found
 
     @property
