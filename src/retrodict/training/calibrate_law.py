@@ -106,7 +106,7 @@ def _without_truth(denoiser: NetDenoiser, made: Example, law: ProcessLaw, seeds:
     assert noise is not None
     assert isinstance(basis, Fourier)
     if own:
-        bound = denoiser.at(at_rest(basis, noise))
+        bound = replace(denoiser.at(at_rest(basis, noise)), precision="float32")  # the probe takes small steps
         with torch.no_grad():
             probe = noise_like(y, seeds, "probe", 0)
             found = own_error(lambda x: bound.estimate(x, t).mean, y, noise, probe, basis, inside(basis))[1]
