@@ -137,7 +137,7 @@ def test_noisy_scans_alone_train_a_model_that_says_how_it_was_calibrated(tmp_pat
     assert card["calibration"]["at_own_noise"]["patients"] == 2
     assert math.isfinite(card["calibration"]["at_own_noise"]["ssr2"])
     assert 0 < card["spectrum"]["share_of_variance"] < 1
-    assert model.spec.held_out is None
+    assert model.spec.held_out["patients"] == 2  # of scans as they are
     assert model.spec.spread_scale is not None
     assert planned(settings(tmp_path, noise), tmp_path / "run").start_step == 4
     with pytest.raises(InputError, match=r"data\.noise"):

@@ -19,11 +19,13 @@ from retrodict.bases.spectrum import Spectrum
 from retrodict.data.collection import Slice
 from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.network import NetDenoiser
+from retrodict.models.instrument import AS_SCANNED
 from retrodict.models.model import Intensity, ModelSpec
 from retrodict.processes.clocks import at_rest
+from retrodict.processes.fourier import measured
 from retrodict.processes.observation import lift, noise_like
 from retrodict.tasks.fit_config import FitConfig
-from retrodict.tasks.held_out import IMAGES, center
+from retrodict.tasks.held_out import IMAGES, center, held_out_as_measured
 from retrodict.training.ambient import own_error
 from retrodict.training.calibrate_law import calibrate_over_law, inside
 from retrodict.training.losses import Batch, Example
@@ -212,17 +214,32 @@ def calibrated_without_truth(
 ) -> ModelSpec:
     """The specification with factors on the spread that are measured on noisy held-out images, and the check of them.
 
-    A clean image is needed for the record of held-out patients and for the factors in use: there are none, and the card
-    says so.
+    The record of held-out patients is that of the scans as they are.  There are no clean images, which the factors in
+    use need, and the card says so.
     """
     law, seed = config.clocks(), config.training.seed
     assert law is not None
     fuller = replace(validation, max_empty=0.5)
     scale = calibrate_over_law(denoiser, noise.batcher(fuller, spec.intensity), law, seed=seed)
-    found = checked(replace(denoiser, spread_scale=scale), validation.slices, spec.intensity, noise, seed)
+    denoiser = replace(denoiser, spread_scale=scale)
+    found = checked(denoiser, validation.slices, spec.intensity, noise, seed)
+    scans: dict[str, list[tuple[NetDenoiser, Tensor]]] = {}
+    for item in validation.slices:
+        pair = at_own_noise(denoiser, item, noise), spec.intensity.encode(item.image.values)
+        scans.setdefault(item.patient, []).append(pair)
+    record = held_out_as_measured(scans, seed)
     own = {**spec.card["noise"], "calibration": {**CALIBRATION, "at_own_noise": found}}
     card = {**spec.card, "noise": own}
-    return replace(spec, spread_scale=None if scale is None else asdict(scale), card=card)
+    spread = None if scale is None else asdict(scale)
+    return replace(spec, spread_scale=spread, held_out=None if record is None else record.to_json(), card=card)
+
+
+def at_own_noise(denoiser: NetDenoiser, item: Slice, noise: OwnNoise) -> NetDenoiser:
+    """The denoiser at the process that ends at a scan: an MTF of 1, and its NPS."""
+    spacing = math.sqrt(math.prod(item.spacing))
+    nodes = torch.linspace(0, 0.75 / spacing, 151, dtype=torch.float64, device="cpu")
+    curve = Curve.isotropic(nodes, noise.density(nodes, spacing, item.noise), "unit^2 mm^2")
+    return denoiser.at(measured(replace(denoiser.process.basis, spacing=(spacing, spacing)), AS_SCANNED, curve))
 
 
 CALIBRATION = {
