@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,11 +33,11 @@ from retrodict._check import InputError, choice
 from retrodict._random import uniform
 from retrodict.bases import Basis
 from retrodict.denoisers.network import NetDenoiser, Terms
-from retrodict.processes.clocks import ClockLaw, at_rest
+from retrodict.processes.clocks import at_rest
 from retrodict.processes.observation import Cond, noise_like, ratio
 from retrodict.training.losses import Example, Losses, bind, denoising_loss, example
 
-__all__ = ["STYLES", "Ambient", "Looks", "ambient_mean", "own_error", "pseudo_clean", "two_looks"]
+__all__ = ["STYLES", "Ambient", "Clocks", "Looks", "ambient_mean", "own_error", "pseudo_clean", "two_looks"]
 
 STYLES = ("ambient", "paper")
 
@@ -46,6 +46,14 @@ STEP = 0.02
 
 NEAR, FAR, DEEP = 0.05, 50.0, 1e-3
 """Least and largest added noise over the own noise of an image, and least clock over it."""
+
+
+class Clocks(Protocol):
+    """A law of clocks, such as `ClockLaw`."""
+
+    def clocks(self, basis: Basis, seeds: Tensor) -> Tensor:
+        """Noise variances r `(B, 1, *K)` in model units squared, one for each of the seeds `(B,)`."""
+        ...
 
 
 class Looks(NamedTuple):
@@ -144,7 +152,7 @@ class Ambient:
     target, whose known noise is part of its variance.
     """
 
-    law: ClockLaw
+    law: Clocks
     style: str = "ambient"
     own: float = 0.25
     below: float = 0.25
