@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
-from retrodict import InputError, load_model
+from retrodict import InputError, load_model, model_with_instrument
 from retrodict.bases import Fourier
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import density_spectrum
@@ -139,6 +141,13 @@ def test_noisy_scans_alone_train_a_model_that_says_how_it_was_calibrated(tmp_pat
     assert 0 < card["spectrum"]["share_of_variance"] < 1
     assert model.spec.held_out["patients"] == 2  # of scans as they are
     assert model.spec.spread_scale is not None
+    process = model_with_instrument(model, None, RAMP)[0].denoiser.process  # no MTF: as sharp as scanned
+    assert torch.equal(process.measurement.h, torch.ones_like(process.measurement.h))
+    with pytest.raises(InputError, match="model of every instrument"):
+        model_with_instrument(model, None, None)
+    plain = replace(model, spec=replace(model.spec, card={}))
+    with pytest.raises(InputError, match="mtf"):
+        model_with_instrument(plain, None, RAMP)
     assert planned(settings(tmp_path, noise), tmp_path / "run").start_step == 4
     with pytest.raises(InputError, match=r"data\.noise"):
         planned(settings(tmp_path, {"std": 9.0}), tmp_path / "run")
@@ -156,6 +165,14 @@ def test_patches_come_with_the_noise_of_their_own_slices(tmp_path):
     loud = torch.tensor([level == 21.0 for level in levels])
     fine = (made.x0[..., 1:, :] - made.x0[..., :-1, :]).abs().flatten(1).median(1).values
     assert float(fine[loud].median() / fine[~loud].median()) == pytest.approx(1.5, rel=0.15)
+
+
+def test_a_row_without_its_noise_is_named(tmp_path):
+    path = settings(tmp_path, {"level": "index"})
+    table = tmp_path / "data" / "index.csv"
+    table.write_text(re.sub(r",21$", ",", table.read_text(), flags=re.MULTILINE))
+    with pytest.raises(InputError, match=r"data\.noise\.level.*no noise in the row of .*index\.csv"):
+        planned(path, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
