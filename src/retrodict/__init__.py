@@ -251,6 +251,9 @@ _PUBLIC = {
     "generate": "tasks.generate",
     "Generated": "tasks.generate",
     "open_generator": "models.cascade",
+    "Ambient": "training.ambient",
+    "ambient_mean": "training.ambient",
+    "two_looks": "training.ambient",
     "denoising_loss": "training.losses",
     "Structure": "training.structure",
     "labelled": "training.structure",
@@ -545,6 +548,9 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.restore import restore as restore
     from retrodict.tasks.restore import restore_image as restore_image
     from retrodict.tasks.wavelet_card import wavelet_card as wavelet_card
+    from retrodict.training.ambient import Ambient as Ambient
+    from retrodict.training.ambient import ambient_mean as ambient_mean
+    from retrodict.training.ambient import two_looks as two_looks
     from retrodict.training.losses import denoising_loss as denoising_loss
     from retrodict.training.structure import Structure as Structure
     from retrodict.training.structure import labelled as labelled

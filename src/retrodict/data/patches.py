@@ -221,6 +221,11 @@ class PatchSet:
         """Return where patch number `key` comes from."""
         return self._draw(key)[1]
 
+    def number(self, key: int) -> int:
+        """Return the number of the stack of images, in the order of loading, that patch number `key` comes from."""
+        stack = self._draw(key)[0]
+        return next(i for i, own in enumerate(self._stacks) if own is stack)
+
     def _images(self, group: Group) -> list[Image]:
         # Slices used in 2D need neither a regular distance nor all their neighbors.
         mode = "independent" if self.ndim == 2 and group.axis == 0 else "volume"

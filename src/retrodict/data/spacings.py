@@ -110,9 +110,19 @@ class SpacingSet:
 
     def batch(self, keys: Sequence[int]) -> tuple[Tensor, float]:
         """Patches `(len(keys), C, size, size)`, and the spacing of them all in mm, which the first key draws."""
-        u = uniform(list(keys[:1]), "spacing", 0)[0]
-        place = min(int(torch.searchsorted(self._share, u, right=True)), len(self._bins) - 1)
+        place = self._place(keys)
         return self._sets[place].batch(keys), center_of(self._bins[place][0])
+
+    def levels(self, keys: Sequence[int]) -> list[float | None]:
+        """Noise of the slice that each patch of `batch(keys)` was cut from, where it is known."""
+        place = self._place(keys)
+        items = self._bins[place][1]
+        ordered = [i.noise for n in sorted({i.patient for i in items}) for i in items if i.patient == n]
+        return [ordered[self._sets[place].number(k)] for k in keys]
+
+    def _place(self, keys: Sequence[int]) -> int:
+        u = uniform(list(keys[:1]), "spacing", 0)[0]
+        return min(int(torch.searchsorted(self._share, u, right=True)), len(self._bins) - 1)
 
     def _fits(self, item: Slice) -> bool:
         (dy, dx), (least, most) = item.spacing, self.spacings

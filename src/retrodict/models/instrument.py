@@ -19,7 +19,7 @@ from retrodict.processes.fourier import measured
 from retrodict.processes.observation import Moments
 from retrodict.processes.process import Process
 
-__all__ = ["Agreement", "measure", "measured_inside", "model_with_instrument", "own_curves"]
+__all__ = ["Agreement", "as_scanned", "measure", "measured_inside", "model_with_instrument", "own_curves"]
 
 
 AROUND = 32
@@ -77,16 +77,27 @@ def own_curves(process: Process, scale: float) -> tuple[Curve, Curve]:
     return mtf, Curve.isotropic(nodes, [v * volume for v in line(bound.measurement.s2)], unit)
 
 
+AS_SCANNED = Curve.isotropic([0.0, 1000.0], [1.0, 1.0], "1")
+"""The MTF of images that are to stay as sharp as they were measured."""
+
+
+def as_scanned(model: Model) -> bool:
+    """Whether a model was trained on noisy scans alone: what it knows is as sharp as they are, and its MTF is 1."""
+    return isinstance(model.spec.card.get("noise"), dict)
+
+
 def model_with_instrument(model: Model, mtf: Any = None, nps: Any = None) -> tuple[Model, Agreement]:
     """The model with its process bound to a measured MTF and NPS (`Curve`, record, or path; None keeps its own).
 
     The Wiener part of the denoiser and the sampler follow the measured curves exactly; the network, which sees a
     standardized noise estimate, is the one that was trained.  Raises `InputError` for a model whose process does not
-    end at the measurement, and for curves that do not reach its Nyquist frequency or are in another unit.
+    end at the measurement, and for curves that do not reach its Nyquist frequency or are in another unit.  A model that
+    was trained on noisy scans (`as_scanned`) has an MTF of 1 where none is given.
     """
     process, scale = model.denoiser.process, model.intensity.scale
     if not process.pairing.starts:
         raise InputError("model", f"a process with conditioning {process.pairing.kind!r}", "a terminal one")
+    mtf = AS_SCANNED if mtf is None and as_scanned(model) else mtf
     own_mtf, own_nps = own_curves(process, scale)
     given = None if nps is None else Curve.parse(nps, "nps")
     if given is not None and given.unit.split("^")[0] != model.intensity.unit:

@@ -33,9 +33,11 @@ from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
+from retrodict.tasks.fit_noise import OwnNoise, calibrated_without_truth, check_noise, clean_spectrum, own_noise
 from retrodict.tasks.held_out import by_group, held_out, held_out_over_law
 from retrodict.tasks.in_use import in_use
 from retrodict.tasks.machine import device_named, torch_threads, usable_cores
+from retrodict.training.ambient import Ambient
 from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.calibrate_law import calibrate_over_law
 from retrodict.training.checkpoints import newest
@@ -64,6 +66,7 @@ class FitPlan:
     notes: list[str] = field(default_factory=list)
     device: str = "cpu"
     networks: int = 1
+    noise: OwnNoise | None = None
 
     @property
     def steps(self) -> int:
@@ -81,9 +84,12 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
 
     `base`: folder that a relative `data.root` is relative to.
     """
+    noise = own_noise(config, base)  # before the images are read
     sets = training_sets(config, base)
     training, validation = sets.training, sets.validation
-    spec = _spec(config, sets, base)
+    if noise is not None:
+        check_noise(noise, training, validation)
+    spec, known = _spec(config, sets, base, noise)
     device = device_named(config.training.device)  # refuse a GPU that is not there now
     if is_cascade(spec.network):
         from retrodict.tasks.fit_cascade import prepare_cascade  # it is made of the parts of this module
@@ -94,10 +100,12 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     first = base / config.start_from if config.start_from else None
     if first is not None:
         _start_from(denoiser.net, first)  # refuse a misfit now
-    identity = identity_of(config, spec.process, {"training": training, "validation": validation}, first)
+    identity = identity_of(config, spec.process, {"training": training, "validation": validation}, first,
+                           None if noise is None else noise.card())  # fmt: skip
     start, notes = _start(config, folder, identity)
     spec = replace(spec, card={**spec.card, "run": signature(identity)})
-    plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first, identity, notes, device)
+    plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first, identity, known + notes, device)
+    plan.noise = noise
     with torch_threads(config.training.threads):
         plan.seconds_per_step = _time_step(plan)
     return plan
@@ -158,10 +166,10 @@ def _trained(
         _start_from(denoiser.net, plan.start_from)
     return train(
         denoiser.to(plan.device),
-        batcher(plan.training, plan.spec.intensity),
+        _batch(plan, plan.training),
         options_of(config),
         folder,
-        validation=None if plan.validation is None else batcher(plan.validation, plan.spec.intensity),
+        validation=None if plan.validation is None else _batch(plan, plan.validation),
         watch=watch,
         log=log,
         objective=_objective(config),
@@ -177,6 +185,9 @@ def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     # on the CPU, as most who restore with it will use it, and in the precision that is fast there
     denoiser = replace(_built(plan.spec, plan.config), precision=precision_for(plan.config.training.precision))
     denoiser.net.load_state_dict(average)
+    if plan.noise is not None:
+        assert isinstance(plan.validation, SpacingSet)
+        return calibrated_without_truth(plan.spec, denoiser, plan.validation, plan.noise, plan.config)
     # what surrounds a body errs little and says nothing of it
     fuller = replace(plan.validation, max_empty=0.5) if isinstance(plan.validation, SpacingSet) else plan.validation
     batch = batcher(fuller, plan.spec.intensity)
@@ -219,9 +230,19 @@ def batcher(patches: PatchSet | SpacingSet, intensity: Intensity) -> Batch:
     return batch
 
 
+def _batch(plan: FitPlan, patches: PatchSet | SpacingSet) -> Batch:
+    """`batcher`, or that of images with noise of their own."""
+    if plan.noise is None:
+        return batcher(patches, plan.spec.intensity)
+    assert isinstance(patches, SpacingSet)
+    return plan.noise.batcher(patches, plan.spec.intensity)
+
+
 def _objective(config: FitConfig) -> Objective:
-    """The loss over the law of the configuration, or of its process."""
+    """The loss over the law of the configuration, or of its process; of noisy images that of theirs."""
     law = config.clocks()
+    if law is not None and config.data.noise is not None:
+        return Ambient(law, config.data.noise.style)
     return denoising_loss if law is None else partial(denoising_loss, law=law)
 
 
@@ -249,13 +270,14 @@ def _of_data(record: dict[str, Any], spectrum: Spectrum) -> dict[str, Any]:
     return {**record, "options": options}
 
 
-def _spec(config: FitConfig, sets: Sets, base: Path) -> ModelSpec:
+def _spec(config: FitConfig, sets: Sets, base: Path, noise: OwnNoise | None) -> tuple[ModelSpec, list[str]]:
+    """The model before it is trained, and what a user should know of the noise of the images."""
     training, law = sets.training, config.clocks()
     intensity = Intensity(config.intensity.unit, config.intensity.scale, config.intensity.offset)
-    spectrum = _spectrum(config, training, intensity)
+    spectrum, own, notes = clean_spectrum(_spectrum(config, training, intensity), noise, training)
     record = _of_data(_instrument(config.process.model_dump(), intensity, base), spectrum)
     process = process_from_recipe(record, config.data.patch, config.spacing, f"{config.name}: process")
-    return ModelSpec(
+    spec = ModelSpec(
         process=process_to_recipe(process),
         network=config.network.model_dump(),
         spectrum=spectrum.to_json(),
@@ -277,9 +299,11 @@ def _spec(config: FitConfig, sets: Sets, base: Path) -> ModelSpec:
             "validation": config.data.validation,
             "images": len(training),
             **sets.card,
+            **own,
             "versions": stamp()["versions"],
         },
     )
+    return spec, notes
 
 
 def _data_card(config: FitConfig, training: PatchSet | SpacingSet) -> list[dict[str, Any]]:
@@ -317,7 +341,7 @@ def _time_step(plan: FitPlan) -> float:
     """Seconds of one training step, measured on a model that is thrown away."""
     config = plan.config
     denoiser = _built(plan.spec, config).to(plan.device)
-    batch = batcher(plan.training, plan.spec.intensity)
+    batch = _batch(plan, plan.training)
     objective, times = _objective(config), []
     for trial in range(3):
         keys = [key(trial, "timing", i) for i in range(config.training.batch)]

@@ -154,7 +154,7 @@ def _check_memory(config: FitConfig, rows: Sequence[IndexRow]) -> None:
     """Raise before the hours of reading where the slices would not fit."""
     most, free = config.data.slices, free_memory()
     count = [1 if r.index is not None else min(r.slices or 1, most or r.slices or 1) for r in rows]
-    copies = 1 + (config.data.spacings.copies if config.data.spacings else 1) * (config.law is not None)
+    copies = 1 + config.copies * (config.law is not None)
     needed = 4 * copies * sum(n * (r.rows or 0) * (r.columns or 0) for n, r in zip(count, rows, strict=True))
     if free is not None and needed > 0.8 * free:
         found = f"{sum(count)} slices, {needed / 1e9:.3g} GB"
@@ -208,7 +208,6 @@ def _by_patient(config: FitConfig, slices: Sequence[Slice]) -> PatchSet:
 
 def _by_spacing(config: FitConfig, slices: Sequence[Slice]) -> SpacingSet:
     """Patches of all spacings, one a batch."""
-    stated = config.data.spacings
     wrong = next((s for s in slices if s.image.values.shape[0] != config.data.channels), None)
     if wrong is not None:
         raise InputError(wrong.where, f"{wrong.image.values.shape[0]} channels", f"{config.data.channels}")
@@ -216,7 +215,7 @@ def _by_spacing(config: FitConfig, slices: Sequence[Slice]) -> SpacingSet:
         slices,
         config.data.patch[0],
         config.spacings,
-        copies=1 if stated is None else stated.copies,
+        copies=config.copies,
         balance=config.data.balance or "patients",
         seed=config.training.seed,
         empty_below=unit(config.intensity.unit).empty_below,

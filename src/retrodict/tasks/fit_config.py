@@ -79,6 +79,27 @@ class SpacingsConfig(Strict):
         return self
 
 
+class NoiseConfig(Strict):
+    """The noise of training images that are not clean (`retrodict.training.ambient`): a measured NPS, or white."""
+
+    nps: str | None = Field(None, description="file of the NPS (retrodict measure nps), relative to data.root")
+    std: Positive | None = Field(None, description="of white noise, in the unit of the images")
+    level: Literal["stated", "index"] = Field(
+        "stated", description="index: each image has the noise of its row (column noise), in the shape of nps, or white"
+    )
+    style: Literal["ambient", "paper"] = Field("ambient", description="paper: SURE-Score, biased; to compare with")
+
+    @model_validator(mode="after")
+    def _one(self) -> NoiseConfig:
+        if self.nps is not None and self.std is not None:
+            raise InputError("std", f"{self.std:g} beside nps", "nps or std: an NPS holds its level")
+        if self.level == "index" and self.std is not None:
+            raise InputError("std", f"{self.std:g} beside level: index", "no std: every row has its own")
+        if self.level == "stated" and self.nps is None and self.std is None:
+            raise InputError("nps", "none, and no std", "nps: the file of a measured NPS, or std: white noise")
+        return self
+
+
 class DataConfig(Strict):
     """Where clean images come from and how patches are cut: `indices`, `folders`, `groups`, `simulated`, or several."""
 
@@ -106,6 +127,7 @@ class DataConfig(Strict):
     validation: list[str] | Annotated[float, Field(ge=0, lt=1)] = Field(
         default_factory=list, description="names of the groups held out, or the fraction of them; not for indices"
     )
+    noise: NoiseConfig | None = Field(None, description="of images that are not clean; without it they are")
     spacings: SpacingsConfig | None = Field(None, description="with a law: of the batches")
     balance: Literal["pixels", "patients"] | None = Field(
         None, description="what is drawn equally often; without it patients with a law, else pixels"
@@ -198,11 +220,34 @@ class FitConfig(Strict):
             self._check_law()
         elif self.data.spacings is not None:
             raise InputError("data.spacings", "spacings without a law", "law: {name: clocks}, or no spacings")
+        if self.data.noise is not None:
+            self._check_noise()
         if self.data.slices is not None and self.law is None and not self.data.indices:
             raise InputError("data.slices", self.data.slices, "indices, or a law")
         if self.data.indices and len(self.data.patch) != 2:
             raise InputError("data.patch", f"{len(self.data.patch)} axes", "2: tables list slices")
         return self
+
+    def _check_noise(self) -> None:
+        """What noisy images ask of the rest."""
+        if self.law is None:
+            raise InputError("data.noise", "noisy images without a law", "law: {name: clocks}, and level: clock")
+        if self.network.name == "cascade" or self.predicts != "wiener":
+            raise InputError("predicts", f"{self.network.name}, {self.predicts}", "'wiener' and no cascade: data.noise")
+        if self.training.loss != "unit":
+            raise InputError("training.loss", repr(self.training.loss), "'unit' with data.noise")
+        stated = self.data.spacings
+        if stated is not None and "copies" in stated.model_fields_set and stated.copies:
+            raise InputError("data.spacings.copies", stated.copies, "0 with data.noise: averaging changes an NPS")
+        if self.data.noise is not None and self.data.noise.level == "index" and not self.data.indices:
+            raise InputError("data.noise.level", "'index' without tables", "data.indices")
+
+    @property
+    def copies(self) -> int:
+        """How often a slice is averaged down to a coarser spacing; noisy ones never are."""
+        if self.data.noise is not None:
+            return 0
+        return 1 if self.data.spacings is None else self.data.spacings.copies
 
     def _check_law(self) -> None:
         self.clocks()  # a law that cannot be built

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,12 @@ def identity_of(
     process: Mapping[str, Any],
     data: Mapping[str, PatchSet | SpacingSet | None],
     start_from: Path | None,
+    noise: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The configuration with what it refers to in place of the references, flat: dotted name -> value or digest.
 
     process: the resolved recipe, with the curves that it was read from; data: the images themselves; start_from: the
-    model whose weights a run starts from.
+    model whose weights a run starts from; noise: what the card says of the noise of the images, which holds its curve.
     """
     record = config.model_dump(mode="json")
     record["process"] = dict(process)
@@ -47,6 +49,8 @@ def identity_of(
     stated = {k: record["data"][k] for k in ("patch", "coarser", "channels", "validation")}
     # What came later stands here only where it is used, so that runs from before it go on.
     stated |= {k: record["data"][k] for k in ("balance", "spacings") if record["data"][k] is not None}
+    if noise is not None:
+        stated["noise"] = {**record["data"]["noise"], "nps": _digest(json.dumps(noise["nps"]).encode())}
     if record["law"] is None:
         del record["law"]
     record["data"] = stated | {"images": images}

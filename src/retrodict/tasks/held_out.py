@@ -24,6 +24,7 @@ __all__ = [
     "by_group",
     "center",
     "held_out",
+    "held_out_as_measured",
     "held_out_over_law",
     "numbers_of",
     "record_of",
@@ -78,6 +79,22 @@ def held_out_over_law(
             every.append([row for row in rows if row is not None])
     loud, quiet = (_record_by_number([rows for rows in found[kind] if rows]) for kind in (False, True))
     return None if loud is None else replace(loud, quiet=quiet)
+
+
+def held_out_as_measured(patients: Mapping[str, Sequence[tuple[NetDenoiser, Tensor]]], seed: int = 0) -> HeldOut | None:
+    """`held_out` of scans as they are: nothing is simulated, and no clean image is needed.
+
+    patients: of each, pairs of the denoiser at the instrument of a scan and the scan `(C, *N)` in model units.
+    """
+    options = SamplingOptions(samples=2, keep_samples=True)
+    found = []
+    for number, images in enumerate(patients.values()):
+        rows = []
+        for i, (bound, image) in enumerate(images[:IMAGES]):
+            own = key(seed, f"patient-{number}", i)
+            rows.append(_row_of(bound, center(image)[None], own, replace(options, seed=own)))
+        found.append([row for row in rows if row is not None])
+    return _record_by_number([rows for rows in found if rows])
 
 
 def _drawn(
@@ -149,7 +166,11 @@ def record_of(patients: Sequence[Sequence[Row]], edges: tuple[float, ...]) -> He
 
 def _row(denoiser: NetDenoiser, x0: Tensor, seed: int, options: SamplingOptions | None) -> Row | None:
     """The numbers of an image; None where no pixel of it can be looked at."""
-    y = center(measured_inside(denoiser.process, x0[None], seed, AROUND)[0])[None]
+    return _row_of(denoiser, center(measured_inside(denoiser.process, x0[None], seed, AROUND)[0])[None], seed, options)
+
+
+def _row_of(denoiser: NetDenoiser, y: Tensor, seed: int, options: SamplingOptions | None) -> Row | None:
+    """The numbers of a measured image y `(1, C, *N)`."""
     misfit = BandMisfit(denoiser, y, flat_pixels(y))
     sample = one_call(denoiser, y, seed=seed)[1]
     if sample is None or misfit.counts[0] == 0:

@@ -11,7 +11,7 @@ import torch
 from retrodict._check import InputError, NotCalibratedError, choice
 from retrodict.bases import Fourier
 from retrodict.data import Image
-from retrodict.models.instrument import model_with_instrument
+from retrodict.models.instrument import as_scanned, model_with_instrument
 from retrodict.models.model import Model, open_model
 from retrodict.models.range import at_spacing, neighbor
 from retrodict.nets import precision_for
@@ -70,7 +70,8 @@ def _of_every_instrument(
     model: Model, options: RestoreOptions, spacing: tuple[float, ...] | None
 ) -> tuple[Model, dict[str, Any]]:
     """The model at the spacing of an image and bound to the curves, which have to be of the kind of its training."""
-    missing = [name for name in ("mtf", "nps") if getattr(options, name) is None]
+    needed = ("nps",) if as_scanned(model) else ("mtf", "nps")
+    missing = [name for name in needed if getattr(options, name) is None]
     if missing and not options.estimate_instrument:
         raise InputError(
             missing[0],
@@ -96,8 +97,9 @@ def _of_every_instrument(
         )
     if options.process is not None:
         bound = replace(bound, denoiser=bound.denoiser.at(_chain(options.process, bound.denoiser.process)))
+    files = ["MTF 1" if options.mtf is None else str(options.mtf), str(options.nps)]
     nearest = {"distance": found.distance, "limit": found.limit, "noise": found.noise, "in_range": not why, "why": why}
-    return bound, {"instrument": {**nearest, "files": [str(options.mtf), str(options.nps)]}}
+    return bound, {"instrument": {**nearest, "files": files}}
 
 
 def _chain(name: str, instrument: Process) -> Process:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from retrodict._check import choice
+from retrodict._check import InputError, choice
 from retrodict._random import uniform
 from retrodict.bases import Basis
 from retrodict.denoisers.network import NetDenoiser, Terms
@@ -75,6 +75,8 @@ class Example(NamedTuple):
 
     `spacing` (mm per axis) is that of the batch where it is not the spacing of the model.  `labels`: integer label maps
     `(B, *N)` for objectives that know regions.  `white`: `state_noise` of the batch where it was drawn ahead.
+    `noise`: where x0 is no clean image but holds noise of its own, the variance of that noise by coefficient
+    `(B, 1, *K)` in model units squared (`training.ambient`); y is then a second such image of the same object.
     """
 
     x0: Tensor
@@ -82,6 +84,7 @@ class Example(NamedTuple):
     spacing: tuple[float, ...] | None = None
     labels: Tensor | None = None
     white: Tensor | None = None
+    noise: Tensor | None = None
 
 
 Batch = Callable[[list[int]], Tensor | Example]
@@ -147,7 +150,9 @@ def denoising_loss(
     edge); on average over an image `calibrate_spread` sets it right.  `law` draws a process for every item
     (`law(basis, seeds)`), whose denoiser is then trained.  `noise`: see `simulate`.
     """
-    x0, y, spacing, _, white = example(batch, denoiser)
+    x0, y, spacing, _, white, own = example(batch, denoiser)
+    if own is not None:
+        raise InputError("batch", "images with noise of their own", "clean images", "Train with the objective Ambient.")
     denoiser = bind(denoiser, law, spacing, seeds)
     t = draw_times(seeds)
     xt, cond = simulate(denoiser.process, x0, t, seeds, y, noise, white)

@@ -1,0 +1,302 @@
+"""Trained on noisy CT alone: clean, naive, SURE-Score and ours, a small network of equal budget each.
+
+    python benchmarks/noisy_only.py [--steps 800] [--levels 40 20]
+
+Slices of 1 mm of real patients (TCGA, STS; own noise of at most 12 HU) get one fixed field of colored noise each, a
+ramp that a window ends.  Training and calibration patients are of the split train; validation patients are measured,
+two crops of 96 x 96 each, at the noise of the training images, at a quarter and at four times its variance.  Small on
+purpose: one scanner, patches of 32 x 32, a network of some 0.1 million weights, some hundred steps, one seed.  Results
+are kept after each model in benchmarks/results/noisy_only.json; a run that was stopped goes on.
+
+Methods: `clean` sees the images without the noise; `naive` takes the noisy ones for clean; `paper` is SURE-Score;
+`ours` is what `data.noise` of a configuration trains.  Spread: calibrated on clean patients for `clean`, on noisy ones
+taken for clean for `naive`, without truth for the others.  Classics: total variation and wavelet shrinkage that know
+the NPS, their strength by Morozov's discrepancy, on one crop of each patient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retrodict._output import stamp, write_file
+from retrodict._random import key, uniform, white
+from retrodict.bases import Basis, Fourier
+from retrodict.bases.curve import Curve
+from retrodict.data.collection import Slice, row_slices
+from retrodict.data.image import replace
+from retrodict.data.index import read_index
+from retrodict.data.resample import resample_axes
+from retrodict.data.spacings import SpacingSet
+from retrodict.denoisers.network import NetDenoiser
+from retrodict.models.model import Intensity, ModelSpec
+from retrodict.physics import Covariance, GaussianNoise, Identity, Measurement
+from retrodict.physics.classics import choose
+from retrodict.processes.clocks import at_rest
+from retrodict.processes.process import Process
+from retrodict.tasks.fit_collection import body_spectrum
+from retrodict.tasks.fit_noise import OwnNoise, clean_spectrum
+from retrodict.training.ambient import Ambient
+from retrodict.training.calibrate_law import calibrate_over_law, inside
+from retrodict.training.loop import TrainingOptions, train
+from retrodict.training.losses import Batch, Example, denoising_loss
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA, RESULT = ROOT.parent / "shared" / "data", ROOT / "benchmarks" / "results" / "noisy_only.json"
+SETS, UNIT = ("ct_tcga_lung", "ct_sts_extremity"), Intensity("HU", 200.0, -1000.0)
+METHODS, TIMES = ("clean", "naive", "paper", "ours"), (0.25, 1.0, 4.0)
+SIDE, CLEANEST = 96, 12.0
+NAMES = {"clean": "clean images", "naive": "noisy, as if clean", "paper": "noisy: SURE-Score",
+         "ours": "noisy: `data.noise`", "tv": "(total variation)", "wavelet": "(wavelet shrinkage)"}  # fmt: skip
+
+
+def nps(std: float) -> Curve:
+    """A ramp that a window ends, of `std` HU on pixels of 1 mm, HU^2 mm^2."""
+    f = torch.linspace(0, 1.0, 101, dtype=torch.float64)
+    shape = (f / 0.3 + 0.1) * torch.exp(-((f / 0.35) ** 2)) + 0.02
+    basis = Fourier((128, 128), (1.0, 1.0))
+    curve = Curve.isotropic(f, shape, "HU^2 mm^2")
+    weight = basis.multiplicity() / basis.multiplicity().sum()
+    return Curve.isotropic(f, shape * std**2 / float((curve.on(basis) * weight).sum()), "HU^2 mm^2")
+
+
+@dataclass(frozen=True)
+class OneInstrument:
+    """A law of clocks for one scanner: its noise at a sixteenth to sixteen times the variance."""
+
+    own: OwnNoise
+
+    def clocks(self, basis: Basis, seeds: Tensor) -> Tensor:
+        """Multiples of the noise `(B, 1, *K)`."""
+        assert isinstance(basis, Fourier)
+        times = 16.0 ** (2 * uniform(seeds, "times", 0) - 1)
+        return self.own.variance(basis) * times.reshape(-1, 1, 1, 1)
+
+    def __call__(self, basis: Basis, seeds: Tensor) -> Process:
+        """A process that stands at the clocks."""
+        return at_rest(basis, self.clocks(basis, seeds))
+
+
+def slices(split: str, most: int) -> list[Slice]:
+    """Clean slices at 1 mm, `most` of a patient."""
+    out: dict[str, list[Slice]] = {}
+    for name in SETS:
+        rows = [r for r in read_index(DATA / name / "index.csv") if r.split == split and r.orientation in ("", "axial")]
+        for item in row_slices([r for r in rows if (r.noise or 99) <= CLEANEST]):
+            values, spacing = resample_axes(item.image.values, item.spacing, (1.0, 1.0))
+            if len(out.get(item.patient, [])) < most and min(values.shape[-2:]) >= SIDE:
+                image = replace(item.image, values=values, spacing=spacing)
+                out.setdefault(item.patient, []).append(replace(item, image=image))
+    return [s for patient in out.values() for s in patient]
+
+
+def noise_field(item: Slice, curve: Curve, number: int) -> Tensor:
+    """One field of noise for a slice, cut from a larger one, HU."""
+    size = tuple(n + 32 for n in item.image.values.shape[-2:])
+    basis = Fourier(size, (1.0, 1.0))
+    z = white(torch.tensor([key(0, "own", number)]), "noise", 0, (1, *size)).double()
+    whole = basis.inverse(curve.on(basis).sqrt() * basis.forward(z))[0]
+    return whole[:, : size[0] - 32, : size[1] - 32].float()
+
+
+def noisy(items: list[Slice], curve: Curve) -> list[Slice]:
+    """The same slices with noise of their own."""
+    return [
+        replace(s, image=replace(s.image, values=s.image.values + noise_field(s, curve, n)))
+        for n, s in enumerate(items)
+    ]
+
+
+def patches(items: list[Slice]) -> SpacingSet:
+    return SpacingSet(items, 32, (0.9, 1.1), copies=0, empty_below=-900.0, max_empty=0.7)
+
+
+def plain(items: list[Slice]) -> Batch:
+    """Patches that are taken for clean."""
+    source = patches(items)
+
+    def batch(keys: list[int]) -> Example:
+        values, spacing = source.batch(keys)
+        return Example(UNIT.encode(values), spacing=(spacing, spacing))
+
+    return batch
+
+
+def trained(
+    method: str, std: float, sides: dict[str, list[Slice]], folder: Path, options: TrainingOptions
+) -> NetDenoiser:
+    """A calibrated denoiser by one of the methods."""
+    own = OwnNoise(nps(std), None, False, UNIT.scale)
+    law = OneInstrument(own)
+    seen = {k: v if method == "clean" else noisy(v, nps(std)) for k, v in sides.items()}
+    spectrum = body_spectrum(seen["train"], UNIT, 64)
+    if method in ("paper", "ours"):
+        spectrum = clean_spectrum(spectrum, own, patches(seen["train"]))[0]
+    recipe = {"name": "unet", "options": {"width": 16, "multipliers": [1, 2], "blocks": 1, "patch": 2,
+                                          "activation": "relu", "padding": "zeros"}}  # fmt: skip
+    spec = ModelSpec(
+        {"name": "fourier"}, recipe, spectrum.to_json(), UNIT, (1.0, 1.0), (32, 32), bands=4, level="clock"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        denoiser = spec.build(method)
+    honest = method in ("paper", "ours")
+    make = (lambda side: own.batcher(patches(side), UNIT)) if honest else plain
+    style = "paper" if method == "paper" else "ambient"
+    objective: Any = Ambient(law, style) if honest else partial(denoising_loss, law=law)
+    average = train(denoiser, make(seen["train"]), options, folder, objective=objective)
+    denoiser.net.load_state_dict(average)
+    scale = calibrate_over_law(denoiser, make(seen["calibration"]), law, levels=6, items=96)
+    return replace(denoiser, spread_scale=scale)
+
+
+def measured(items: list[Slice], std: float) -> list[tuple[str, Tensor, Tensor]]:
+    """(patient, truth, measurement of `std`) `(1, 1, SIDE, SIDE)` in model units, the fullest of the middle crops."""
+    out = []
+    for n, s in enumerate(items):
+        top, left = ((m - SIDE) // 2 for m in s.image.values.shape[-2:])
+        cut = (..., slice(top, top + SIDE), slice(left, left + SIDE))
+        field = noise_field(s, nps(std), 10_000 + n)
+        x = s.image.values
+        out.append((s.patient, UNIT.encode(x[cut])[None], UNIT.encode((x + field)[cut])[None]))
+    return out
+
+
+def numbers(denoiser: NetDenoiser, items: list[Slice], std: float) -> dict[str, dict[str, list[float]]]:
+    """By patient: root mean square error in HU, and squared error over stated variance, at every part of the noise."""
+    own, basis, t = (
+        OwnNoise(nps(std), None, False, UNIT.scale),
+        Fourier((SIDE, SIDE), (1.0, 1.0)),
+        torch.ones(1).double(),
+    )
+    out: dict[str, dict[str, list[float]]] = {}
+    window = inside(basis) ** 2
+    for times in TIMES:
+        bound = denoiser.at(at_rest(basis, times * own.variance(basis)))
+        sums: dict[str, list[float]] = {}
+        for name, x, y in measured(items, std * math.sqrt(times)):
+            with torch.no_grad():
+                said = bound.estimate(y, t)
+            assert said.spread is not None
+            error = (window * (said.mean - x).double() ** 2).sum()
+            variance = (window * said.spread.variance().double()).sum()
+            found = [float(error), float(variance), float(window.sum())]
+            sums[name] = [a + b for a, b in zip(sums.get(name, [0.0] * 3), found, strict=True)]
+        rows = sums.values()
+        out[str(times)] = {
+            "rmse": [UNIT.scale * math.sqrt(e / w) for e, _, w in rows],
+            "ssr2": [e / v for e, v, _ in rows],
+        }
+    return out
+
+
+def classic(penalty: str, items: list[Slice], std: float) -> dict[str, dict[str, list[float]]]:
+    """Error by patient of a penalty whose strength the noise decides."""
+    basis = Fourier((SIDE, SIDE), (1.0, 1.0))
+    noise = GaussianNoise(Covariance(OwnNoise(nps(std), None, False, UNIT.scale).variance(basis)[0, 0], basis))
+    operator, window = Identity((SIDE, SIDE)), inside(basis) ** 2
+    sums: dict[str, list[float]] = {}
+    for name, x, y in measured(items, std):
+        if name in sums:
+            continue  # one crop of a patient
+        done = choose(Measurement(operator, y.double(), noise), method="fista", penalty=penalty, iterations=60,
+                      accuracy=0.1, low=1.0, high=1e3)  # fmt: skip
+        found = [float((window * (done.image - x).double() ** 2).sum()), float(window.sum())]
+        sums[name] = [a + b for a, b in zip(sums.get(name, [0.0] * 2), found, strict=True)]
+    return {"1.0": {"rmse": [UNIT.scale * math.sqrt(e / w) for e, w in sums.values()]}}
+
+
+def shown(values: list[float]) -> str:
+    """Mean and SD between patients."""
+    x = torch.tensor(values, dtype=torch.float64)
+    return f"{float(x.mean()):.2f} ± {float(x.std()):.2f}"
+
+
+def table(content: dict[str, Any]) -> str:
+    """The Markdown table of the results."""
+    found = {(r["std"], r["method"]): r["found"] for r in content["records"]}
+    names = {"0.25": "a quarter", "1.0": "own noise", "4.0": "four times"}
+    head = ["noise", "trained on", *(f"{kind}, {n}" for n in names.values() for kind in ("error", "SSR²"))]
+    rows = []
+    for (std, method), result in sorted(
+        found.items(), key=lambda x: (x[0][0], [*METHODS, "tv", "wavelet"].index(x[0][1]))
+    ):
+        cells = []
+        for part in names:
+            if part not in result:
+                cells += ["", ""]
+                continue
+            ours, clean = result[part]["rmse"], found[std, "clean"][part]["rmse"]
+            ratio = shown([a / b for a, b in zip(ours, clean, strict=True)])
+            cells.append(f"{sum(ours) / len(ours):.1f} HU" if method == "clean" else ratio)
+            cells.append(shown(result[part]["ssr2"]) if "ssr2" in result[part] else "")
+        rows.append([f"{std:g} HU", NAMES[method], *cells])
+    patients = content["setup"]["patients"]
+    lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
+    said = (f"{content['setup']['steps']} steps of 8 patches; {patients['train']} patients to train, "
+            f"{patients['calibration']} to calibrate, {patients['validation']} to measure.")  # fmt: skip
+    return f"{said}\n\n" + "\n".join(lines)
+
+
+def write_docs(content: dict[str, Any]) -> None:
+    """Put the table into the how-to."""
+    path = ROOT / "docs" / "howto-noisy-scans.md"
+    head, rest = path.read_text().split("<!-- noisy-only:begin -->", 1)
+    tail = rest.split("<!-- noisy-only:end -->", 1)[1]
+    path.write_text(f"{head}<!-- noisy-only:begin -->\n{table(content)}\n<!-- noisy-only:end -->{tail}")
+
+
+def main() -> None:
+    """Train and measure what is not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--levels", type=float, nargs="+", default=[40.0, 20.0])
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "noisy_only")
+    parser.add_argument("--docs", action="store_true", help="only write the table of the how-to")
+    given = parser.parse_args()
+    if given.docs:
+        write_docs(json.loads(RESULT.read_text()))
+        return
+    torch.set_num_threads(1)
+    options = TrainingOptions(steps=given.steps, batch=8, warmup=50, decay=0.3, ema=0.99, learning_rate=3e-3)
+    train_items, items = slices("train", 2), slices("validation", 2)
+    names = sorted({s.patient for s in train_items})
+    held = set(names[::6])
+    sides = {"train": [s for s in train_items if s.patient not in held],
+             "calibration": [s for s in train_items if s.patient in held]}  # fmt: skip
+    patients = {k: len({s.patient for s in v}) for k, v in {**sides, "validation": items}.items()}
+    setup = {"steps": given.steps, "side": SIDE, "patients": patients}
+    content = json.loads(RESULT.read_text()) if RESULT.exists() else {"setup": setup, "records": []}
+    if content["setup"] != setup:
+        content = {"setup": setup, "records": []}
+    done = {(r["method"], r["std"]) for r in content["records"]}
+    for methods in (METHODS, ("tv", "wavelet")):
+        for std, method in ((s, m) for s in given.levels for m in methods):
+            if (method, std) in done:
+                continue
+            start = time.perf_counter()
+            if method in METHODS:
+                folder = given.runs / f"{method}-{std:g}-{given.steps}"
+                folder.mkdir(parents=True, exist_ok=True)
+                found = numbers(trained(method, std, sides, folder, options), items, std)
+            else:
+                found = classic(method, items, std)
+            seconds = time.perf_counter() - start
+            content["records"].append({"method": method, "std": std, "found": found, "seconds": seconds})
+            content["stamp"] = stamp()
+            write_file(RESULT, json.dumps(content, indent=1).encode())
+            mean = {k: sum(v["rmse"]) / len(v["rmse"]) for k, v in found.items()}
+            print(f"{method:8s} {std:g} HU  rmse {mean}  {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
