@@ -11,13 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from retrodict.models.cascade import open_generator
-from retrodict.shapes.picture import sheet
-from retrodict.tasks.fit import fit, prepare_fit
+import numpy as np
+
+from retrodict.denoisers.cascade_net import RegressionModel
+from retrodict.models.cascade import Generator, build_cascade, open_generator
+from retrodict.shapes.picture import shape_sheet
+from retrodict.shapes.volume import Volume
+from retrodict.tasks.fit import batcher, fit, options_of, prepare_fit
 from retrodict.tasks.fit_config import FitConfig
+from retrodict.tasks.machine import torch_threads
+from retrodict.tasks.shape_data import shape_groups
 from retrodict.tasks.shapes import compare_shapes, generate_shapes, shape_sides
+from retrodict.training.cascade import LevelTrainer, level_loss
+from retrodict.training.loop import train
 
 NET = {"name": "unet", "options": {"width": 32, "multipliers": [1, 2], "blocks": 1}}
 VARIANTS = ("posterior", "regression", "none", "direct")
@@ -61,45 +70,83 @@ def config(variant: str, steps: int, images: int) -> FitConfig:
     )
 
 
+def trained(variant: str, given: argparse.Namespace) -> Generator:
+    """The model of a variant; the first three share the coarse network of the first."""
+    base = "posterior" if variant == "none" else variant
+    settings, folder = config(base, given.steps, given.images), given.runs / base
+    if variant != "regression":
+        found = open_generator(fit(prepare_fit(settings, folder, Path()), folder, tensorboard=False).with_suffix(""))
+        if variant == "none":
+            model = RegressionModel(**{**vars(found.denoiser.model), "silent": True})
+            found = replace(found, denoiser=replace(found.denoiser, model=model))
+        return found
+    first = trained("posterior", given)
+    plan = prepare_fit(settings, folder, Path())
+    denoiser = build_cascade(plan.spec)
+    weights = first.denoiser.model.net.state_dict()
+    denoiser.model.net.load_state_dict(weights)
+    trainer, batch = LevelTrainer.of(denoiser, 0), batcher(plan.training, plan.spec.intensity)
+    with torch_threads(1):
+        average = train(trainer, batch, options_of(settings), folder, objective=level_loss, identity=plan.identity)
+    trainer.net.load_state_dict(average)
+    return replace(
+        first,
+        spec=plan.spec,
+        denoiser=replace(
+            denoiser,
+            model=replace(
+                denoiser.model,
+                net=denoiser.model.net.eval().requires_grad_(False),
+                factors=first.denoiser.model.factors,
+            ),
+        ),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=500, help="of each of two networks")
+    parser.add_argument("--steps", type=int, default=500, help="of each network")
     parser.add_argument("--images", type=int, default=464)
     parser.add_argument("--calls", type=int, default=16, help="of every level, and twice as many for the direct model")
     parser.add_argument("--runs", type=Path, default=Path("runs/shapes"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shapes.json"))
     parser.add_argument("--picture", type=Path, default=Path("docs/images/shapes-benchmark.png"))
-    parser.add_argument("--only", nargs="*", default=VARIANTS)
     given = parser.parse_args()
-    records, rows = (json.loads(given.out.read_text())["variants"] if given.out.exists() else {}), []
+    records = json.loads(given.out.read_text())["variants"] if given.out.exists() else {}
     training, held = shape_sides(config("posterior", given.steps, given.images), Path())
-    for variant in given.only:
-        start = time.process_time()
-        settings, folder = config(variant, given.steps, given.images), given.runs / variant
-        plan = prepare_fit(settings, folder, Path())
-        model = fit(plan, folder, tensorboard=False)
-        spent = time.process_time() - start
-        calls = 2 * given.calls if variant == "direct" else given.calls
-        start = time.process_time()
-        drawn = generate_shapes(open_generator(model.with_suffix("")), HELD, seed=1, steps=calls, threads=1)
-        meshes = [m for m in drawn.meshes if m is not None]
-        scores = compare_shapes(meshes, held, training[:256])
-        records[variant] = {
-            "parameters": plan.parameters,
-            "cpu_seconds": spent,
-            "drawing_seconds": time.process_time() - start,
-            "calls": drawn.record["calls"],
-            "empty": drawn.record["empty"],
-            **scores,
-        }
-        rows += drawn.volumes[:8]
-        print(variant, json.dumps(records[variant]), flush=True)
     if "training" not in records:
         records["training"] = compare_shapes(training[:HELD], held, training[HELD : HELD + 256])
         print("training", json.dumps(records["training"]), flush=True)
-    record = {"steps": given.steps, "images": given.images - HELD, "held_out": HELD, "variants": records}
-    given.out.write_text(json.dumps(record, indent=1) + "\n")
-    given.picture.write_bytes(sheet(rows, columns=8, pixels=112))
+    for variant in VARIANTS:
+        volumes = given.runs / f"{variant}.npz"
+        if variant not in records or not volumes.exists():
+            start = time.process_time()
+            model = trained(variant, given)
+            spent = time.process_time() - start
+            calls = 2 * given.calls if variant == "direct" else given.calls
+            start = time.process_time()
+            drawn = generate_shapes(model, HELD, seed=1, steps=calls, threads=1)
+            records[variant] = {
+                "parameters": sum(t.numel() for t in read_tensors_of(model).values()),
+                "training_cpu_seconds_this_run": round(spent, 1),
+                "drawing_cpu_seconds": round(time.process_time() - start, 1),
+                "calls": drawn.record["calls"],
+                "empty": drawn.record["empty"],
+                **compare_shapes([m for m in drawn.meshes if m is not None], held, training[:256]),
+            }
+            np.savez_compressed(volumes, values=np.stack([v.values for v in drawn.volumes]).astype(np.float32))
+            print(variant, json.dumps(records[variant]), flush=True)
+        record = {"steps": given.steps, "images": given.images - HELD, "held_out": HELD, "variants": records}
+        given.out.write_text(json.dumps(record, indent=1) + "\n")
+    rows = [Volume(v, (1.0,) * 3) for n in VARIANTS for v in np.load(given.runs / f"{n}.npz")["values"][:8]]
+    shown = [g.images[0] for g in shape_groups(config("posterior", 1, 8), Path())]
+    rows += [Volume(image.values[0].double().numpy(), image.spacing) for image in shown]
+    given.picture.write_bytes(shape_sheet(rows, columns=8, pixels=112))
+
+
+def read_tensors_of(model: Generator) -> dict:
+    inner = getattr(model.denoiser, "model", model.denoiser)
+    return inner.net.state_dict()
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class NetModel:
         return replace(self, net=copy.deepcopy(self.net).to(device))
 
 
-# ---- details by regression ---------------------------------------------------------------------------------------------
+# ---- details by regression -------------------------------------------------------------------------------------------
 
 
 def unseen(view: View) -> View:
@@ -128,8 +128,8 @@ def unseen(view: View) -> View:
 class RegressionModel(NetModel):
     """Coarse bands drawn as by `NetModel`, details their mean given the coarse image and nothing else: E[d | c].
 
-    The detail predictor of Hui et al. 2022, in the bands of an orthonormal basis: one image of details for a coarse one,
-    without a spread.  `silent`: no details at all, the coarse image alone.
+    The detail predictor of Hui et al. 2022, in the bands of an orthonormal basis: one answer to a coarse image, without
+    a spread.  `silent`: no details at all, the coarse image alone.
     """
 
     silent: bool = False

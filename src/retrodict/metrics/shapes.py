@@ -28,6 +28,9 @@ __all__ = [
     "sliced_distance",
 ]
 
+PAIRS = 1 << 22
+"""Of points that are held at once."""
+
 DIRECTIONS = 64
 """Of a sliced distance, on a spiral over the half sphere."""
 
@@ -89,8 +92,9 @@ def _clouds(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _chamfer(a: Tensor, b: Tensor) -> Tensor:
+    """Of clouds `(..., P, 3)` and `(..., Q, 3)`, `(...)`."""
     square = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
-    return square.min(1).values.mean() + square.min(0).values.mean()
+    return square.amin(-1).mean(-1) + square.amin(-2).mean(-1)
 
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], float]] = {
@@ -109,14 +113,28 @@ def pairwise(first: Sequence[Tensor], second: Sequence[Tensor], distance: str = 
     if distance == "sliced":
         a, b = (torch.stack([_projected(double("points", x)).flatten() for x in s]) for s in (first, second))
         return torch.cdist(a, b, p=1.0) / a.shape[1]
+    if distance == "chamfer":
+        return _chamfers([double("points", x) for x in first], [double("points", x) for x in second])
     call = DISTANCES[distance]
     rows = [[call(x, y) for y in second] for x in first]
     return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
 
+def _chamfers(first: list[Tensor], second: list[Tensor]) -> Tensor:
+    """Chamfer distances of all pairs, many at a time where the second set has clouds of one size."""
+    if len({x.shape for x in second}) != 1:
+        return torch.tensor([[float(_chamfer(x, y)) for y in second] for x in first], dtype=torch.float64, device="cpu")
+    rows = []
+    for x in first:
+        many = max(1, PAIRS // (len(x) * len(second[0])))
+        parts = [torch.stack(second[i : i + many]) for i in range(0, len(second), many)]
+        rows.append(torch.cat([_chamfer(x.expand(len(part), -1, -1), part) for part in parts]))
+    return torch.stack(rows)
+
+
 @dataclass(frozen=True)
 class ShapeSets:
-    """Of G against R: `mmd` in the unit of the distance, `cov` and `one_nna` from 0 to 1, and how many were compared."""
+    """Of G against R: `mmd` in the unit of the distance, `cov` and `one_nna` from 0 to 1, and how many there were."""
 
     mmd: float
     cov: float

@@ -16,7 +16,7 @@ import numpy as np
 from retrodict._check import choice
 from retrodict._random import key, uniform, white
 
-__all__ = ["FAMILIES", "Shape", "draw_shape"]
+__all__ = ["SHAPE_FAMILIES", "Shape", "draw_shape"]
 
 Distance = Callable[[np.ndarray], np.ndarray]
 """Points `(P, 3)` in the box to signed distances `(P,)`."""
@@ -44,7 +44,7 @@ class Shape:
     def _parts(self) -> tuple[Distance, np.ndarray]:
         numbers = iter(uniform(range(64), f"shape-{self.family}", self.seed).tolist())
         turn = _rotation(self.seed) if self.turned else np.eye(3)
-        return FAMILIES[self.family](numbers, self.seed), turn
+        return SHAPE_FAMILIES[self.family](numbers, self.seed), turn
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Signed distance of points `(..., 3)` in the box, float64 `(...)`: negative inside."""
@@ -54,13 +54,13 @@ class Shape:
 
 
 def draw_shape(seed: int, families: Sequence[str] = (), *, turned: bool = True) -> Shape:
-    """The shape of a seed, of one of `families` (all of `FAMILIES` where none are named), equally often.
+    """The shape of a seed, of one of `families` (all of `SHAPE_FAMILIES` where none are named), equally often.
 
     Raises `InputError` for a family that there is not.
     """
-    names = tuple(families) or tuple(FAMILIES)
+    names = tuple(families) or tuple(SHAPE_FAMILIES)
     for name in names:
-        choice("families", name, FAMILIES)
+        choice("families", name, SHAPE_FAMILIES)
     which = int(uniform([seed], "shape-family", 0)[0] * len(names))
     return Shape(names[which], key(seed, "shape"), turned)
 
@@ -228,7 +228,7 @@ def _tube(numbers: Iterator[float], seed: int) -> Distance:
     return distance
 
 
-FAMILIES: dict[str, Draw] = {
+SHAPE_FAMILIES: dict[str, Draw] = {
     "ellipsoid": _ellipsoid,
     "superquadric": _superquadric,
     "torus": _torus,

@@ -1,4 +1,4 @@
-"""Meshes in files: binary PLY, OBJ and binary STL, written and read back; in mm, with x, y, z the axes (Z, Y, X) turned.
+"""Meshes in files: binary PLY, OBJ and binary STL, written and read back, in mm.
 
 A vertex of a `Mesh` is (z, y, x) as the axes of its volume; in a file it is (x, y, z), and the triangles are turned
 with it, so that they stay counterclockwise from outside.

@@ -10,6 +10,7 @@ from retrodict.shapes.volume import Volume, needed
 
 __all__ = ["surface"]
 
+
 def surface(volume: Volume, *, level: float = 0.0) -> Mesh:
     """The mesh where the distance is `level` mm (Lewiner et al. 2003), closed at the edge of the volume.
 

@@ -1,4 +1,4 @@
-"""Shapes drawn from a model, as volumes and closed meshes, and how they compare with shapes that the model never saw."""
+"""Shapes drawn from a model, as volumes and closed meshes, and compared with shapes that the model never saw."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from retrodict._check import InputError, choice
 from retrodict._output import refuse_existing, stamp, write_folder
+from retrodict.data.patches import split
 from retrodict.metrics.shapes import DISTANCES, compare_sets, novelty, pairwise
 from retrodict.models.cascade import Generator, open_generator
 from retrodict.shapes.files import MESHES, encode_mesh
 from retrodict.shapes.mesh import Mesh, sample_points
-from retrodict.shapes.picture import sheet
+from retrodict.shapes.picture import shape_sheet
 from retrodict.shapes.surface import surface
 from retrodict.shapes.volume import Volume
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_data import groups_of
-from retrodict.data.patches import split
 from retrodict.tasks.generate import generate
 
 __all__ = ["GeneratedShapes", "compare_shapes", "evaluate_shapes", "generate_shapes", "open_shapes", "shape_sides"]
@@ -54,7 +54,7 @@ class GeneratedShapes:
         for i, mesh in enumerate(self.meshes):
             if mesh is not None:
                 yield f"shape-{i:04d}.{files}", encode_mesh(mesh, f".{files}")
-        yield "shapes.png", sheet(self.volumes[:36])
+        yield "shapes.png", shape_sheet(self.volumes[:36])
         yield "shapes.json", json.dumps(self.record, indent=1).encode()
 
 
@@ -91,9 +91,7 @@ def generate_shapes(
     if out is not None:
         refuse_existing(Path(out), force)
     found = open_shapes(model)
-    made = generate(
-        found, samples, seed=seed, steps=steps, rule=rule, batch=batch, threads=threads, watch=watch
-    )
+    made = generate(found, samples, seed=seed, steps=steps, rule=rule, batch=batch, threads=threads, watch=watch)
     volumes = [Volume(v[0].double().numpy(), made.spacing) for v in made.images]
     meshes = [_surface(v) for v in volumes]
     details = found.spec.network.get("options", {}).get("details", "posterior")
