@@ -29,8 +29,8 @@ from retrodict.training.cascade import LevelTrainer, level_loss
 from retrodict.training.loop import train
 
 NET = {"name": "unet", "options": {"width": 32, "multipliers": [1, 2], "blocks": 1}}
-VARIANTS = ("posterior", "regression", "none", "direct")
-HELD = 64
+VARIANTS = ("posterior", "none", "regression", "direct")
+HELD, KNOWN, POINTS = 64, 64, 256
 
 
 def config(variant: str, steps: int, images: int) -> FitConfig:
@@ -115,7 +115,7 @@ def main() -> None:
     records = json.loads(given.out.read_text())["variants"] if given.out.exists() else {}
     training, held = shape_sides(config("posterior", given.steps, given.images), Path())
     if "training" not in records:
-        records["training"] = compare_shapes(training[:HELD], held, training[HELD : HELD + 256])
+        records["training"] = compare_shapes(training[:HELD], held, training[HELD : HELD + KNOWN], points=POINTS)
         print("training", json.dumps(records["training"]), flush=True)
     for variant in VARIANTS:
         volumes = given.runs / f"{variant}.npz"
@@ -132,7 +132,7 @@ def main() -> None:
                 "drawing_cpu_seconds": round(time.process_time() - start, 1),
                 "calls": drawn.record["calls"],
                 "empty": drawn.record["empty"],
-                **compare_shapes([m for m in drawn.meshes if m is not None], held, training[:256]),
+                **compare_shapes([m for m in drawn.meshes if m is not None], held, training[:KNOWN], points=POINTS),
             }
             np.savez_compressed(volumes, values=np.stack([v.values for v in drawn.volumes]).astype(np.float32))
             print(variant, json.dumps(records[variant]), flush=True)

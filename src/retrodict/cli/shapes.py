@@ -151,7 +151,10 @@ def evaluate(
 
 def _steps(text: str | None) -> int | tuple[int, ...] | None:
     found = integers("--steps", text)
-    return found if found is None or len(found) > 1 else found[0]
+    if found is None:
+        return None
+    first, *rest = found
+    return found if rest else first
 
 
 def _say(record: dict[str, Any], count: int, folder: Path) -> None:

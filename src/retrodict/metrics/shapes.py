@@ -28,7 +28,7 @@ __all__ = [
     "sliced_distance",
 ]
 
-PAIRS = 1 << 22
+PAIRS = 1 << 16
 """Of points that are held at once."""
 
 DIRECTIONS = 64
@@ -113,11 +113,20 @@ def pairwise(first: Sequence[Tensor], second: Sequence[Tensor], distance: str = 
     if distance == "sliced":
         a, b = (torch.stack([_projected(double("points", x)).flatten() for x in s]) for s in (first, second))
         return torch.cdist(a, b, p=1.0) / a.shape[1]
+    if first is second and distance != "sliced":  # a distance is symmetric: every pair once
+        return _symmetric(list(first), distance)
     if distance == "chamfer":
         return _chamfers([double("points", x) for x in first], [double("points", x) for x in second])
     call = DISTANCES[distance]
     rows = [[call(x, y) for y in second] for x in first]
     return torch.tensor(rows, dtype=torch.float64, device="cpu")
+
+
+def _symmetric(clouds: list[Tensor], distance: str) -> Tensor:
+    out = torch.zeros(len(clouds), len(clouds), dtype=torch.float64, device="cpu")
+    for i in range(1, len(clouds)):
+        out[i, :i] = pairwise(clouds[i : i + 1], clouds[:i], distance)[0].cpu()
+    return out + out.T
 
 
 def _chamfers(first: list[Tensor], second: list[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from retrodict._check import InputError, choice
 from retrodict._output import refuse_existing, stamp, write_folder
+from retrodict._random import key
 from retrodict.data.patches import split
 from retrodict.metrics.shapes import DISTANCES, compare_sets, novelty, pairwise
 from retrodict.models.cascade import Generator, open_generator
@@ -28,6 +29,9 @@ from retrodict.tasks.fit_data import groups_of
 from retrodict.tasks.generate import generate
 
 __all__ = ["GeneratedShapes", "compare_shapes", "evaluate_shapes", "generate_shapes", "open_shapes", "shape_sides"]
+
+KNOWN = 128
+"""Training shapes that novelty looks at: the pairs among them cost most."""
 
 FILES = tuple(name.removeprefix(".") for name in MESHES)
 """What meshes are written as."""
@@ -138,7 +142,7 @@ def compare_shapes(
     """MMD, COV and 1-NNA of made against reference surfaces by each distance, with `points` drawn on every surface.
 
     With `training` shapes also the novelty: the median Chamfer distance to the nearest of them, over the same between
-    them.  Every surface has points of its own seed.
+    them.  Every surface has points of its own seed: points that surfaces of one set share would bring them together.
     """
     if len(made) < 2 or len(reference) < 2:
         raise InputError("shapes", f"{len(made)} made and {len(reference)} to compare with", "at least 2 of either")
@@ -147,8 +151,8 @@ def compare_shapes(
     if points < 8:
         raise InputError("points", points, "at least 8")
     clouds = [
-        [torch.from_numpy(sample_points(m, points, seed * 3 + k)) for m in side]
-        for k, side in enumerate((made, reference, training))
+        [torch.from_numpy(sample_points(m, points, key(seed, f"cloud-{name}", i))) for i, m in enumerate(side)]
+        for name, side in (("made", made), ("reference", reference), ("training", training))
     ]
     record: dict[str, Any] = {"points": points}
     for name in distances:
@@ -194,7 +198,7 @@ def evaluate_shapes(
         "details": drawn.record["details"],
         "empty": drawn.record["empty"],
         "reference": len(held),
-        "made": compare_shapes(made, held, training[:256], **options),
+        "made": compare_shapes(made, held, training[:KNOWN], **options),
         "training": compare_shapes(known, held, **options),
         **stamp(),
     }
