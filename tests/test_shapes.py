@@ -266,6 +266,13 @@ def test_two_halves_of_one_law_cannot_be_told_apart():
     assert 0.4 < found.cov < 0.85
 
 
+def test_surfaces_of_a_set_share_no_points():
+    """Cubes of one size, so that the points alone differ: shared ones would tell the sets apart without fail."""
+    sides = [[Mesh(s * cube().vertices, cube().faces) for s in 1 + 1e-4 * np.arange(k, 40, 2)] for k in (0, 1)]
+    found = retrodict.compare_shapes(*sides, points=32, distances=["sliced"])
+    assert found["sliced"]["one_nna"] == pytest.approx(0.5, abs=3 * 0.5 / math.sqrt(40))
+
+
 def test_novelty_is_one_for_new_draws_and_zero_for_copies():
     training = clouds(7, 60)
     known = pairwise(training, training, "sliced")

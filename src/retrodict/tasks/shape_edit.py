@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from retrodict._check import InputError, choice
+from retrodict._output import stamp
 from retrodict._random import key
 from retrodict.denoisers.cascade import CascadeDenoiser
 from retrodict.models.cascade import Generator
@@ -72,7 +73,8 @@ def vary_shape(
     made = [Volume(v[0].double().numpy(), volume.spacing) for v in found.spec.intensity.decode(x)]
     meshes = [surface(v) if (v.values < 0).any() else None for v in made]
     record = {"model": found.source, "strength": strength, "time": float(times[0]), "rule": rule, "seed": seed}
-    return GeneratedShapes(made, meshes, {**record, "steps": len(plan), "empty": sum(m is None for m in meshes)})
+    empty = sum(m is None for m in meshes)
+    return GeneratedShapes(made, meshes, {**record, "steps": len(plan), "empty": empty, **stamp()})
 
 
 def _times(denoiser: object, rule: str, steps: int | Sequence[int] | None, strength: float) -> torch.Tensor:

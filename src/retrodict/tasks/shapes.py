@@ -146,10 +146,7 @@ def compare_shapes(
     """
     if len(made) < 2 or len(reference) < 2:
         raise InputError("shapes", f"{len(made)} made and {len(reference)} to compare with", "at least 2 of either")
-    for name in distances:
-        choice("distance", name, DISTANCES)
-    if points < 8:
-        raise InputError("points", points, "at least 8")
+    _check(points, distances)
     clouds = [
         [torch.from_numpy(sample_points(m, points, key(seed, f"cloud-{name}", i))) for i, m in enumerate(side)]
         for name, side in (("made", made), ("reference", reference), ("training", training))
@@ -160,6 +157,13 @@ def compare_shapes(
     if len(training) > 1:
         record["novelty"] = novelty(pairwise(clouds[0], clouds[2]), pairwise(clouds[2], clouds[2]))
     return record
+
+
+def _check(points: int, distances: Sequence[str]) -> None:
+    for name in distances:
+        choice("distance", name, DISTANCES)
+    if points < 8:
+        raise InputError("points", points, "at least 8")
 
 
 def _pairs(clouds: list[list[Tensor]]) -> list[tuple[list[Tensor], list[Tensor]]]:
@@ -184,6 +188,7 @@ def evaluate_shapes(
 
     base: folder that the paths of the configuration are relative to.  samples: another number of shapes to draw.
     """
+    _check(points, distances)
     found = open_shapes(model)
     training, held = shape_sides(config, base)
     drawn = generate_shapes(found, samples or len(held), seed=seed, steps=steps, threads=threads, watch=watch)
