@@ -75,7 +75,9 @@ def trained(variant: str, given: argparse.Namespace) -> Generator:
     base = "posterior" if variant == "none" else variant
     settings, folder = config(base, given.steps, given.images), given.runs / base
     if variant != "regression":
-        found = open_generator(fit(prepare_fit(settings, folder, Path()), folder, tensorboard=False).with_suffix(""))
+        if not (folder / f"{base}.json").exists():
+            fit(prepare_fit(settings, folder, Path()), folder, tensorboard=False)
+        found = open_generator(folder / base)
         if variant == "none":
             model = RegressionModel(**{**vars(found.denoiser.model), "silent": True})
             found = replace(found, denoiser=replace(found.denoiser, model=model))

@@ -260,6 +260,16 @@ def test_sets_that_do_not_touch_are_told_apart():
     assert far.cov <= 0.5
 
 
+def test_numbers_of_sets_by_hand():
+    """Points of a line: G at 0, 1, 10 and R at 0.4, 30; every nearest neighbor is plain to see."""
+    g, r = torch.tensor([0.0, 1.0, 10.0]).double(), torch.tensor([0.4, 30.0]).double()
+    found = retrodict.compare_sets(*((a[:, None] - b).abs() for a, b in ((g, r), (g, g), (r, r))))
+    assert found.mmd == pytest.approx((0.4 + 20) / 2)
+    assert found.cov == 0.5  # all of G is nearest to 0.4
+    assert found.one_nna == pytest.approx(1 / 5)  # 10 alone has its own set as nearest
+    assert (found.made, found.reference) == (3, 2)
+
+
 def test_two_halves_of_one_law_cannot_be_told_apart():
     found = compared(clouds(5, 100), clouds(6, 100), "sliced")
     assert found.one_nna == pytest.approx(0.5, abs=2 * 0.5 / math.sqrt(100))
@@ -447,7 +457,7 @@ def test_a_picture_shows_a_ball_in_the_middle():
     shown = (image != 255).any(-1)
     assert shown[24, 24]
     assert not shown[0, 0]
-    side = 16 * 1.25 / 48
+    side = 16 / 48
     assert shown.sum() * side**2 == pytest.approx(math.pi * 25, rel=0.05)
 
 

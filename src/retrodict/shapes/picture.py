@@ -27,7 +27,7 @@ def rendered(volume: Volume, pixels: int = 128, azimuth: float = 35.0, elevation
     azimuth, elevation: of the eye, degrees.
     """
     turn, side = _view(azimuth, elevation), max(n * s for n, s in zip(volume.values.shape, volume.spacing, strict=True))
-    across = ((np.arange(pixels) + 0.5) / pixels - 0.5) * side * 1.25
+    across = ((np.arange(pixels) + 0.5) / pixels - 0.5) * side
     depth = np.arange(-0.87, 0.87, 0.7 / max(volume.values.shape)) * side
     down, right, away = np.meshgrid(across, across, depth, indexing="ij")
     found = interpolated(volume, np.stack([down, right, away], -1) @ turn)
