@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=16, help="of every level, and twice as many for the direct model")
     parser.add_argument("--runs", type=Path, default=Path("runs/shapes"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shapes.json"))
+    parser.add_argument("--only", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--picture", type=Path, default=Path("docs/images/shapes-benchmark.png"))
     given = parser.parse_args()
     records = json.loads(given.out.read_text())["variants"] if given.out.exists() else {}
@@ -119,7 +120,7 @@ def main() -> None:
     if "training" not in records:
         records["training"] = compare_shapes(training[:HELD], held, training[HELD : HELD + KNOWN], points=POINTS)
         print("training", json.dumps(records["training"]), flush=True)
-    for variant in VARIANTS:
+    for variant in given.only:
         volumes = given.runs / f"{variant}.npz"
         if variant not in records or not volumes.exists():
             start = time.process_time()
@@ -140,7 +141,8 @@ def main() -> None:
             print(variant, json.dumps(records[variant]), flush=True)
         record = {"steps": given.steps, "images": given.images - HELD, "held_out": HELD, "variants": records}
         given.out.write_text(json.dumps(record, indent=1) + "\n")
-    rows = [Volume(v, (1.0,) * 3) for n in VARIANTS for v in np.load(given.runs / f"{n}.npz")["values"][:8]]
+    drawn = [n for n in VARIANTS if (given.runs / f"{n}.npz").exists()]
+    rows = [Volume(v, (1.0,) * 3) for n in drawn for v in np.load(given.runs / f"{n}.npz")["values"][:8]]
     shown = [g.images[0] for g in shape_groups(config("posterior", 1, 8), Path())]
     rows += [Volume(image.values[0].double().numpy(), image.spacing) for image in shown]
     given.picture.write_bytes(shape_sheet(rows, columns=8, pixels=112))
