@@ -43,9 +43,8 @@ def rendered(volume: Volume, pixels: int = 128, azimuth: float = 35.0, elevation
     normal = np.stack([ahead - behind for ahead, behind in ends], -1)
     normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
     light = np.array(LIGHT) / np.linalg.norm(LIGHT)
-    bright: np.ndarray = 0.28 + 0.72 * np.maximum(normal @ light, 0.0)
-    shine = 0.25 * ((bright - 0.28) / 0.72)[..., None] ** 24
-    image = np.where(hit[..., None], bright[..., None] * np.array(COLOR) + shine, 1.0)
+    facing = np.maximum(np.einsum("...k,k->...", normal, light), 0.0)[..., None]
+    image = np.where(hit[..., None], (0.28 + 0.72 * facing) * np.array(COLOR) + 0.25 * facing**24, 1.0)
     return (255 * np.clip(image, 0, 1)).round().astype(np.uint8)
 
 
