@@ -44,7 +44,7 @@ def rendered(volume: Volume, pixels: int = 128, azimuth: float = 35.0, elevation
     normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
     light = np.array(LIGHT) / np.linalg.norm(LIGHT)
     facing = np.maximum(np.einsum("...k,k->...", normal, light), 0.0)[..., None]
-    image = np.where(hit[..., None], (0.28 + 0.72 * facing) * np.array(COLOR) + 0.25 * facing**24, 1.0)
+    image = np.where(np.asarray(hit)[..., None], (0.28 + 0.72 * facing) * np.array(COLOR) + 0.25 * facing**24, 1.0)
     return (255 * np.clip(image, 0, 1)).round().astype(np.uint8)
 
 
