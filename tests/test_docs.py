@@ -82,7 +82,8 @@ def test_commands_in_documents_exist(page):
     measures = "measure nps|measure mtf|measure noise-map|measure instrument"
     benches = "bench gaussian-card|bench wavelet"
     tasks = "evaluate|calibrate|diagnose|distill"
-    known = f"processes|restore|fit|generate|{benches}|info|demo|schema|{tasks}|{measures}|data index"
+    shapes = "shapes fit|shapes generate|shapes vary|shapes evaluate"
+    known = f"processes|restore|fit|generate|{benches}|info|demo|schema|{tasks}|{measures}|data index|{shapes}"
     for command, arguments in re.findall(rf"retrodict ({known})\b([^\n`]*)", text):
         options = set(re.findall(r"(?<!\S)\[?(--[a-z-]+)", arguments))
         if not options:

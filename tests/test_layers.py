@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     # The tower.
     "bases": GROUND,
     "physics": GROUND | {"bases"},
+    "shapes": GROUND,
     "processes": GROUND | {"bases"},
     "denoisers": GROUND | {"bases", "processes", "nets"},
     "samplers": GROUND | {"bases", "processes", "denoisers"},
@@ -35,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": GROUND | {"metrics", "bases", "data"},
     "tasks": GROUND
     | {"bases", "physics", "processes", "denoisers", "samplers", "nets", "models", "training", "data", "metrics"}
-    | {"posterior", "report"},
+    | {"posterior", "report", "shapes"},
     "cli": GROUND | {"tasks"},
     "__main__": {"cli"},
 }

@@ -254,6 +254,30 @@ _PUBLIC = {
     "Ambient": "training.ambient",
     "ambient_mean": "training.ambient",
     "two_looks": "training.ambient",
+    # shapes
+    "Shape": "shapes.families",
+    "draw_shape": "shapes.families",
+    "SHAPE_FAMILIES": "shapes.families",
+    "Volume": "shapes.volume",
+    "distance_of_labels": "shapes.volume",
+    "volume_of_shape": "shapes.volume",
+    "in_cube": "shapes.volume",
+    "Mesh": "shapes.mesh",
+    "distance_of_mesh": "shapes.mesh",
+    "sample_points": "shapes.mesh",
+    "surface": "shapes.surface",
+    "read_mesh": "shapes.files",
+    "encode_mesh": "shapes.files",
+    "shape_sheet": "shapes.picture",
+    "generate_shapes": "tasks.shapes",
+    "GeneratedShapes": "tasks.shapes",
+    "evaluate_shapes": "tasks.shapes",
+    "compare_shapes": "tasks.shapes",
+    "vary_shape": "tasks.shape_edit",
+    "chamfer": "metrics.shapes",
+    "earth_mover": "metrics.shapes",
+    "sliced_distance": "metrics.shapes",
+    "compare_sets": "metrics.shapes",
     "denoising_loss": "training.losses",
     "Structure": "training.structure",
     "labelled": "training.structure",
@@ -355,6 +379,10 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.wrappers import Guided as Guided
     from retrodict.denoisers.wrappers import Respread as Respread
     from retrodict.denoisers.wrappers import Wrapper as Wrapper
+    from retrodict.metrics.shapes import chamfer as chamfer
+    from retrodict.metrics.shapes import compare_sets as compare_sets
+    from retrodict.metrics.shapes import earth_mover as earth_mover
+    from retrodict.metrics.shapes import sliced_distance as sliced_distance
     from retrodict.models.cascade import open_generator as open_generator
     from retrodict.models.instrument import model_with_instrument as model_with_instrument
     from retrodict.models.model import Intensity as Intensity
@@ -510,6 +538,20 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.teleport import teleport_time as teleport_time
     from retrodict.samplers.teleport import teleported as teleported
     from retrodict.samplers.whitened import whitened_plan as whitened_plan
+    from retrodict.shapes.families import SHAPE_FAMILIES as SHAPE_FAMILIES
+    from retrodict.shapes.families import Shape as Shape
+    from retrodict.shapes.families import draw_shape as draw_shape
+    from retrodict.shapes.files import encode_mesh as encode_mesh
+    from retrodict.shapes.files import read_mesh as read_mesh
+    from retrodict.shapes.mesh import Mesh as Mesh
+    from retrodict.shapes.mesh import distance_of_mesh as distance_of_mesh
+    from retrodict.shapes.mesh import sample_points as sample_points
+    from retrodict.shapes.picture import shape_sheet as shape_sheet
+    from retrodict.shapes.surface import surface as surface
+    from retrodict.shapes.volume import Volume as Volume
+    from retrodict.shapes.volume import distance_of_labels as distance_of_labels
+    from retrodict.shapes.volume import in_cube as in_cube
+    from retrodict.shapes.volume import volume_of_shape as volume_of_shape
     from retrodict.tasks.batch import restore_all as restore_all
     from retrodict.tasks.calibrate import Calibrated as Calibrated
     from retrodict.tasks.calibrate import calibrate as calibrate
@@ -547,6 +589,11 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.tasks.restore import Restored as Restored
     from retrodict.tasks.restore import restore as restore
     from retrodict.tasks.restore import restore_image as restore_image
+    from retrodict.tasks.shape_edit import vary_shape as vary_shape
+    from retrodict.tasks.shapes import GeneratedShapes as GeneratedShapes
+    from retrodict.tasks.shapes import compare_shapes as compare_shapes
+    from retrodict.tasks.shapes import evaluate_shapes as evaluate_shapes
+    from retrodict.tasks.shapes import generate_shapes as generate_shapes
     from retrodict.tasks.wavelet_card import wavelet_card as wavelet_card
     from retrodict.training.ambient import Ambient as Ambient
     from retrodict.training.ambient import ambient_mean as ambient_mean

@@ -24,6 +24,7 @@ from retrodict.cli import (
     processes,
     reconstruct,
     restore,
+    shapes,
 )
 from retrodict.cli.command import CODES, Code, answered, print_json
 from retrodict.cli.terminal import out
@@ -55,6 +56,11 @@ measure_app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Images to train on: the table of a folder.")
 
 
+shapes_app = typer.Typer(
+    no_args_is_help=True, help="Shapes from masks and meshes: train a generator, draw, vary and compare."
+)
+
+
 for command in (
     restore.restore,
     reconstruct.reconstruct,
@@ -73,6 +79,9 @@ for command in (
 app.add_typer(bench_app, name="bench")
 app.add_typer(measure_app, name="measure")
 app.add_typer(data_app, name="data")
+app.add_typer(shapes_app, name="shapes")
+for command in (shapes.fit, shapes.generate, shapes.vary, shapes.evaluate):
+    shapes_app.command(epilog=EPILOG)(command)
 data_app.command("index", epilog=EPILOG)(data.index)
 bench_app.command("gaussian-card", epilog=EPILOG)(bench.gaussian_card)
 bench_app.command("wavelet", epilog=EPILOG)(bench.wavelet)

@@ -12,7 +12,7 @@ from retrodict.cli.command import command, is_quiet
 from retrodict.cli.progress import watching
 from retrodict.cli.terminal import err, out, plain
 
-__all__ = ["fit", "schema"]
+__all__ = ["fit", "run_fit", "schema"]
 
 
 @command
@@ -25,13 +25,18 @@ def fit(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
 ) -> dict[str, Any]:
     """Train a model; a run that was stopped or killed goes on where it was."""
-    from retrodict.tasks.fit import fit as run
-    from retrodict.tasks.fit import prepare_fit
     from retrodict.tasks.fit_config import load_config
 
-    settings = load_config(config, overrides or ())
+    return run_fit(load_config(config, overrides or ()), output, config.resolve().parent, dry_run)
+
+
+def run_fit(settings: Any, output: Path | None, base: Path, dry_run: bool) -> dict[str, Any]:
+    """Train by a configuration that is loaded, and say how it goes."""
+    from retrodict.tasks.fit import fit as run
+    from retrodict.tasks.fit import prepare_fit
+
     folder = output or Path("runs") / settings.name
-    plan = prepare_fit(settings, folder, config.resolve().parent)
+    plan = prepare_fit(settings, folder, base)
     out.print(f"[bold]{plain(settings.name)}[/]  {plan.parameters:,} parameters, {len(plan.training)} training images")
     for note in (*plan.training.notes, *plan.notes):
         out.print(f"  {plain(note)}", soft_wrap=True)

@@ -19,7 +19,7 @@ from retrodict.bases import Wavelet
 from retrodict.denoisers.cascade import LevelLaw, View
 from retrodict.nets.cascade import CascadeNet
 
-__all__ = ["Factors", "LevelTerms", "NetModel"]
+__all__ = ["Factors", "LevelTerms", "NetModel", "RegressionModel", "unseen"]
 
 LEAST, LARGEST = -14.0, 5.0
 """Of the log-ratio of a variance."""
@@ -113,3 +113,31 @@ class NetModel:
     def to(self, device: str | torch.device) -> NetModel:
         """A copy on another device."""
         return replace(self, net=copy.deepcopy(self.net).to(device))
+
+
+# ---- details by regression -------------------------------------------------------------------------------------------
+
+
+def unseen(view: View) -> View:
+    """The view of details of which nothing is left but the coarse image: h = 0, and no noise to look at."""
+    gone, all_noise = torch.zeros_like(view.h), torch.ones_like(view.s2)
+    return view._replace(noisy=torch.zeros_like(view.noisy), h=gone, s2=all_noise)
+
+
+@dataclass(frozen=True, eq=False)
+class RegressionModel(NetModel):
+    """Coarse bands drawn as by `NetModel`, details their mean given the coarse image and nothing else: E[d | c].
+
+    The detail predictor of Hui et al. 2022, in the bands of an orthonormal basis: one answer to a coarse image, without
+    a spread.  `silent`: no details at all, the coarse image alone.
+    """
+
+    silent: bool = False
+
+    def answer(self, view: View) -> LevelLaw:
+        """The law of the clean bands; that of details is a point."""
+        if view.scale == self.net.levels:
+            return super().answer(view)
+        y = view.noisy
+        mean = torch.zeros_like(y) if self.silent else self.terms(unseen(view)).out
+        return LevelLaw(mean, torch.zeros_like, torch.zeros(y.shape[:3], dtype=y.dtype, device=y.device))

@@ -14,7 +14,7 @@ from retrodict._check import InputError, Recipe, build
 from retrodict.bases import Wavelet
 from retrodict.bases.spectrum import BandSpectrum, Spectrum
 from retrodict.denoisers.cascade import CascadeDenoiser
-from retrodict.denoisers.cascade_net import Factors, NetModel
+from retrodict.denoisers.cascade_net import Factors, NetModel, RegressionModel
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.models.model import MOST_PARAMETERS, ModelSpec, load_model, model_files, open_model, read_spec
 from retrodict.models.tensors import load_weights, read_tensors
@@ -70,7 +70,10 @@ def build_cascade(spec: ModelSpec, where: str = "model") -> CascadeDenoiser:
     factors = None
     if spec.spread_scale is not None:
         factors = Factors.from_json(spec.spread_scale, levels + 1, f"{where}: spread_scale")
-    return CascadeDenoiser(process, NetModel(nets, factors), spectrum)
+    details = CascadeNet.details_of(spec.network.get("options", {}), where)
+    if details == "posterior":
+        return CascadeDenoiser(process, NetModel(nets, factors), spectrum)
+    return CascadeDenoiser(process, RegressionModel(nets, factors, silent=details == "none"), spectrum)
 
 
 def open_generator(model: str | Path) -> Generator:

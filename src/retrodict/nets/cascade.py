@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retrodict._check import InputError
+from retrodict._check import InputError, choice
 from retrodict.nets.network import Network
 
-__all__ = ["CascadeNet"]
+__all__ = ["DETAILS", "CascadeNet"]
+
+DETAILS = ("posterior", "regression", "none")
+"""What becomes of the details given the coarse image: drawn, their mean, or nothing at all."""
 
 
 class CascadeNet(Network):
@@ -53,8 +56,13 @@ class CascadeNet(Network):
     @classmethod
     def options_of(cls, options: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The options of the cascade itself (levels, shared) and the record of the network of a level."""
-        unknown = set(options) - {"levels", "shared", "net"}
+        unknown = set(options) - {"levels", "shared", "net", "details"}
         if unknown:
-            raise InputError(f"{where}: network.options", sorted(unknown)[0], "levels, shared or net")
+            raise InputError(f"{where}: network.options", sorted(unknown)[0], "levels, shared, net or details")
         inner = options.get("net", {"name": "unet"})
-        return {k: v for k, v in options.items() if k != "net"}, dict(inner)
+        return {k: v for k, v in options.items() if k not in ("net", "details")}, dict(inner)
+
+    @staticmethod
+    def details_of(options: Mapping[str, Any], where: str) -> str:
+        """What the options say of details: a name of `DETAILS`, "posterior" where they say nothing."""
+        return choice(f"{where}: network.options.details", options.get("details", "posterior"), DETAILS)

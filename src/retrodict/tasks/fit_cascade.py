@@ -15,7 +15,7 @@ from retrodict._random import key
 from retrodict.data import PatchSet
 from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.cascade import CascadeDenoiser
-from retrodict.denoisers.cascade_net import NetModel
+from retrodict.denoisers.cascade_net import NetModel, RegressionModel
 from retrodict.models.cascade import build_cascade
 from retrodict.models.model import ModelSpec, model_files, save_model
 from retrodict.tasks.fit import FitPlan, batcher, options_of
@@ -132,7 +132,10 @@ def _model(denoiser: CascadeDenoiser) -> NetModel:
 
 def _scales(denoiser: CascadeDenoiser) -> list[int]:
     """One scale of every network, coarse first; the shared one is that of the finest details."""
-    nets = _model(denoiser).net
+    model = _model(denoiser)
+    nets = model.net
+    if isinstance(model, RegressionModel) and model.silent:  # details that are left out need no training
+        return [nets.levels]
     return [nets.levels, 0] if nets.shared else list(range(nets.levels, -1, -1))
 
 

@@ -13,7 +13,7 @@ from retrodict._check import InputError
 from retrodict.processes.clocks import ClockLaw, law_from_json
 from retrodict.tasks.config_file import Strict, read_config
 
-__all__ = ["DataConfig", "FitConfig", "GroupConfig", "TrainingConfig", "load_config"]
+__all__ = ["DataConfig", "FitConfig", "GroupConfig", "ShapesConfig", "TrainingConfig", "load_config"]
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -25,6 +25,10 @@ MOST_STEPS = 1_000_000_000
 
 MOST_VALUES = 1 << 28
 """Values of a batch (1 GiB as float32): more are taken for a mistake."""
+
+
+MOST_CLIP = 4
+"""Sides of a cube of shapes over the distance that is kept: below it nothing is far from a surface."""
 
 
 class RecipeConfig(Strict):
@@ -65,6 +69,28 @@ class SimulatedConfig(Strict):
     seed: int = Field(0, ge=0, lt=1 << 62)
 
 
+class ShapesConfig(Strict):
+    """Shapes as truncated signed distances in mm (`retrodict.shapes`): procedural ones, or those of files.
+
+    Every shape is a group by itself, and every file one shape of one patient.
+    """
+
+    images: int = Field(0, ge=0, le=1 << 16, description="number of procedural shapes")
+    families: list[str] = Field(default_factory=list, description="of procedural shapes; all without")
+    turned: bool = Field(True, description="procedural shapes in random directions, else along the axes")
+    seed: int = Field(0, ge=0, lt=1 << 62)
+    labels: list[str] = Field(default_factory=list, description="folders of label volumes, relative to data.root")
+    inside: list[int] | None = Field(None, description="labels that are the inside; all but 0 without")
+    meshes: list[str] = Field(default_factory=list, description="folders of meshes (PLY, OBJ, STL) in mm")
+    clip: float = Field(3.0, gt=0, le=64, description="where distances are truncated, voxels")
+
+    @model_validator(mode="after")
+    def _something(self) -> ShapesConfig:
+        if not (self.images or self.labels or self.meshes):
+            raise InputError("images", "0, and no labels or meshes", "images, labels or meshes: where shapes are from")
+        return self
+
+
 class SpacingsConfig(Strict):
     """Pixel spacings of the batches of a training over a `law`; each batch has one."""
 
@@ -101,7 +127,8 @@ class NoiseConfig(Strict):
 
 
 class DataConfig(Strict):
-    """Where clean images come from and how patches are cut: `indices`, `folders`, `groups`, `simulated`, or several."""
+    """Where clean images come from and how patches are cut: `indices`, `folders`, `groups`, `simulated`,
+    `shapes`, or several."""
 
     root: str = Field(".", description="folder that paths are relative to, itself relative to the configuration")
     folders: list[str] = Field(
@@ -121,6 +148,7 @@ class DataConfig(Strict):
     slices: int | None = Field(None, ge=1, le=1 << 20, description="most slices of a series, evenly spaced")
     groups: list[GroupConfig] = Field(default_factory=list, description="patients or series by name")
     simulated: SimulatedConfig | None = None
+    shapes: ShapesConfig | None = None
     spacing: list[Positive] | None = Field(None, description="mm, for files that have none")
     unit: str | None = Field(None, description="for files that have none")
     modality: str | None = Field("CT", description="Modality of DICOM files; null takes any")
@@ -140,12 +168,12 @@ class DataConfig(Strict):
 
     @model_validator(mode="after")
     def _something(self) -> DataConfig:
-        others = bool(self.folders or self.groups or self.simulated)
+        others = bool(self.folders or self.groups or self.simulated or self.shapes)
         if not (others or self.indices):
             raise InputError(
                 "folders",
                 "none, and no groups or indices",
-                "indices, folders, groups or simulated: where images are",
+                "indices, folders, groups, simulated or shapes: where images are",
             )
         if self.validation and not others:
             raise InputError(
@@ -224,6 +252,8 @@ class FitConfig(Strict):
             self._check_noise()
         if self.data.slices is not None and self.law is None and not self.data.indices:
             raise InputError("data.slices", self.data.slices, "indices, or a law")
+        if self.data.shapes is not None:
+            self._check_shapes(self.data.shapes)
         if self.data.indices and len(self.data.patch) != 2:
             raise InputError("data.patch", f"{len(self.data.patch)} axes", "2: tables list slices")
         return self
@@ -248,6 +278,20 @@ class FitConfig(Strict):
         if self.data.noise is not None:
             return 0
         return 1 if self.data.spacings is None else self.data.spacings.copies
+
+    def _check_shapes(self, shapes: ShapesConfig) -> None:
+        """A cube of equal voxels, in units of the distance that is kept."""
+        if len(self.data.patch) != 3 or len(set(self.data.patch)) != 1 or len(set(self.spacing)) != 1:
+            found = f"{self.data.patch} of {self.spacing} mm"
+            raise InputError("data.patch", found, "three equal numbers, and three of spacing, with shapes")
+        if self.data.patch[0] < MOST_CLIP * shapes.clip:
+            wanted = f"at least {MOST_CLIP} times data.shapes.clip, {shapes.clip:g} voxels"
+            raise InputError("data.patch", self.data.patch[0], wanted)
+        clip = shapes.clip * self.spacing[0]
+        if (self.intensity.unit, self.intensity.offset) != ("mm", 0) or abs(self.intensity.scale / clip - 1) > 1e-6:
+            found = f"{self.intensity.unit}, scale {self.intensity.scale:g}, offset {self.intensity.offset:g}"
+            wanted = f"unit mm, scale {clip:g} (data.shapes.clip voxels of spacing) and offset 0 with shapes"
+            raise InputError("intensity", found, wanted)
 
     def _check_law(self) -> None:
         self.clocks()  # a law that cannot be built

@@ -11,6 +11,7 @@ from retrodict.data.formats import format_titles
 from retrodict.data.simulated import ellipses
 from retrodict.data.units import unit
 from retrodict.tasks.fit_config import DataConfig, FitConfig, GroupConfig
+from retrodict.tasks.shape_data import shape_groups
 
 __all__ = ["groups_of", "how_to_set", "patch_set"]
 
@@ -45,7 +46,7 @@ def groups_of(config: FitConfig, base: Path) -> list[Group]:
         raise InputError("data.root", f"no folder {root}", "the folder of the images", how_to_set(data))
     named = [_group(g, data, root) for g in data.groups]
     found = [group for folder in data.folders for group in _patients(folder, data, root)]
-    return named + found + _simulated(config)
+    return named + found + _simulated(config) + shape_groups(config, base)
 
 
 def _is_dir(path: Path) -> bool:

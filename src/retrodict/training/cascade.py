@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from retrodict._random import uniform
 from retrodict.denoisers.cascade import CascadeDenoiser, View, Views
-from retrodict.denoisers.cascade_net import Factors, NetModel
+from retrodict.denoisers.cascade_net import Factors, NetModel, RegressionModel, unseen
 from retrodict.nets.cascade import CascadeNet
 from retrodict.processes.observation import noise_like
 from retrodict.processes.process import Process
@@ -36,13 +36,15 @@ class LevelTrainer:
     views: Views
     scale: int
     cascade: CascadeNet
+    regression: bool = False
 
     @classmethod
     def of(cls, denoiser: CascadeDenoiser, scale: int) -> LevelTrainer:
         """Of one scale of a denoiser with networks; a network that levels share is trained on all of them."""
         model = denoiser.model
         assert isinstance(model, NetModel)
-        return cls(model.net.net_of(scale), denoiser.process, denoiser.views, scale, model.net)
+        regression = isinstance(model, RegressionModel) and scale < model.net.levels
+        return cls(model.net.net_of(scale), denoiser.process, denoiser.views, scale, model.net, regression)
 
     @property
     def scales(self) -> list[int]:
@@ -65,6 +67,8 @@ def level_loss(
     scale = scales[int(uniform(seeds[:1], "scale", 0) * len(scales))]
     time = LEAST + (1 - LEAST) * uniform(seeds, "time", 0)
     view, target = _seen(trainer.views, trainer.process, x0, scale, time, seeds)
+    if trainer.regression:  # the mean of the details given the coarse image: nothing of themselves is shown
+        view, target = unseen(view), trainer.views.unit(trainer.views.basis.forward(x0), scale)
     terms = NetModel(trainer.cascade).terms(view)
     squares = (terms.out - target) ** 2
     error = squares.flatten(1).mean(1)
@@ -101,6 +105,8 @@ def calibrate_cascade(
     images = [(x.x0 if isinstance(x, Example) else x).to(denoiser.process.basis.device) for x in made]
     rows = [
         tuple(_factor(denoiser, model, images, keys, scale, time) for time in nodes)
+        if scale == model.net.levels or not isinstance(model, RegressionModel)
+        else (0.0,) * NODES  # details without a spread
         for scale in range(model.net.levels + 1)
     ]
     options = denoiser.process.recipe.options  # type: ignore[union-attr]
