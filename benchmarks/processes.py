@@ -214,7 +214,7 @@ def pages(records: dict[str, dict[str, Any]], calls: int = 8) -> str:
             out.append(f"| {name} | " + " | ".join(cells) + " |")
         out += ["", _against(rows, calls)]
         left = ", ".join(f"`{name}`" for name in record["refused"])
-        out.append(f"Left out, because this network cannot be told their law: {left}.\n")
+        out += [f"Left out, because this network cannot be told their law: {left}.\n"] if left else []
     return "\n".join(out)
 
 
