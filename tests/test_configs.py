@@ -50,7 +50,7 @@ def test_images_that_are_not_there_are_one_error_that_says_how_to_set_the_folder
 def test_no_images_at_all_are_refused(tmp_path):
     record = {"name": "x", "spacing": [1, 1], "process": {"name": "fourier"}, "data": {}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(record))
-    with pytest.raises(InputError, match="folders, groups or simulated"):
+    with pytest.raises(InputError, match="folders, groups, simulated or shapes"):
         load_config(tmp_path / "c.yaml")
 
 
