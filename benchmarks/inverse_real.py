@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 
 import retrodict
-from retrodict import GaussianNoise, Image, Measurement
+from retrodict import GaussianNoise, Image, InputError, Measurement
 from retrodict.metrics import psnr, ssim
 from retrodict.metrics.calibration import central_factor
 from retrodict.models.model import open_model
@@ -145,12 +145,13 @@ def run(case: str, label: str, part: Measurement, truth: torch.Tensor, shown: An
     scale, offset = model.intensity.scale, model.intensity.offset
     operator = Affine.rescaled(part.operator, scale / (high - low), (offset - low) / (high - low), "u")
     count = FEW if process is not None else members
-    found = retrodict.sample_posterior(
-        prior, replace(part, operator=operator), options.pop("name"), samples=count, **options
-    )
+    try:
+        found = retrodict.sample_posterior(
+            prior, replace(part, operator=operator), options.pop("name"), samples=count, **options
+        )
+    except InputError as error:  # a chain that diverged is refused
+        return {"failed": error.found, "calls": options.get("steps", 0), "seconds": time.process_time() - started}
     samples = scale * found.samples[:, 0, 0].double() + offset
-    if not bool(torch.isfinite(samples).all()):
-        return {"failed": "values that are not finite", "calls": found.calls, "seconds": time.process_time() - started}
     row = figures(samples, truth.double(), True)
     row |= {"misfit": float(found.misfit.mean()), "misfit_sd": found.misfit_sd, "members": count}
     row |= {"calls": found.calls, "gradients": found.gradients, "kind": found.kind}

@@ -35,7 +35,7 @@ from retrodict.bases import Basis
 from retrodict.denoisers.network import NetDenoiser, Terms
 from retrodict.processes.clocks import at_rest
 from retrodict.processes.observation import Cond, noise_like, ratio
-from retrodict.training.losses import Example, Losses, bind, denoising_loss, example
+from retrodict.training.losses import Example, Losses, bind, denoising_loss, example, mean_over
 
 __all__ = ["STYLES", "Ambient", "Clocks", "Looks", "ambient_mean", "own_error", "pseudo_clean", "two_looks"]
 
@@ -220,7 +220,7 @@ class Ambient:
             return bound.answer(first[-1])
 
         found = own_error(denoise, made.x0, noise, noise_like(made.x0, seeds, "probe", 0), basis)[1]
-        error = _mean(found * _weight(first[0], noise).to(found), basis)
+        error = mean_over(found * _weight(first[0], noise).to(found), basis)
         return Losses(error, error, torch.zeros_like(error))
 
     def _below(self, denoiser: NetDenoiser, made: Example, seeds: Tensor, spread_weight: float) -> Losses:
@@ -238,7 +238,7 @@ def compared(bound: NetDenoiser, state: Tensor, target: Tensor, variance: Tensor
     terms = bound.training_terms(state, _rest(state), Cond())
     off = target - bound.answer(terms)
     found = basis.energy(basis.forward(off)) - variance.to(off.real)
-    error = _mean(found * _weight(terms, variance).to(found), basis)
+    error = mean_over(found * _weight(terms, variance).to(found), basis)
     if terms.log_ratio is None:
         return Losses(error, error, torch.zeros_like(error))
     nll = _likelihood(bound, off.detach(), terms, variance)
@@ -279,12 +279,6 @@ def _weight(terms: Terms, variance: Tensor) -> Tensor:
     """1 / (c_out^2 + variance) by coefficient."""
     total = terms.c_out.double() ** 2 + variance
     return ratio(torch.ones_like(total), total)
-
-
-def _mean(found: Tensor, basis: Basis) -> Tensor:
-    """Mean over channels and degrees of freedom of a table `(B, C, *K)`, `(B,)`."""
-    weight = basis.multiplicity()
-    return (found * weight.to(found)).flatten(1).sum(1) / (weight.sum() * found.shape[1]).to(found)
 
 
 def _check(denoiser: NetDenoiser, weight: str) -> None:

@@ -17,7 +17,7 @@ from retrodict.denoisers.flow_map import FlowMap
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.processes.flow import flow_weights
 from retrodict.processes.observation import wiener
-from retrodict.training.losses import Example, Losses, example, state_noise
+from retrodict.training.losses import Example, Losses, example, mean_over, state_noise
 
 __all__ = ["consistency_loss", "flow_step", "mean_energy", "opened", "progressive_loss", "state_of", "weights_of"]
 
@@ -44,17 +44,13 @@ def flow_step(denoiser: NetDenoiser, w: Tensor, t: Tensor, s: Tensor) -> Tensor:
 def mean_energy(denoiser: NetDenoiser, coefficients: Tensor) -> Tensor:
     """Mean square over degrees of freedom of `(B, C, *K)`, `(B,)`."""
     basis = denoiser.process.basis
-    weight = basis.multiplicity()
-    energy = basis.energy(coefficients)
-    return (energy * weight.to(energy)).flatten(1).sum(1) / (weight.sum().to(energy) * energy.shape[1])
+    return mean_over(basis.energy(coefficients), basis)
 
 
 def opened(denoiser: NetDenoiser, data: Tensor, t: Tensor) -> Tensor:
     """Mean of data^2 v, `(B,)`: how much of a state is open where v is the Wiener error of x_0 at t."""
     left = wiener(denoiser.process.moments(t), denoiser.data_power)[1]
-    weight = denoiser.process.basis.multiplicity()
-    part = data**2 * left * weight
-    return (part.flatten(1).sum(1) / (weight.sum() * part.shape[1])).clamp_min(1e-300)
+    return mean_over(data**2 * left, denoiser.process.basis).clamp_min(1e-300)
 
 
 def state_of(denoiser: NetDenoiser, made: Example, t: Tensor, seeds: Tensor) -> Tensor:

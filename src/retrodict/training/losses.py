@@ -181,6 +181,12 @@ def bind(
     return denoiser.at(replace(denoiser.process, basis=basis) if law is None else law(basis, seeds))
 
 
+def mean_over(table: Tensor, basis: Basis) -> Tensor:
+    """Mean over channels and degrees of freedom of a table `(B, C, *K)`, `(B,)`."""
+    weight = basis.multiplicity()
+    return (table * weight.to(table)).flatten(1).sum(1) / (weight.sum().to(table) * table.shape[1])
+
+
 def _weighted(process: Process, error: Tensor, t: Tensor, weight: str) -> Tensor:
     basis = process.basis
     density = WEIGHTS[choice("loss weight", weight, WEIGHTS)](process.moments(t), process.rates(t).G2)
