@@ -13,8 +13,8 @@ from retrodict.bases.basis import Basis
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.processes.fourier import fourier
-from retrodict.samplers.instant import at_border, instant
-from retrodict.samplers.margin import frame_of
+from retrodict.samplers.instant import at_border, beyond, instant
+from retrodict.samplers.margin import frame_of, surrounded
 
 FACTORS = (3.0, 2.0)
 SIZE = (12, 10)
@@ -50,8 +50,35 @@ def test_variance_and_members_are_scaled_alike_and_the_mean_is_not():
     assert wide.with_spread("wiener").border == ()
 
 
+def test_margins_are_drawn_with_a_share_of_their_deviation():
+    net = spec().build("test")
+    scale = SpreadScale((-9.0, 9.0), ((1.0,) * net.bands,) * 2)
+    y, seeds = torch.randn(1, 1, *SIZE).expand(3, 1, *SIZE), torch.arange(3)
+    frame = framed(net.process.basis.on(SIZE))
+    whole, half, none = (
+        surrounded(replace(net, spread_scale=replace(scale, margin=m)).on(frame.size), y, frame, seeds)
+        for m in (1.0, 0.5, 0.0)
+    )
+    mean = surrounded(net.on(frame.size), y, frame, None)
+    assert torch.allclose(none, mean, atol=1e-4)
+    assert torch.allclose(half - mean, 0.5 * (whole - mean), atol=1e-2 * float((whole - mean).abs().max()))
+    edges = [beyond(replace(net, spread_scale=replace(scale, margin=m)).on(frame.size), frame) for m in (1.0, 0.5)]
+    assert torch.allclose(edges[1], 0.25 * edges[0], rtol=1e-9)
+    assert net.with_spread("wiener").margin == 1.0
+
+
 def test_an_exact_denoiser_needs_no_factors():
-    assert GaussianDenoiser(fourier(Fourier(SIZE)), spectrum=SPECTRUM).border == ()
+    exact = GaussianDenoiser(fourier(Fourier(SIZE)), spectrum=SPECTRUM)
+    assert exact.border == ()
+    assert exact.margin == 1.0
+
+
+def test_a_record_without_a_margin_draws_all_of_it():
+    record = {"level": [0, 1], "factor": [[1.0], [1.0]]}
+    assert SpreadScale.from_json(record, 1).margin == 1.0
+    assert SpreadScale.from_json(record | {"margin": 0.5}, 1).margin == 0.5
+    with pytest.raises(ValueError, match="margin"):
+        SpreadScale.from_json(record | {"margin": -0.1}, 1)
 
 
 @pytest.mark.parametrize("border", [[0.0], [float("nan")], [-1.0, 2.0], 3.0])

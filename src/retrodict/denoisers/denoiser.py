@@ -70,6 +70,11 @@ class Denoiser(ABC):
         """
         return ()
 
+    @property
+    def margin(self) -> float:
+        """Deviation of the margins to draw, over that of their Gaussian law (`samplers.margin`)."""
+        return 1.0
+
     @abstractmethod
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """D and the law of its error: xt `(B, C, *N)`, t `(B,)`."""

@@ -222,6 +222,11 @@ class NetDenoiser(Observer):
         """As measured on held-out images (`SpreadScale`)."""
         return self.spread_scale.border if self.spread_scale is not None and self.spread == "local" else ()
 
+    @property
+    def margin(self) -> float:
+        """As measured on held-out images (`SpreadScale`)."""
+        return self.spread_scale.margin if self.spread_scale is not None and self.spread == "local" else 1.0
+
     def on(self, size: Sequence[int]) -> NetDenoiser:
         """The same network on another grid of the same spacing; weights are shared."""
         return replace(self, process=self.process.on(tuple(size)))

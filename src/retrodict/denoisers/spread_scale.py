@@ -56,12 +56,15 @@ class SpreadScale:
     and log factor between nodes, constant beyond them.  `spectrum`, where there is one, is multiplied to
     them: it says how the error of one level is spread over the frequencies of a band.  `border`: factors on what one
     call says of the outermost pixel, the next, and so on; a margin that nobody measured misleads a network there.
+    `margin`: the deviation of the margins that are drawn, over that of their Gaussian law: a network takes the texture
+    of a Gaussian margin for what it sees, and errs more for it than for what goes on beyond a real image.
     """
 
     level: tuple[float, ...]
     factor: tuple[tuple[float, ...], ...]
     spectrum: SpectrumScale | None = None
     border: tuple[float, ...] = ()
+    margin: float = 1.0
 
     def log_at(self, level: Tensor) -> Tensor:
         """Log of the factors at levels `(B,)` -> `(B, bands)`."""
@@ -80,6 +83,7 @@ class SpreadScale:
         try:
             level, factor = _row(record["level"]), _table(record["factor"])
             spectrum, border = record.get("spectrum"), _row(record.get("border") or ())
+            margin = float(record.get("margin", 1.0))
             shape = spectrum and SpectrumScale(
                 _row(spectrum["radius"]), _row(spectrum["unknown"]), _table(spectrum["factor"])
             )
@@ -91,7 +95,9 @@ class SpreadScale:
             _check(shape.unknown, shape.factor[:1] * len(shape.unknown), len(shape.unknown))
         if not all(0 < x < math.inf for x in border):
             raise ValueError("positive factors at the border")
-        return SpreadScale(level, factor, shape or None, border)
+        if not 0 <= margin < math.inf:
+            raise ValueError("a factor on the margin that is not negative")
+        return SpreadScale(level, factor, shape or None, border, margin)
 
 
 def _row(values: Any) -> tuple[float, ...]:

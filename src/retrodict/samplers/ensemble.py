@@ -38,6 +38,7 @@ __all__ = [
     "kind_of",
     "plan_for",
     "restore_batch",
+    "unchecked",
 ]
 
 
@@ -264,6 +265,13 @@ def restore_batch(
     shared = run.shared or (hasattr(finish, "moments") and not run.once)
     nfe, count = run.nfe, run.members if shared else None
     return Restoration(mean, sd, kind, reason, samples, nfe, seeds, seconds, run.details, stops, count)
+
+
+def unchecked(denoiser: Denoiser, measured: Tensor, options: SamplingOptions) -> dict[str, Tensor]:
+    """Mean and deviation ("mean", "sd") of one measured image `(1, C, *N)`, no card asked: to measure a rule with."""
+    run = _Run.of(denoiser, options, tuple(measured.shape[2:]), "posterior")
+    seeds = member_seeds(options.seed, 0, run.members)
+    return run.item(measured.to(denoiser.process.basis.device), seeds, None, None, lambda _: None, measured)
 
 
 def _tell(watch: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:

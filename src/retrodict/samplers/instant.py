@@ -112,7 +112,7 @@ def beyond(denoiser: Denoiser, frame: Frame) -> Tensor:
     squares = torch.zeros(small, dtype=torch.float64, device=basis.device)
     for seed in torch.arange(DRAWS, device="cpu").split(1):
         shift = (answer(bound, surrounded(bound, nothing, around, seed), NO_SEED).mean - center)[around.crop]
-        squares += shift.abs().square().mean((0, 1)) / (DRAWS * (2 if basis.complex else 1))
+        squares += denoiser.margin**2 * shift.abs().square().mean((0, 1)) / (DRAWS * (2 if basis.complex else 1))
     for axis, n in enumerate(small):
         if n > 1:
             total = total + _along(_profile(squares, axis), size[axis], axis, len(size))

@@ -56,7 +56,7 @@ def instant_with_map(
         error = spread.draw(z)[crop]
         if any(frame.before) or any(frame.after):
             other = surrounded_with_map(uneven, y, frame, own, COARSE) - around
-            shift = uneven.law.moved(other.to(uneven.law.exact(y)), COARSE)[crop].to(mean)
+            shift = denoiser.margin * uneven.law.moved(other.to(uneven.law.exact(y)), COARSE)[crop].to(mean)
             beyond = beyond + shift.abs().square() / (len(seeds) * (2 if shift.is_complex() else 1))
             error = error + shift
         members.append(mean[crop] + wide.sqrt() * error)

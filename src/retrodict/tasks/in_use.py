@@ -15,7 +15,8 @@ from retrodict.denoisers.spread_scale import SpreadScale, hats
 from retrodict.models.instrument import AROUND, measured_inside
 from retrodict.processes.clocks import ClockLaw
 from retrodict.processes.observation import Moments, noise_like, wiener
-from retrodict.samplers.ensemble import SamplingOptions, restore_batch
+from retrodict.processes.process import Process
+from retrodict.samplers.ensemble import SamplingOptions, restore_batch, unchecked
 from retrodict.samplers.margin import depth_of
 from retrodict.tasks.held_out import IMAGES, SIDE, center
 
@@ -43,6 +44,12 @@ LEAST, MOST = 0.7, 1.5
 LEAST_BORDER, MOST_BORDER = 1.0, 4.0
 """Of the factors at the border."""
 
+RING = (4, 12)
+"""Distances from the border at which margins widen what a chain draws and nothing but margins does."""
+
+MEMBERS, CALLS = 4, 2
+"""Of the chains that tell the share of the deviation that margins get."""
+
 
 def in_use(
     denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, float]]], seed: int = 0
@@ -56,7 +63,8 @@ def in_use(
     images, is fitted by a broken line over the level (least squares).  A restoration of several calls passes states of
     less noise, so these are looked at too, on the instrument's ramp at `TIMES`.  Within `BORDER` pixels of a border
     the factors are ratios of what was found to what was predicted at that distance, every image counted alike that
-    goes on beyond what is restored of it: one that is mirrored there is no image.
+    goes on beyond what is restored of it: one that is mirrored there is no image.  Before that the share of the
+    deviation with which margins are drawn is found at the distances `RING`, where chains tell it: `_share`.
 
     patients: of each, pairs of a clean image `(C, *N)` in model units and its pixel spacing in mm.  The factors stay as
     they are for fewer than two patients, and where the denoiser gives no uncertainty to measure.
@@ -64,7 +72,8 @@ def in_use(
     scale = denoiser.spread_scale
     if scale is None or len(patients) < 2:
         return scale
-    plain = replace(denoiser, spread_scale=replace(scale, border=()))
+    share = _share(denoiser, law, patients, seed)
+    plain = replace(denoiser, spread_scale=replace(scale, border=(), margin=share))
     depths, rows = torch.zeros(2, BORDER, dtype=torch.float64, device="cpu"), []
     for n, images in enumerate(patients.values()):
         found, deep = _rows(plain, law, images[:IMAGES], key(seed, f"in-use-{n}"))
@@ -79,7 +88,48 @@ def in_use(
     factors = zip(found.tolist(), scale.factor, strict=True)
     ratios = (depths[0] / depths[1].clamp_min(1e-30)).clamp(LEAST_BORDER, MOST_BORDER)
     border = tuple(ratios.tolist()) if bool(depths[1].any()) else ()
-    return replace(scale, factor=tuple(tuple(f * x for x in row) for f, row in factors), border=border)
+    return replace(scale, factor=tuple(tuple(f * x for x in row) for f, row in factors), border=border, margin=share)
+
+
+def _share(
+    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, float]]], seed: int
+) -> float:
+    """Deviation of the margins, over that of their Gaussian law, with which chains are as wide near a border as inside.
+
+    The variance at the distances `RING`, over that inside, is v_0 without random margins and v_1 with those of the law;
+    between them it is v_0 + share^2 (v_1 - v_0), and it is to be that of the squared error.  1 where it does not tell.
+    """
+    total, scale = torch.zeros(3, dtype=torch.float64, device="cpu"), denoiser.spread_scale
+    assert scale is not None
+    ends = [replace(denoiser, spread_scale=replace(scale, border=(), margin=m)) for m in (0.0, 1.0)]
+    for n, images in enumerate(patients.values()):
+        for image, spacing in images[:1]:
+            basis = replace(denoiser.process.basis, spacing=(spacing,) * denoiser.process.ndim)
+            for k in range(INSTRUMENTS):
+                own = key(seed, f"margin-{n}", k)
+                total += _ring(ends, law.instrument(basis, own), image, own)
+    error, none, whole = total.tolist()
+    return min(1.0, max(0.0, (error - none) / (whole - none))) ** 0.5 if whole > 1.02 * none else 1.0
+
+
+def _ring(ends: Sequence[NetDenoiser], process: Process, image: Tensor, seed: int) -> Tensor:
+    """Squared error, and variance with either margin, at the distances `RING` over the same inside, `(3,)`; 0 of an
+    image `(C, *N)` that does not go on beyond what is restored of it.
+    """
+    truth = center(image)
+    short = any(n < m + AROUND for n, m in zip(image.shape[1:], truth.shape[1:], strict=True))
+    depth = depth_of(truth.shape[1:], REACH, range(truth.ndim - 1))
+    inside, ring = depth >= REACH, (depth >= RING[0]) & (depth < RING[1])
+    nothing = torch.zeros(3, dtype=torch.float64, device="cpu")
+    if short or not bool(inside.any()):
+        return nothing
+    y, found = center(measured_inside(process, image[None], seed, AROUND)[0]), []
+    options = SamplingOptions(samples=MEMBERS, steps=CALLS, seed=seed)
+    for end in ends:
+        result = unchecked(end.at(process), y[None], options)
+        found += [result["sd"]] if found else [result["mean"] - truth, result["sd"]]
+    squares = ((x.double() ** 2).mean(0).cpu() for x in found)
+    return torch.stack([x[ring].mean() / x[inside].mean() for x in squares])
 
 
 def _rows(
