@@ -169,6 +169,7 @@ _PUBLIC = {
     "gaussian_prior": "posterior.empirical",
     "Ensemble": "posterior.ensemble",
     "PosteriorDenoiser": "posterior.matched",
+    "ConsistentDenoiser": "posterior.consistent",
     "FusedDenoiser": "posterior.fused",
     "JointDenoiser": "posterior.joint",
     "acquire": "posterior.active",
@@ -472,6 +473,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.posterior.ensemble import Ensemble as Ensemble
     from retrodict.posterior.ensemble import posterior_verdict as posterior_verdict
     from retrodict.posterior.ensemble import sample_posterior as sample_posterior
+    from retrodict.posterior.consistent import ConsistentDenoiser as ConsistentDenoiser
     from retrodict.posterior.fused import FusedDenoiser as FusedDenoiser
     from retrodict.posterior.joint import JointDenoiser as JointDenoiser
     from retrodict.posterior.matched import PosteriorDenoiser as PosteriorDenoiser
