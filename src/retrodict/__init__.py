@@ -467,13 +467,13 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.posterior.active import ensemble_entropy as ensemble_entropy
     from retrodict.posterior.card import affine_card as affine_card
     from retrodict.posterior.card import dense_posterior as dense_posterior
+    from retrodict.posterior.consistent import ConsistentDenoiser as ConsistentDenoiser
     from retrodict.posterior.empirical import FittedSpectrum as FittedSpectrum
     from retrodict.posterior.empirical import fit_spectrum as fit_spectrum
     from retrodict.posterior.empirical import gaussian_prior as gaussian_prior
     from retrodict.posterior.ensemble import Ensemble as Ensemble
     from retrodict.posterior.ensemble import posterior_verdict as posterior_verdict
     from retrodict.posterior.ensemble import sample_posterior as sample_posterior
-    from retrodict.posterior.consistent import ConsistentDenoiser as ConsistentDenoiser
     from retrodict.posterior.fused import FusedDenoiser as FusedDenoiser
     from retrodict.posterior.joint import JointDenoiser as JointDenoiser
     from retrodict.posterior.matched import PosteriorDenoiser as PosteriorDenoiser
