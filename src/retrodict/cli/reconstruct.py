@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -74,7 +75,8 @@ def reconstruct(
 
     changes["spacing"] = numbers("--spacing", changes["spacing"])
     given = {name: value for name, value in changes.items() if value is not None}
-    with watching() as watch:
+    with watching() as watch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"measurement \d", UserWarning)  # they are shown below, in their place
         done = run(source, output, resume=resume, force=force, watch=watch, **given)
     _show(done)
     return {

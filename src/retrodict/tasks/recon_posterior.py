@@ -101,7 +101,7 @@ class PosteriorSolver:
             watch=watch,
             **options,
         )
-        said = list(found.warnings)
+        said = [text.removeprefix("measurement 0: ") for text in found.warnings]  # slices come one by one
         if found.method == "fuse":
             law = coefficients_of(measurement, denoiser.process.basis)
             why = "" if law is None else self.prior.unlike(denoiser.process, law[1])
