@@ -181,7 +181,7 @@ def test_points_are_spread_by_area():
     assert np.array_equal(points, retrodict.sample_points(mesh, 6000, seed=1))
 
 
-@pytest.mark.parametrize("suffix", [".ply", ".obj", ".stl"])
+@pytest.mark.parametrize("suffix", [".ply", ".obj", ".stl", ".glb"])
 def test_meshes_come_back_from_files(suffix, tmp_path):
     mesh = retrodict.surface(ball(12, 4.0))
     path = tmp_path / f"a{suffix}"
@@ -199,6 +199,49 @@ def test_x_of_a_file_is_the_last_axis_of_the_volume(tmp_path):
     path = tmp_path / "a.obj"
     path.write_text(text)
     assert retrodict.read_mesh(path).volume == pytest.approx(48)
+
+
+def glb_with_node(tmp_path, node):
+    """The file of a cube whose node has been given a transform."""
+    content = retrodict.encode_mesh(cube(), ".glb")
+    length = int.from_bytes(content[12:16], "little")
+    scene = json.loads(content[20 : 20 + length])
+    scene["nodes"] = [{"children": [1]}, {"mesh": 0, **node}]
+    text = json.dumps(scene).encode()
+    text += b" " * (-len(text) % 4)
+    rest = content[20 + length :]
+    head = content[:8] + (20 + len(text) + len(rest)).to_bytes(4, "little")
+    path = tmp_path / "node.glb"
+    path.write_bytes(head + len(text).to_bytes(4, "little") + content[16:20] + text + rest)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("node", "volume", "middle"),
+    [
+        ({"scale": [2.0, 1.0, 3.0]}, 48.0, (0.0, 0.0, 0.0)),
+        ({"scale": [-1.0, 1.0, 1.0]}, 8.0, (0.0, 0.0, 0.0)),  # mirrored, and still counterclockwise from outside
+        ({"translation": [0.001, 0.002, 0.003]}, 8.0, (2.0, -3.0, 1.0)),  # metres, y up: (z, y, x) in mm
+        ({"rotation": [0.0, 0.0, math.sqrt(0.5), math.sqrt(0.5)], "scale": [2, 1, 1]}, 16.0, (0.0, 0.0, 0.0)),
+        ({"matrix": [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0.004, 0, 0, 1]}, 8.0, (0.0, 0.0, 4.0)),
+    ],
+)
+def test_nodes_of_a_scene_are_placed(node, volume, middle, tmp_path):
+    found = retrodict.read_mesh(glb_with_node(tmp_path, node))
+    assert found.volume == pytest.approx(volume, rel=1e-6)
+    assert found.vertices.mean(0) == pytest.approx(middle, abs=1e-6)
+
+
+def test_scenes_that_are_not_plain_are_refused_by_name(tmp_path):
+    content = retrodict.encode_mesh(cube(), ".glb")
+    for old, new, said in ((b'"mode": 4', b'"mode": 1', "mode 1"), (b": 5126", b": 5122", "5122")):
+        (tmp_path / "a.glb").write_bytes(content.replace(old, new))
+        with pytest.raises(InputError, match=rf"a\.glb.*{said}"):
+            retrodict.read_mesh(tmp_path / "a.glb")
+    for cut in (content[:10], content[:-40], b"glTF" + content[4:100]):
+        (tmp_path / "a.glb").write_bytes(cut)
+        with pytest.raises(InputError, match=r"a\.glb"):
+            retrodict.read_mesh(tmp_path / "a.glb")
 
 
 def test_ascii_ply_and_polygons_are_read(tmp_path):

@@ -19,7 +19,7 @@ __all__ = ["evaluate", "fit", "generate", "vary"]
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model of shapes: runs/NAME/NAME.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="New folder for meshes, volumes, picture and record.")]
-Files = Annotated[str, typer.Option(help="Of the meshes: ply, obj or stl.")]
+Files = Annotated[str, typer.Option(help="Of the meshes: ply, obj, stl or glb.")]
 Steps = Annotated[str | None, typer.Option(help="Of the rule for each level, such as 16 or 16,8 coarse to fine.")]
 Seed = Annotated[int, typer.Option(help="Shape i depends on the seed and on i alone.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads.")]
@@ -71,7 +71,7 @@ def generate(
 @command
 def vary(
     model: Model,
-    shape: Annotated[Path, typer.Argument(metavar="SHAPE", help="A mesh (PLY, OBJ, STL) or a label volume.")],
+    shape: Annotated[Path, typer.Argument(metavar="SHAPE", help="A mesh (PLY, OBJ, STL, GLB) or a label volume.")],
     output: Output,
     strength: Annotated[float, typer.Option(help="From 0 to 1: 0.5 of a model of one level keeps the coarse shape.")],
     samples: Annotated[int, typer.Option("--samples", "-n", help="Variations to draw.")] = 8,

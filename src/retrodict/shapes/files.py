@@ -1,4 +1,4 @@
-"""Meshes in files: binary PLY, OBJ and binary STL, written and read back, in mm.
+"""Meshes in files: binary PLY, OBJ, binary STL and binary glTF, written and read back, in mm (glTF: metres).
 
 A vertex of a `Mesh` is (z, y, x) as the axes of its volume; in a file it is (x, y, z), and the triangles are turned
 with it, so that they stay counterclockwise from outside.
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from retrodict._check import InputError
+from retrodict.shapes.gltf import from_glb, to_glb
 from retrodict.shapes.mesh import Mesh
 
 __all__ = ["MESHES", "encode_mesh", "read_mesh"]
@@ -29,14 +30,14 @@ class MeshFormat(NamedTuple):
 
 
 def encode_mesh(mesh: Mesh, suffix: str) -> bytes:
-    """The bytes of a file of ".ply", ".obj" or ".stl"."""
+    """The bytes of a file of ".ply", ".obj", ".stl" or ".glb"."""
     if suffix not in MESHES:
         raise InputError("files", suffix, f"one of {', '.join(MESHES)}")
     return MESHES[suffix].encode(mesh.vertices[:, ::-1], mesh.faces[:, ::-1])
 
 
 def read_mesh(path: str | Path) -> Mesh:
-    """A mesh from a PLY, OBJ or STL file; corners at one place are one vertex, polygons become triangles.
+    """A mesh from a PLY, OBJ, STL or glTF (.glb) file; corners at one place are one vertex, polygons become triangles.
 
     Raises `InputError`, which names the file, for another format and for a file that is damaged.
     """
@@ -55,7 +56,7 @@ def read_mesh(path: str | Path) -> Mesh:
             raise InputError(path, error.found, error.expected, error.hint) from error
         raise
     except (ValueError, IndexError, KeyError, TypeError) as error:
-        raise InputError(path, f"a damaged mesh ({error})", "a PLY, OBJ or STL file that can be read") from error
+        raise InputError(path, f"a damaged mesh ({error})", "a PLY, OBJ, STL or GLB file that can be read") from error
 
 
 def _triangles(polygons: list[list[int]]) -> np.ndarray:
@@ -218,5 +219,6 @@ MESHES: dict[str, MeshFormat] = {
     ".ply": MeshFormat(_to_ply, _from_ply),
     ".obj": MeshFormat(_to_obj, _from_obj),
     ".stl": MeshFormat(_to_stl, _from_stl),
+    ".glb": MeshFormat(to_glb, from_glb),
 }
 """Formats of meshes, by the extension of a file."""

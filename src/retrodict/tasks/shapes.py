@@ -88,7 +88,8 @@ def generate_shapes(
 ) -> GeneratedShapes:
     """Draw `samples` shapes: distances by `generate`, their surfaces by marching cubes (the extra `shapes`).
 
-    Shape i depends on (seed, i) alone.  steps, rule, batch and threads as for `generate`; files: "ply", "obj" or "stl".
+    Shape i depends on (seed, i) alone.  steps, rule, batch and threads as for `generate`; files: "ply", "obj", "stl" or
+    "glb".
     The record says besides how many volumes hold no surface (`empty`) and in how many parts shapes lie.
     """
     choice("files", files, FILES)
