@@ -1,6 +1,7 @@
 """Posterior samplers with the shipped CT prior on validation patients: low dose, sparse views, deblurring.
 
     python benchmarks/inverse_real.py [--data ../shared/data] [--patients 6] [--members 6] [--only matched tv ...]
+    python benchmarks/inverse_real.py --only deepinv --patients 3 --cases sparse "low dose"    where it is installed
 
 The object is a part of 128 x 128 pixels around the middle of an axial slice, as it was measured; reconstructed are its
 means over 2 x 2 pixels.  Low dose: 180 views, 10,000 photons a ray; sparse: 60 of 720 views, 30,000 photons; both with
@@ -64,6 +65,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "dds": {"name": "dds", "style": "paper", "steps": 50, "process": vp},
     "diffpir": {"name": "diffpir", "style": "paper", "steps": 20, "process": vp},
 }
+FEWER = {"matched, 4 steps": {"name": "matched", "steps": 4}, "matched, 1 step": {"name": "matched", "steps": 1}}
+PEERS = ("DPIR, 8 steps", "DiffPIR, 20 steps", "DiffPIR, 100 steps", "DPS, 100 steps", "moment matching, 50 steps")
+METHODS |= FEWER | {f"deepinv: {name}": {"peer": name} for name in PEERS}
+
 LARGEST = 0.745
 """mm of the pixels of a slice."""
 
@@ -137,6 +142,8 @@ def run(case: str, label: str, part: Measurement, truth: torch.Tensor, shown: An
         done = Method(options.pop("classic"), options)(part)
         row = figures(shown(done.image)[0, :1].double(), truth.double(), False)
         return {**row, "misfit": float(done.misfit[0]), "calls": 0, "seconds": time.process_time() - started}
+    if "peer" in options:
+        return peer(options["peer"], part, truth, shown, started)
     model = open_model("ct")
     prior = prior_of(model, tuple(truth.shape), spacing)
     process = options.pop("process", None)
@@ -155,6 +162,22 @@ def run(case: str, label: str, part: Measurement, truth: torch.Tensor, shown: An
     row = figures(samples, truth.double(), True)
     row |= {"misfit": float(found.misfit.mean()), "misfit_sd": found.misfit_sd, "members": count}
     row |= {"calls": found.calls, "gradients": found.gradients, "kind": found.kind}
+    return {**row, "seconds": time.process_time() - started}
+
+
+def peer(name: str, part: Measurement, truth: torch.Tensor, shown: Any, started: float) -> dict[str, Any]:
+    """One method of deepinv, with the same prior and the same noise."""
+    from inverse_real_peers import Scene, jobs
+
+    scene = Scene(part, tuple(truth.shape), shown)
+    samples, job = next((s, run) for label, s, run in jobs(scene, FEW) if label == name)
+    found = scene.hu(job())
+    if not bool(torch.isfinite(found).all()):
+        return {"failed": "NaN", "calls": scene.calls, "seconds": time.process_time() - started}
+    low, high = (float(shown(torch.full((1, 1, 1, 1), v))) for v in (0.0, 1.0))
+    images = ((found - low) / (high - low))[:, None].to(part.y)
+    misfit = float(torch.stack([part.misfit(x[None]).ratio for x in images]).mean())
+    row = figures(found, truth.double(), samples) | {"misfit": misfit, "members": len(found), "calls": scene.calls}
     return {**row, "seconds": time.process_time() - started}
 
 
@@ -177,7 +200,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             cells = [cell(group, k, d) for k, d in (("psnr", 1), ("ssim", 3), ("ssr2", 2), ("region_ssr2", 2))]
             cells += [cell(group, "region_cover", 2), cell(group, "misfit", 2)]
             calls, seconds = str(group[0]["calls"]), f"{np.mean([r['seconds'] for r in group]):.1f}"
-            lines.append("| " + " | ".join([case, f"`{label}`", calls, *cells, seconds]) + " |")
+            what = label if label.startswith("deepinv") else f"`{label}`"
+            lines.append("| " + " | ".join([case, what, calls, *cells, seconds]) + " |")
     return "\n".join(lines)
 
 
@@ -192,6 +216,10 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=list(CASES))
     parser.add_argument("--out", type=Path, default=OUT)
     asked = parser.parse_args()
+    if asked.only == ["deepinv"]:
+        asked.only = [name for name in METHODS if name.startswith("deepinv")]
+    elif asked.only == list(METHODS):
+        asked.only = [name for name in METHODS if not name.startswith("deepinv")]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     rows = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
