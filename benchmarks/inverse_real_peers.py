@@ -1,9 +1,9 @@
 """deepinv on the cases of `inverse_real.py`, with the same prior: rows of its table.
 
 `python benchmarks/inverse_real.py --only deepinv`, where it is installed (`constraints-peers.txt`).  deepinv expects
-images in [0, 1], operators of norm at most 1 and white noise: it is given x' = (HU + 1000)/2000 and, with W the weights
-of the local Gaussian of the counts, y' = W^(1/2) (y - b)/|W^(1/2) A|, whose noise is white.  The denoiser is the shipped
-network, told the white noise that deepinv states.  Settings are deepinv's defaults but for the number of steps.
+images in [0, 1], operators of norm at most 1 and white noise: it is given x' = (HU + 1000)/2000 and, with W the
+weights of the local Gaussian of the counts, y' = W^(1/2) (y - b)/|W^(1/2) A|, whose noise is white.  The denoiser is
+the shipped network, told the white noise that deepinv states.  Settings are deepinv's defaults but for the steps.
 """
 
 from __future__ import annotations
