@@ -11,6 +11,7 @@ from retrodict._check import InputError, choice
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.carried import Carried
+from retrodict.posterior.counted import Counted
 from retrodict.posterior.gradient import CalibratedPigdm, Dps, Jacobian, Pigdm
 from retrodict.posterior.matched import Fuse, Matched
 from retrodict.posterior.messages import Propagated
@@ -68,6 +69,11 @@ POSTERIORS: dict[str, Posterior] = {
     "carried": Posterior(
         "sample", None, Carried, "this library; expectation propagation: Minka 2001", LAW + ", of any observation",
         "Gaussian data, any steps, any operator; sparse and heavy-tailed data nearly",
+    ),
+    "counted": Posterior(
+        "sample", None, Counted, "this library; Laplace's method: Tierney and Kadane 1986",
+        LAW + "; a law of counts, or of independent Gaussian noise",
+        "Gaussian data of many counts or Gaussian noise, any steps, any operator; few counts nearly",
     ),
     "dps": Posterior("sample", Dps, None, "Chung et al. 2023, arXiv 2209.14687", GRADIENT, "never"),
     "pigdm": Posterior(
