@@ -131,7 +131,9 @@ def test_with_gaussian_noise_it_is_the_matched_update():
     denoiser = GaussianDenoiser(vp(basis), torch.zeros_like(power), power)
     noise = GaussianNoise.per_pixel(torch.linspace(0.2, 0.6, 16, **F).reshape(1, 4, 4))
     y = torch.linspace(-1, 2, 16, **F).reshape(1, 1, 4, 4)
-    method = posterior_method("counted", denoiser, Measurement(Blur.gaussian((4, 4), 1.5, spacing=(1.0, 1.0)), y, noise))
+    method = posterior_method(
+        "counted", denoiser, Measurement(Blur.gaussian((4, 4), 1.5, spacing=(1.0, 1.0)), y, noise)
+    )
     exact, got = dense_posterior(method.measurement, *prior_matrix(method)), affine_card(method, 2)
     assert torch.allclose(got.mean, exact.mean, atol=1e-8)
     assert torch.allclose(got.covariance, exact.covariance, atol=1e-8)

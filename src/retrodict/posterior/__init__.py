@@ -17,9 +17,10 @@ from retrodict.posterior.matched import Fuse, Matched
 from retrodict.posterior.messages import Propagated
 from retrodict.posterior.method import Kind, Method
 from retrodict.posterior.particles import Afdps, Tds
-from retrodict.posterior.points import FlowChef, RedDiff
+from retrodict.posterior.points import FlowChef, RedDiff, Sharp
 from retrodict.posterior.projection import Ald, Ddnm, Ddrm, Mcg, Projected
 from retrodict.posterior.proximal import Daps, Dds, DiffPir, ExactDaps, PnpDm
+from retrodict.posterior.slices import DiffusionMbir
 
 __all__ = ["POSTERIORS", "Posterior", "posterior_method"]
 
@@ -97,6 +98,10 @@ POSTERIORS: dict[str, Posterior] = {
         "sample", DiffPir, Matched, "Zhu et al. 2023, arXiv 2305.08995", "h > 0 (paper); " + LAW,
         "paper: never; calibrated (C = that of the denoiser, x_0 drawn): is 'matched'",
     ),
+    "mbir": Posterior(
+        "sample", DiffusionMbir, None, "Chung et al. 2023, arXiv 2211.10655 (DiffusionMBIR)",
+        "a prior of slices, a measurement whose channels are the slices, h > 0", "never",
+    ),
     "ddrm": Posterior("sample", Ddrm, None, "Kawar et al. 2022, arXiv 2201.11793", WHITE, "never"),
     "ddnm": Posterior("sample", Ddnm, None, "Wang, Yu, Zhang 2023, arXiv 2212.00490 (DDNM+)", WHITE, "never"),
     "mcg": Posterior(
@@ -118,6 +123,7 @@ POSTERIORS: dict[str, Posterior] = {
     ),
     "red_diff": Posterior("point", RedDiff, None, "Mardani et al. 2023, arXiv 2305.04391", "nothing", "no sampler"),
     "flowchef": Posterior("point", FlowChef, None, "Patel et al. 2024, arXiv 2412.00100", "nothing", "no sampler"),
+    "sharp": Posterior("point", Sharp, None, "Hu et al. 2024, arXiv 2410.02057", "a law of the noise", "no sampler"),
     "tds": Posterior(
         "sample", Tds, None, "Wu, Trippe et al. 2023, arXiv 2306.17775", GRADIENT, "any data, many particles",
         together=True,

@@ -262,8 +262,10 @@ def posterior_verdict(method: Method, steps: int | None = None, *, dense: bool =
 
 def _dense(method: Method, steps: int | None, dense: bool) -> Verdict:
     twin, space = method.denoiser.gaussian(), method.measurement.operator.domain
-    if twin is None or twin.prior() is None:
+    if twin is None or (twin.prior() is None and not hasattr(twin, "prior_law")):
         return Verdict(False, "the denoiser knows no spectrum of the data, so its spread cannot be checked")
+    if twin.prior() is None:
+        return Verdict(True, "exact on Gaussian volumes that are separable, at any number of steps, by construction")
     if isinstance(method, Counted) and not method.gaussian_law:
         said = "the law of the counts enters with slope, curvature and third derivative, at every call anew"
         return Verdict(True, f"{said}; exact for Gaussian data of many counts, nearly for few (docs/posterior.md)")
