@@ -83,7 +83,7 @@ class Misfit(NamedTuple):
 
 
 class Slopes(NamedTuple):
-    """Derivatives of log p(y | u) of every sample by its clean u: the first, *minus* the second (at least 0), the third."""
+    """Derivatives of log p(y | u) of a sample by its clean u: the first, *minus* the second (at least 0), the third."""
 
     first: Tensor
     second: Tensor

@@ -160,7 +160,7 @@ class Sharp(Method):
 
     @cached_property
     def length(self) -> float:
-        """g of the gradient step."""
+        """G of the gradient step."""
         early = torch.tensor([self.low], dtype=torch.float64, device="cpu")
         most = float(self._precision(early.to(self.process.basis.device)).max())
         return self.rate / (self.conditioner.operator.norm() ** 2 + self.strength * most)

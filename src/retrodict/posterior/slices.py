@@ -59,9 +59,9 @@ class Coupled(Wrapper):
     """A prior of slices as a prior of volumes whose slices are the channels: u `(B, Z, H, W)`.
 
     p(u) is proportional to prod_z p(u_z) exp(-(u - m)^H ((K^-1 - 1) x C^-1) (u - m) / 2), with `coupling` K `(Z, Z)` a
-    correlation along z of ones on the diagonal, and m and C mean and spectrum of the slices: for Gaussian slices that is
-    N(m, K x C), every slice as before and neighbors correlated by K.  The inner denoiser is called once for each slice,
-    with N(D, V); along the eigenvectors of K, with eigenvalues k, precision and mean become
+    correlation along z of ones on the diagonal, and m and C mean and spectrum of the slices: for Gaussian slices that
+    is N(m, K x C), every slice as before and neighbors correlated by K.  The inner denoiser is called once for each
+    slice, with N(D, V); along the eigenvectors of K, with eigenvalues k, precision and mean become
 
         1/V_k = 1/V + (1/k - 1)/C,    D_k = m + V_k (D - m)/V,
 
@@ -137,7 +137,7 @@ class Coupled(Wrapper):
 
 
 def along_z(x: Tensor) -> Tensor:
-    """x_(k+1) - x_k over the slices `(B, Z, H, W)`; the last difference is 0 (no slice is the neighbor of the first)."""
+    """x_(k+1) - x_k over the slices `(B, Z, H, W)`; the last difference is 0: volumes have ends."""
     return torch.cat([x[:, 1:] - x[:, :-1], torch.zeros_like(x[:, :1])], 1)
 
 
@@ -185,8 +185,10 @@ class DiffusionMbir(Method):
         return self.denoiser(flat, t.repeat_interleave(x.shape[1])).reshape(x.shape)
 
     def start(self, like: Tensor, draw: Draw) -> Tensor:
-        """Noise of the last level in every slice, with what h(1) keeps of the prior's mean."""
-        return self.process.corrupt(torch.zeros_like(like), torch.ones(len(like), dtype=torch.float64, device="cpu"), draw(1)[0])
+        """Noise of the last level in every slice."""
+        return self.process.corrupt(
+            torch.zeros_like(like), torch.ones(len(like), dtype=torch.float64, device="cpu"), draw(1)[0]
+        )
 
     def stepper(self) -> Callable[[Tensor, Tensor, Tensor, Draw], Tensor]:
         """Steps that hand on split and multiplier."""
@@ -219,7 +221,7 @@ class DiffusionMbir(Method):
         return h
 
     def _corrected(self, x: Tensor, s: Tensor, z: Tensor) -> Tensor:
-        """x + e score + sqrt(2 e) z with e = 2 (snr |z|/|score|)^2, item by item; nothing at s = 0."""
+        """X + e score + sqrt(2 e) z with e = 2 (snr |z|/|score|)^2, item by item; nothing at s = 0."""
         m = self.process.moments(s)
         h, s2 = (v.flatten(1)[:, :1].reshape(-1, 1, 1, 1).to(x.real) for v in (m.h, m.s2))
         score = ratio(h * self.slicewise(x, s) - x, s2.expand_as(x))
