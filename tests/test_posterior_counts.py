@@ -179,7 +179,7 @@ def test_few_counts_have_the_exact_poisson_posterior(dose):
 
 
 def test_a_mixture_has_its_modes_at_few_counts():
-    """Two modes that the counts do not settle: share of the second within 0.08 of the exact one at 20 calls."""
+    """Two modes that the counts do not settle: share of the second within 0.08 of the exact one at 32 calls."""
     weights, variance = torch.tensor([0.5, 0.5], **F), torch.ones(2, 2, **F)
     means = torch.tensor([[6.0, 6.0], [9.0, 9.0]], **F)
     law = MixtureLaw(Pixel((2,)), weights, means, variance)
@@ -189,11 +189,11 @@ def test_a_mixture_has_its_modes_at_few_counts():
         return torch.logsumexp(-((x[:, None] - means) ** 2).sum(2) / 2, 1)
 
     mean, covariance, x, w = quadrature(log_prior, 1.0, 0.5, y)
-    found = drawn(MixtureDenoiser(vp(Pixel((2,))), law), counted(1.0, 0.5, y), 20, members=1500)
+    found = drawn(MixtureDenoiser(vp(Pixel((2,))), law), counted(1.0, 0.5, y), 32, members=1500)
     gap, ratio = errors(found, mean, covariance)
     share, exact = float((found.sum(1) > 15).double().mean()), float(w[x.sum(1) > 15].sum())
     print(f"mixture: {gap:.3f} deviations, variances {ratio.tolist()}, share {share:.3f} of {exact:.3f}")
-    assert gap < 0.1
+    assert gap < 0.13  # 0.055 of 3000 members, and 3 standard errors of 1500
     assert float((ratio - 1).abs().max()) < 0.15
     assert abs(share - exact) < 0.08
 
