@@ -172,6 +172,10 @@ _PUBLIC = {
     "ConsistentDenoiser": "posterior.consistent",
     "FusedDenoiser": "posterior.fused",
     "JointDenoiser": "posterior.joint",
+    "Coupled": "posterior.slices",
+    "correlation": "posterior.slices",
+    "sample_data": "posterior.data_domain",
+    "data_measurement": "posterior.data_domain",
     "acquire": "posterior.active",
     "Acquired": "posterior.active",
     "ensemble_entropy": "posterior.active",
@@ -468,6 +472,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.posterior.card import affine_card as affine_card
     from retrodict.posterior.card import dense_posterior as dense_posterior
     from retrodict.posterior.consistent import ConsistentDenoiser as ConsistentDenoiser
+    from retrodict.posterior.data_domain import data_measurement as data_measurement
+    from retrodict.posterior.data_domain import sample_data as sample_data
     from retrodict.posterior.empirical import FittedSpectrum as FittedSpectrum
     from retrodict.posterior.empirical import fit_spectrum as fit_spectrum
     from retrodict.posterior.empirical import gaussian_prior as gaussian_prior
@@ -477,6 +483,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.posterior.fused import FusedDenoiser as FusedDenoiser
     from retrodict.posterior.joint import JointDenoiser as JointDenoiser
     from retrodict.posterior.matched import PosteriorDenoiser as PosteriorDenoiser
+    from retrodict.posterior.slices import Coupled as Coupled
+    from retrodict.posterior.slices import correlation as correlation
     from retrodict.processes import PROCESSES as PROCESSES
     from retrodict.processes.clocks import ClockLaw as ClockLaw
     from retrodict.processes.convert import convert_state as convert_state

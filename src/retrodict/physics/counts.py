@@ -11,10 +11,13 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.physics.covariance import Covariance
 from retrodict.physics.geometry import FanBeam, ParallelBeam
-from retrodict.physics.noise import Misfit, Noise, Seeds, generator, noise_like
+from retrodict.physics.noise import Misfit, Noise, Seeds, Slopes, generator, noise_like
 from retrodict.physics.operator import Space
 
 __all__ = ["LogPoissonNoise", "PoissonNoise", "TransmissionNoise", "bow_tie"]
+
+LOW, QUIET = 0.05, 1e-3
+"""Least expected count at which the law of a count is looked at, over the count itself and over the mean of all."""
 
 TRUSTED = 20.0
 """Expected counts above which a Gaussian stands in for the logarithm of a Poisson number."""
@@ -98,6 +101,17 @@ class PoissonNoise(Noise):
         """(k / l - 1) / gain."""
         return (self._mean(y) / self._mean(clean) - 1) / self.gain
 
+    def slopes(self, clean: Tensor, y: Tensor) -> Slopes:
+        """(k / l - 1) / g, k / (l g)^2, 2 k / (l g)^3, of k log l - l; a reading below 0 is no count."""
+        count, mean = self._mean(y).clamp_min(0), self._mean(clean)
+        scale = mean * self.gain
+        return Slopes(self.score(clean, y), count / scale**2, 2 * count / scale**3)
+
+    def inside(self, clean: Tensor, y: Tensor) -> Tensor:
+        """U, where it is above 5 % of the count and 0.1 % of the mean of all counts of the item."""
+        level = y.clamp_min(0).flatten(1).mean(1).reshape(-1, *[1] * (y.ndim - 1))
+        return torch.maximum(clean, torch.maximum(LOW * y, QUIET * level + self.gain * 1e-6))
+
     def variance(self, clean: Tensor) -> Tensor:
         """Gain u + electronic^2; a mean of no count at all is taken as one, since no count says no more."""
         return self.gain * clean.clamp_min(0 if self.electronic else self.gain) + self.electronic**2
@@ -165,6 +179,17 @@ class TransmissionNoise(Noise):
     def score(self, clean: Tensor, y: Tensor) -> Tensor:
         """-(I0 exp(-p)) (N / l - 1)."""
         return -self.through(clean) * self.counts.score(self.mean(clean), y)
+
+    def slopes(self, clean: Tensor, y: Tensor) -> Slopes:
+        """T - k q, T - k q (1 - q), T - k q (1 - q)(1 - 2 q), with T = I0 exp(-p), q = T / l, of k log l - l.
+
+        k and l are the (shifted) count and its mean; with r = 0 all are T but the first, T - N.
+        """
+        through = self.through(clean)
+        count = self.counts._mean(y)
+        share = through / self.counts._mean(self.mean(clean))
+        bent = count * share * (1 - share)
+        return Slopes(through - count * share, (through - bent).clamp_min(0), through - bent * (1 - 2 * share))
 
     def variance(self, clean: Tensor) -> Tensor:
         """Of the counts."""
@@ -249,6 +274,10 @@ class LogPoissonNoise(Noise):
         log_peak = torch.special.xlogy(shape - 1, mean) - mean - torch.lgamma(shape)
         ended = self.transmission.through(clean) * log_peak.exp() / torch.special.gammaincc(shape, mean)
         return torch.where(self._ended(y), ended, self.transmission.score(clean, self.counts(y)))
+
+    def slopes(self, clean: Tensor, y: Tensor) -> Slopes:
+        """Those of the counts: y is a function of them, and where it ended they are taken as `least`."""
+        return self.transmission.slopes(clean, self.counts(y))
 
     def variance(self, clean: Tensor) -> Tensor:
         """(I0 exp(-p) + r + electronic^2) / (I0 exp(-p))^2, to first order."""

@@ -17,7 +17,7 @@ from retrodict.bases.curve import Curve
 from retrodict.physics.covariance import Covariance
 from retrodict.physics.operator import Space, inner
 
-__all__ = ["GaussianNoise", "Misfit", "Noise", "Seeds", "items", "noise_like"]
+__all__ = ["GaussianNoise", "Misfit", "Noise", "Seeds", "Slopes", "items", "noise_like"]
 
 Seeds = Tensor | Sequence[int]
 """A seed for every item."""
@@ -80,6 +80,14 @@ class Misfit(NamedTuple):
 
     def _gamma(self) -> tuple[Tensor, Tensor]:
         return self.mean**2 / self.variance, self.value * self.mean / self.variance
+
+
+class Slopes(NamedTuple):
+    """Derivatives of log p(y | u) of a sample by its clean u: the first, *minus* the second (at least 0), the third."""
+
+    first: Tensor
+    second: Tensor
+    third: Tensor
 
 
 class Noise(ABC):
@@ -148,6 +156,15 @@ class Noise(ABC):
     def gaussian(self, y: Tensor) -> tuple[Tensor, Covariance]:
         """The Gaussian law N(data; u, Sigma) that stands for p(y | u) near the data: what linear solvers are given."""
         return y, Covariance(self.variance(y))
+
+    def slopes(self, clean: Tensor, y: Tensor) -> Slopes:
+        """The law near u = `clean`, of independent real samples; `InputError` for a law that has no such form."""
+        hint = "Use 'matched', which takes the Gaussian law beside the data."
+        raise InputError("noise", type(self).__name__, "a law of counts, or independent Gaussian noise", hint)
+
+    def inside(self, clean: Tensor, y: Tensor) -> Tensor:
+        """Clean data at which `slopes` may be taken: u itself, unless the law is about positive numbers alone."""
+        return clean
 
     def valid(self, y: Tensor) -> Tensor:
         """Share of the samples for which `gaussian` is a good stand-in, `(B,)` float64."""
@@ -237,6 +254,11 @@ class GaussianNoise(Noise):
         """As it was given, `(B, *shape)`."""
         table = torch.as_tensor(self._alone("variance").variance, dtype=torch.float64, device="cpu")
         return table.to(device=clean.device, dtype=clean.real.dtype).expand(clean.shape)
+
+    def slopes(self, clean: Tensor, y: Tensor) -> Slopes:
+        """(y - u) / v, 1 / v, 0: the quadratic is the law itself."""
+        variance = self.variance(clean)
+        return Slopes((y - clean) / variance, 1 / variance, torch.zeros_like(clean))
 
     def fourth(self, clean: Tensor) -> Tensor:
         """3 v^2, and 8 v^2 of complex samples."""

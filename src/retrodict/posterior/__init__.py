@@ -11,14 +11,16 @@ from retrodict._check import InputError, choice
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.carried import Carried
+from retrodict.posterior.counted import Counted
 from retrodict.posterior.gradient import CalibratedPigdm, Dps, Jacobian, Pigdm
 from retrodict.posterior.matched import Fuse, Matched
 from retrodict.posterior.messages import Propagated
 from retrodict.posterior.method import Kind, Method
 from retrodict.posterior.particles import Afdps, Tds
-from retrodict.posterior.points import FlowChef, RedDiff
+from retrodict.posterior.points import FlowChef, RedDiff, Sharp
 from retrodict.posterior.projection import Ald, Ddnm, Ddrm, Mcg, Projected
 from retrodict.posterior.proximal import Daps, Dds, DiffPir, ExactDaps, PnpDm
+from retrodict.posterior.slices import DiffusionMbir
 
 __all__ = ["POSTERIORS", "Posterior", "posterior_method"]
 
@@ -69,6 +71,11 @@ POSTERIORS: dict[str, Posterior] = {
         "sample", None, Carried, "this library; expectation propagation: Minka 2001", LAW + ", of any observation",
         "Gaussian data, any steps, any operator; sparse and heavy-tailed data nearly",
     ),
+    "counted": Posterior(
+        "sample", None, Counted, "this library; Laplace's method: Tierney and Kadane 1986",
+        LAW + "; a law of counts, or of independent Gaussian noise",
+        "Gaussian data of many counts or Gaussian noise, any steps, any operator; few counts nearly",
+    ),
     "dps": Posterior("sample", Dps, None, "Chung et al. 2023, arXiv 2209.14687", GRADIENT, "never"),
     "pigdm": Posterior(
         "sample", Pigdm, CalibratedPigdm, "Song, Vahdat, Mardani, Kautz 2023", GRADIENT + ", a scalar process (paper)",
@@ -91,6 +98,10 @@ POSTERIORS: dict[str, Posterior] = {
         "sample", DiffPir, Matched, "Zhu et al. 2023, arXiv 2305.08995", "h > 0 (paper); " + LAW,
         "paper: never; calibrated (C = that of the denoiser, x_0 drawn): is 'matched'",
     ),
+    "mbir": Posterior(
+        "sample", DiffusionMbir, None, "Chung et al. 2023, arXiv 2211.10655 (DiffusionMBIR)",
+        "a prior of slices, a measurement whose channels are the slices, h > 0", "never",
+    ),
     "ddrm": Posterior("sample", Ddrm, None, "Kawar et al. 2022, arXiv 2201.11793", WHITE, "never"),
     "ddnm": Posterior("sample", Ddnm, None, "Wang, Yu, Zhang 2023, arXiv 2212.00490 (DDNM+)", WHITE, "never"),
     "mcg": Posterior(
@@ -112,6 +123,7 @@ POSTERIORS: dict[str, Posterior] = {
     ),
     "red_diff": Posterior("point", RedDiff, None, "Mardani et al. 2023, arXiv 2305.04391", "nothing", "no sampler"),
     "flowchef": Posterior("point", FlowChef, None, "Patel et al. 2024, arXiv 2412.00100", "nothing", "no sampler"),
+    "sharp": Posterior("point", Sharp, None, "Hu et al. 2024, arXiv 2410.02057", "a law of the noise", "no sampler"),
     "tds": Posterior(
         "sample", Tds, None, "Wu, Trippe et al. 2023, arXiv 2306.17775", GRADIENT, "any data, many particles",
         together=True,

@@ -19,6 +19,7 @@ from retrodict.physics.measurement import Measurement
 from retrodict.posterior import POSTERIORS, posterior_method
 from retrodict.posterior.card import affine_card, dense_posterior, prior_matrix
 from retrodict.posterior.check import FAR, check_pair, prior_distance
+from retrodict.posterior.counted import Counted
 from retrodict.posterior.matched import Fuse
 from retrodict.posterior.method import Drawn, Method
 from retrodict.samplers.judge import DENSE_LIMIT, VARIANCE_LIMIT, is_wiener_filter, judge
@@ -261,8 +262,13 @@ def posterior_verdict(method: Method, steps: int | None = None, *, dense: bool =
 
 def _dense(method: Method, steps: int | None, dense: bool) -> Verdict:
     twin, space = method.denoiser.gaussian(), method.measurement.operator.domain
-    if twin is None or twin.prior() is None:
+    if twin is None or (twin.prior() is None and not hasattr(twin, "prior_law")):
         return Verdict(False, "the denoiser knows no spectrum of the data, so its spread cannot be checked")
+    if twin.prior() is None:
+        return Verdict(True, "exact on Gaussian volumes that are separable, at any number of steps, by construction")
+    if isinstance(method, Counted) and not method.gaussian_law:
+        said = "the law of the counts enters with slope, curvature and third derivative, at every call anew"
+        return Verdict(True, f"{said}; exact for Gaussian data of many counts, nearly for few (docs/posterior.md)")
     if not dense or math.prod(space.shape) > DENSE_LIMIT or space.complex or method.process.basis.device != "cpu":
         return Verdict(True, "exact on Gaussian data at any number of steps and any linear operator, by construction")
     mine = replace(method, denoiser=twin)

@@ -49,6 +49,8 @@ class Dps(Gradient):
     each item by itself; residuals in the unit of y.  `strength` has no unit-free value: the norm grows with the number
     of data, so what a step does falls with it.  "theory": D' = D + (s^2/h) grad_(x_t) log N(y; A D, Sigma), which takes
     x_0 as known given x_t: gain 1 - exp(-k) instead of k/(1 + k), k the signal-to-noise ratio, and half the variance.
+    "weighted": for counts, x_s = (ancestral step with D) - `strength` * grad_(x_t) sum (y - A D)^2 / (2 y), the paper's
+    weights of a Poisson law (its equation 19; a count of 0 is taken as 1), which are those of the data.
     """
 
     strength: float = 1.0
@@ -57,7 +59,7 @@ class Dps(Gradient):
 
     def __post_init__(self) -> None:
         """Refuse an unknown form."""
-        choice("Dps form", self.form, ("norm", "theory"))
+        choice("Dps form", self.form, ("norm", "theory", "weighted"))
 
     def step(self, x: Tensor, t: Tensor, s: Tensor, draw: Draw) -> Tensor:
         """One ancestral step and one gradient."""
@@ -67,6 +69,10 @@ class Dps(Gradient):
             c = self.conditioner
             g = pullback(c.operator.adjoint(c.residual(mean)))
             return ancestral_step(self.process, x, t, s, mean + self.process.tweedie(g, t), z)
+        if self.form == "weighted":
+            c = self.conditioner
+            g = pullback(c.operator.adjoint(c.residual(mean)))
+            return ancestral_step(self.process, x, t, s, mean, z) + self.strength * g
         residual = self.measurement.residual(mean.to(self.measurement.y.dtype)).to(mean)
         size = torch.linalg.vector_norm(residual.flatten(1), dim=1).reshape(-1, *[1] * (residual.ndim - 1))
         up = torch.where(size > 0, residual / torch.where(size > 0, size, 1.0), 0.0)

@@ -280,7 +280,10 @@ class Conditioner:
 
     def _solve(self, rest: Tensor, factor: Factor) -> Tensor:
         """G w of whitened residuals `(B, *range)`."""
-        image = self.operator.adjoint(rest)
+        return self._moved(self.operator.adjoint(rest), factor)
+
+    def _moved(self, image: Tensor, factor: Factor) -> Tensor:
+        """G w of A^H Sigma^-1 (y - A mean) `(B, C, *N)`."""
         right = factor.adjoint(image)
         single = right.real.dtype
         tolerance = TOLERANCE[single] if self.tolerance is None else self.tolerance

@@ -116,7 +116,13 @@ class Method(ABC):
         data.  Without a spectrum it is N(0, s^2), and what h(1) keeps of the image is missing.
         """
         process, prior = self.process, self.denoiser.prior()
+        coupled = getattr(self.denoiser, "prior_law", None)
         one = torch.ones(len(like), dtype=torch.float64, device="cpu")
+        if coupled is not None and self.conditional_start:
+            middle, law = coupled()
+            c = self.conditioner
+            x0 = c.drawn(middle.to(like).expand_as(like), draw(law.fields + c.extra), law.fields, root_of(law))
+            return process.corrupt(x0, one, draw(1)[0])
         if prior is None or not self.conditional_start:
             mean, variance = prior or (0.0, None)
             return process.to_image(process.start(draw(1)[0], None, mean, variance), one)
