@@ -27,7 +27,7 @@ def matrix(penalty, space):
     return penalty.analyse(unit).movedim(0, -1).reshape(-1, len(space.shape) - 1, *space.shape[1:], count)[0]
 
 
-def reference_prox(v, penalty, threshold, box, rounds=3000):
+def reference_prox(v, penalty, threshold, box, rounds=1500):
     """The prox by plain alternating directions on dense matrices: another method, slow and exact."""
     dense = matrix(penalty, penalty.space).movedim(0, 2)  # (ny, nx, axes, pixels)
     places, pixels = dense.shape[:2].numel(), dense.shape[-1]
@@ -83,7 +83,8 @@ def test_no_image_of_the_box_is_better(name, penalty):
         return float(0.5 * (y - operator.forward(image)).square().sum()) + 0.3 * kind.value(image)
 
     assert torch.equal(box.nearest(x), x)
-    assert bool((x == box.upper).any()) and bool((x == 0).any())
+    assert bool((x == box.upper).any())
+    assert bool((x == 0).any())
     for i in range(60):
         other = box.nearest(x + noise(1, 1, 4, 4, seed=i) * 10 ** -(i % 4))
         assert cost(x + 1e-3 * (other - x)) >= cost(x) - 1e-9
@@ -95,7 +96,8 @@ def test_algebraic_methods_keep_the_bounds_and_reach_the_minimum(name):
     bounds = {"lower": 0.2, "upper": 0.8}
     options = {"subsets": 2} if name == "os_sart" else {}
     found = CLASSICS[name](Measurement(SMALL, SMALL.forward(x)), iterations=1500, **bounds, **options).image
-    assert float(found.min()) >= 0.2 and float(found.max()) <= 0.8
+    assert float(found.min()) >= 0.2
+    assert float(found.max()) <= 0.8
     torch.testing.assert_close(found, x, rtol=0, atol=1e-4)
 
 
@@ -107,8 +109,10 @@ def test_sirt_with_bounds_has_the_conditions_of_its_minimum():
     weights = torch.where(rows > 1e-9, 1 / rows.clamp_min(1e-30), 0.0)
     gradient = SMALL.adjoint(weights * (SMALL.forward(x) - y))
     low, high = x <= 0, x >= 0.5
-    assert bool(low.any()) and bool(high.any())
-    assert float(gradient[low].min()) > -1e-8 and float(gradient[high].max()) < 1e-8
+    assert bool(low.any())
+    assert bool(high.any())
+    assert float(gradient[low].min()) > -1e-8
+    assert float(gradient[high].max()) < 1e-8
     assert float(gradient[~low & ~high].abs().max()) < 1e-6
 
 

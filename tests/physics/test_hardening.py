@@ -15,7 +15,7 @@ from retrodict.physics.hardening import Hardening, fit_hardening, polychromatic
 from retrodict.physics.outline import Disc, find_disc, find_hull, outline, shadow
 
 F64 = torch.float64
-WEIGHTS, MU = (0.3, 0.5, 0.2), (0.06, 0.035, 0.025)  # three energies of one material, 1/mm
+WEIGHTS, MU = (0.3, 0.5, 0.2), (0.08, 0.03, 0.02)  # three energies of one material, 1/mm
 MEAN = sum(w * m for w, m in zip(WEIGHTS, MU, strict=True))
 DISC = Disc(3.0, -2.0, 20.0)
 PARALLEL = ParallelBeam(even_angles(90), 128, 0.5)
@@ -208,9 +208,7 @@ def test_descriptions_that_are_none_are_refused(hardening, said):
 def test_a_limited_angle_does_not_show_the_shape():
     part = PARALLEL.subset(range(40))
     with pytest.raises(InputError, match="leave the shape"):
-        retrodict.reconstruct(
-            arrays(polychromatic_scan(part), part), config=described(hardening={"fit": "threshold"})
-        )
+        retrodict.reconstruct(arrays(polychromatic_scan(part), part), config=described(hardening={"fit": "threshold"}))
 
 
 def test_bounds_by_name_reach_the_method():

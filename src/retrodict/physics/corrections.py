@@ -128,8 +128,7 @@ def remove_air(values: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """Line integrals `(..., views, bins)` less those of air, and what was taken off `(..., views, bins)`.
 
     In every view the line through the medians of the `width` first and last bins, which the object does not shade: a
-    beam whose strength drifts between the flats and the view leaves an offset there, which would be attenuation all over
-    the image.
+    beam whose strength drifts between flats and view leaves an offset there, attenuation all over the image.
 
     Raises `InputError` for a width below 1 or above a quarter of the bins, and where the object reaches these bins.
     """

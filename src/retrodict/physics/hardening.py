@@ -1,7 +1,7 @@
 """Beam hardening of one material: line integrals of a spectrum made linear in the length of the path.
 
-A beam of several energies gives p(L) = -log(sum w_i exp(-mu_i L)), which grows slower than L: images cup.  For an object
-of one material a function of p alone undoes it (Herman, Phys. Med. Biol. 24, 1979).
+A beam of several energies gives p(L) = -log(sum w_i exp(-mu_i L)), which grows slower than L: images cup.  For an
+object of one material a function of p alone undoes it (Herman, Phys. Med. Biol. 24, 1979).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ORDERS = (1, 6)
 class Hardening:
     """The correction p -> a1 p + a2 p^2 + ...: `coefficients` (a1, a2, ...), without unit.
 
-    With a1 = 1 thin objects keep their line integrals: the image is in the attenuation that the beam has at the surface.
+    With a1 = 1 thin objects keep their line integrals: the image is in the attenuation of the beam at the surface.
 
     Raises `InputError` for coefficients that are none, or a slope at 0 that is not positive.
     """
@@ -55,7 +55,7 @@ class Hardening:
         return out
 
     def check(self, values: Tensor) -> None:
-        """Raise `InputError` where the correction falls within the range of the data: it was made for thinner objects."""
+        """Raise `InputError` where the correction falls within the data: it was made for thinner objects."""
         low, high = min(0.0, float(values.min())), float(values.max())
         at = torch.linspace(low, high, 256, dtype=torch.float64, device="cpu")
         falling = at[self.slope(at) <= 0]
@@ -83,11 +83,13 @@ class HardeningFit(NamedTuple):
 
 
 def polychromatic(length: Tensor, weights: Sequence[float], attenuation: Sequence[float]) -> Tensor:
-    """p = -log(sum w_i exp(-mu_i L) / sum w_i) of paths L in mm through one material, any shape.
+    """P = -log(sum w_i exp(-mu_i L) / sum w_i) of paths L in mm through one material, any shape.
 
     Raises `InputError` for weights and attenuations that are not as many, negative, or all 0.
     """
-    w, mu = (torch.tensor([float(v) for v in part], dtype=torch.float64, device="cpu") for part in (weights, attenuation))
+    w, mu = (
+        torch.tensor([float(v) for v in part], dtype=torch.float64, device="cpu") for part in (weights, attenuation)
+    )
     if len(w) != len(mu) or not len(w) or bool((w < 0).any()) or not float(w.sum()) > 0 or bool((mu < 0).any()):
         found = f"{len(w)} weights and {len(mu)} attenuations, or negative ones"
         raise InputError("spectrum", found, "one weight and one attenuation in 1/mm for every energy")
@@ -98,16 +100,18 @@ def polychromatic(length: Tensor, weights: Sequence[float], attenuation: Sequenc
 def fit_hardening(values: Tensor, lengths: Tensor, order: int = 3, *, least: float = 0.0) -> HardeningFit:
     """The correction under which line integrals `values` are linear in the `lengths` in mm of their paths.
 
-    mu L = p + a2 p^2 + ... by least squares of L over the rays with a path of more than `least` mm, any shape.  `lengths`
-    come from an object of one material whose shape is known (`Outline.lengths` of a disc), or from the forward
-    projection of its thresholded image.
+    mu L = p + a2 p^2 + ... by least squares of L over the rays with a path of more than `least` mm, any shape.
+    `lengths` come from an object of one material whose shape is known (`Disc.lengths`), or from the forward projection
+    of its thresholded image.
 
     Raises `InputError` for fewer than ten rays a coefficient, and for a correction that falls somewhere in the data.
     """
     if isinstance(order, bool) or not isinstance(order, int) or not ORDERS[0] <= order <= ORDERS[1]:
         raise InputError("order", order, f"a whole number from {ORDERS[0]} to {ORDERS[1]}")
     if values.shape != lengths.shape:
-        raise InputError("lengths", f"shape {tuple(lengths.shape)}", f"that of the line integrals {tuple(values.shape)}")
+        raise InputError(
+            "lengths", f"shape {tuple(lengths.shape)}", f"that of the line integrals {tuple(values.shape)}"
+        )
     used = lengths > least
     p, path = values[used].double(), lengths[used].double()
     if len(p) < 10 * order:

@@ -31,7 +31,7 @@ class Shadow(NamedTuple):
 
 
 def _grid(size: Sequence[int], spacing: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """x and y of the pixels in mm, the middle at (0, 0)."""
+    """X and y of the pixels in mm, the middle at (0, 0)."""
     y, x = (
         (torch.arange(n, dtype=torch.float64, device="cpu") - (n - 1) / 2) * d
         for n, d in zip(size, spacing, strict=True)

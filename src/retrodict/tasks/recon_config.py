@@ -85,8 +85,8 @@ class CountPart(Strict):
 
 class HardeningPart(Strict):
     """Beam hardening of one material: given `coefficients` a1, a2, ... of a1 p + a2 p^2 + ...; or `fit` from this scan,
-    of a homogeneous "disc" whose outline the shadow shows, or of an object of one material and any shape by "threshold";
-    or a known spectrum, `weights` and `attenuation` in 1/mm of every energy for paths up to `reach` mm.
+    of a homogeneous "disc" whose outline the shadow shows, or by "threshold" of an object of one material and any
+    shape; or a known spectrum, `weights` and `attenuation` in 1/mm of every energy for paths up to `reach` mm.
     """
 
     coefficients: list[float] | None = None

@@ -41,7 +41,9 @@ def hardening_of(part: HardeningPart, values: Tensor, operator: Radon) -> Correc
         correction = found.correction
         about |= {"fit": part.fit, "attenuation": found.attenuation, "rms_mm": found.rms}
     else:
-        assert part.weights is not None and part.attenuation is not None and part.reach is not None
+        assert part.weights is not None
+        assert part.attenuation is not None
+        assert part.reach is not None
         correction = Hardening.of_spectrum(part.weights, part.attenuation, part.reach, part.order)
         about["spectrum"] = len(part.weights)
     correction.check(values)

@@ -57,8 +57,9 @@ class Method:
     """A classic by name with settings that are known to be its own; call it with a measurement of one item.
 
     `strength` "morozov" or "l_curve" lets the data choose it (without one, Morozov's rule); `start` is the name of a
-    method whose image comes first; `support` may be "disc" or "hull" by the shadow of a scan, `direction` "views", and
-    `support`, `lower` and `upper` an image file; `prior` of the Wiener filter is a `Spectrum`, or an image file that has one.
+    method whose image comes first; `support` may be "disc" or "hull", by the shadow of a scan, `direction` "views", and
+    `support`, `lower` and `upper` an image file; `prior` of the Wiener filter is a `Spectrum`, or an image file that
+    has one.
 
     Raises `InputError` for names and kinds of values that the method does not know.
     """

@@ -51,9 +51,7 @@ def _inverse_sums(operator: Operator, mask: Tensor | None, like: Tensor) -> tupl
     return inverse[0] * ones, inverse[1]
 
 
-def _sweep(
-    part: Measurement, x: Tensor, count: int, relaxation: float, box: Box
-) -> Callable[[Tensor], Tensor]:
+def _sweep(part: Measurement, x: Tensor, count: int, relaxation: float, box: Box) -> Callable[[Tensor], Tensor]:
     """One pass over `count` subsets of the views: x += relaxation C_k A_k^H R_k (y_k - A_k x), one after the other."""
     whole = part.operator.part
     data = part.y if part.operator.offset is None else part.y - part.operator.offset.to(part.y)
