@@ -109,7 +109,7 @@ def test_air_is_taken_off_every_view():
     torch.testing.assert_close(values, clean, rtol=0, atol=1e-12)
     torch.testing.assert_close(taken, tilt, rtol=0, atol=1e-12)
     with pytest.raises(InputError, match="see air alone"):
-        remove_air(clean + tilt, 30)
+        remove_air(0.03 * Disc(10.0, 0.0, 20.0).lengths(PARALLEL), 20)
     with pytest.raises(InputError, match="1 to 32"):
         remove_air(clean, 40)
 
@@ -119,10 +119,10 @@ def test_air_is_taken_off_every_view():
 
 @pytest.mark.parametrize("scan", [PARALLEL, FAN, FAN.subset(range(20))], ids=["parallel", "fan", "limited"])
 def test_the_disc_is_found_by_its_tangents(scan):
-    found = find_disc(0.03 * DISC.lengths(scan), scan, 1e-3)
-    assert (found.x, found.y, found.radius) == pytest.approx((3.0, -2.0, 20.0), abs=0.12)
-    assert found.rms < 0.1
-    assert outline("disc", 0.03 * DISC.lengths(scan), scan).radius == pytest.approx(20.0, abs=0.15)
+    found = find_disc(0.03 * DISC.lengths(scan), scan, 0.1)
+    assert (found.x, found.y, found.radius) == pytest.approx((3.0, -2.0, 20.0), abs=0.2)
+    assert found.rms < 0.15
+    assert outline("disc", 0.03 * DISC.lengths(scan), scan).radius == pytest.approx(20.0, abs=0.2)
 
 
 def test_the_hull_holds_the_object_and_is_its_outline_if_seen_from_everywhere():
