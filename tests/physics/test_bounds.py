@@ -27,7 +27,7 @@ def matrix(penalty, space):
     return penalty.analyse(unit).movedim(0, -1).reshape(-1, len(space.shape) - 1, *space.shape[1:], count)[0]
 
 
-def reference_prox(v, penalty, threshold, box, rounds=1500):
+def reference_prox(v, penalty, threshold, box, rounds=1000):
     """The prox by plain alternating directions on dense matrices: another method, slow and exact."""
     dense = matrix(penalty, penalty.space).movedim(0, 2)  # (ny, nx, axes, pixels)
     places, pixels = dense.shape[:2].numel(), dense.shape[-1]
@@ -56,7 +56,7 @@ MAP = 0.3 + 0.5 * noise(1, 1, 4, 5)[0].abs()
 def test_the_prox_is_that_of_a_slow_reference(box, options):
     v = 0.3 + noise(1, 1, 4, 5)
     penalty = TotalVariation(SPACE, **options)
-    found = penalty.near(v, 0.2, box, None, 1500).x
+    found = penalty.near(v, 0.2, box, None, 800).x
     torch.testing.assert_close(found, reference_prox(v, penalty, 0.2, box), rtol=0, atol=1e-6)
 
 
@@ -75,7 +75,7 @@ def test_no_image_of_the_box_is_better(name, penalty):
     box = box_of(operator.domain, 0.0, 0.6 + 0.4 * noise(1, 1, 4, 4)[0].abs())
     y = operator.forward(2 * noise(1, 1, 4, 4)) + 0.1 * noise(1, 1, 6, 7)
     options = {"penalty": penalty, "levels": 1, "family": "haar", "lower": box.lower, "upper": box.upper}
-    found = CLASSICS[name](Measurement(operator, y), strength=0.3, iterations=300, tolerance=1e-12, **options)
+    found = CLASSICS[name](Measurement(operator, y), strength=0.3, iterations=150, tolerance=1e-12, **options)
     x = found.image
     kind = TotalVariation(operator.domain) if penalty == "tv" else WaveletPenalty(operator.domain, "haar", 1)
 
@@ -95,7 +95,7 @@ def test_algebraic_methods_keep_the_bounds_and_reach_the_minimum(name):
     x = 0.2 + 0.6 * noise(1, 1, 4, 5).abs().clamp_max(1)
     bounds = {"lower": 0.2, "upper": 0.8}
     options = {"subsets": 2} if name == "os_sart" else {}
-    found = CLASSICS[name](Measurement(SMALL, SMALL.forward(x)), iterations=1500, **bounds, **options).image
+    found = CLASSICS[name](Measurement(SMALL, SMALL.forward(x)), iterations=600, **bounds, **options).image
     assert float(found.min()) >= 0.2
     assert float(found.max()) <= 0.8
     torch.testing.assert_close(found, x, rtol=0, atol=1e-4)
@@ -104,7 +104,7 @@ def test_algebraic_methods_keep_the_bounds_and_reach_the_minimum(name):
 def test_sirt_with_bounds_has_the_conditions_of_its_minimum():
     """Weighted by R, the gradient points out of the box where a bound holds, and is 0 elsewhere."""
     y = SMALL.forward(noise(1, 1, 4, 5)) + 0.3 * noise(1, 1, 6, 7)
-    x = CLASSICS["sirt"](Measurement(SMALL, y), iterations=3000, lower=0.0, upper=0.5).image
+    x = CLASSICS["sirt"](Measurement(SMALL, y), iterations=1500, lower=0.0, upper=0.5).image
     rows = SMALL.forward(torch.ones_like(x))
     weights = torch.where(rows > 1e-9, 1 / rows.clamp_min(1e-30), 0.0)
     gradient = SMALL.adjoint(weights * (SMALL.forward(x) - y))
