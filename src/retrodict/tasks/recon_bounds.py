@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from retrodict._check import InputError
@@ -78,4 +77,4 @@ def _map(name: str, path: str, measurement: Measurement) -> Tensor:
     values = image.values.reshape(-1, *image.values.shape[-len(size) :])
     if values.shape != (1, *size):
         raise InputError(f"set {name} ({path})", f"an image of {tuple(values.shape[1:])}", f"the pixels {tuple(size)}")
-    return torch.as_tensor(values).double()
+    return values.double()

@@ -140,7 +140,7 @@ class TotalVariation(Penalty):
         axes = zip(basis.frequencies(), basis.spacing, strict=True)
         waves = [2 * math.pi * f * d for f, d in axes]
         steps = [torch.polar(torch.ones_like(w), w) - 1 for w in waves]
-        mixed = [sum(v * s for v, s in zip(row, steps, strict=True)) for row in self.frame]
+        mixed = [torch.stack([v * s for v, s in zip(row, steps, strict=True)]).sum(0) for row in self.frame]
         return torch.stack([m.abs().square() for m in mixed]).sum(0)
 
     def near(self, v: Tensor, threshold: float, box: Box, dual: Tensor | None, rounds: int) -> Near:
