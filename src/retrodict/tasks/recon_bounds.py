@@ -72,8 +72,12 @@ def _outline(kind: str, measurement: Measurement) -> Tensor:
 
 
 def _map(name: str, path: str, measurement: Measurement) -> Tensor:
-    image = read(path, expect=None, clip=False).gray()
-    size = measurement.operator.domain.shape[1:]
+    domain = measurement.operator.domain
+    size = domain.shape[1:]
+    try:
+        image = read(path, expect=None, clip=False).gray()
+    except InputError:  # plain pictures of a mask say neither spacing nor unit
+        image = read(path, expect=None, clip=False, spacing=tuple(domain.spacing), unit="arbitrary").gray()
     values = image.values.reshape(-1, *image.values.shape[-len(size) :])
     if values.shape != (1, *size):
         raise InputError(f"set {name} ({path})", f"an image of {tuple(values.shape[1:])}", f"the pixels {tuple(size)}")
