@@ -26,6 +26,9 @@ _PUBLIC = {
     "open_raw": "data.raw",
     "coil_maps": "physics.coils",
     "find_center": "physics.corrections",
+    "Hardening": "physics.hardening",
+    "fit_hardening": "physics.hardening",
+    "outline": "physics.outline",
     "Image": "data",
     "read": "data",
     "write": "data",
@@ -445,6 +448,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.physics.geometry import ParallelBeam as ParallelBeam
     from retrodict.physics.geometry import even_angles as even_angles
     from retrodict.physics.geometry import golden_angles as golden_angles
+    from retrodict.physics.hardening import Hardening as Hardening
+    from retrodict.physics.hardening import fit_hardening as fit_hardening
     from retrodict.physics.kspace import sampling as sampling
     from retrodict.physics.measurement import Measurement as Measurement
     from retrodict.physics.mixture_noise import MixtureNoise as MixtureNoise
@@ -458,6 +463,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.physics.operator import check_adjoint as check_adjoint
     from retrodict.physics.optics import idt as idt
     from retrodict.physics.optics import tie as tie
+    from retrodict.physics.outline import outline as outline
     from retrodict.physics.projection import Projection as Projection
     from retrodict.physics.radon import Radon as Radon
     from retrodict.physics.resampling import Downsample as Downsample

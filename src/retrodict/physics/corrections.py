@@ -24,6 +24,7 @@ __all__ = [
     "find_center",
     "noise_level",
     "photon_gain",
+    "remove_air",
     "remove_rings",
     "transmission",
 ]
@@ -121,6 +122,29 @@ def fill(values: Tensor, missing: Tensor) -> Tensor:
         share = torch.where(high > low, (place - low) / (high - low).clamp_min(1), 0.0)
         out[view, bad] = torch.lerp(values[view, low], values[view, high], share.to(values.dtype))
     return out
+
+
+def remove_air(values: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Line integrals `(..., views, bins)` less those of air, and what was taken off `(..., views, bins)`.
+
+    In every view the line through the medians of the `width` first and last bins, which the object does not shade: a
+    beam whose strength drifts between flats and view leaves an offset there, attenuation all over the image.
+
+    Raises `InputError` for a width below 1 or above a quarter of the bins, and where the object reaches these bins.
+    """
+    bins = values.shape[-1]
+    if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= bins // 4:
+        raise InputError("air", width, f"1 to {bins // 4} bins at each end of a view, which see air alone")
+    ends = [values[..., :width].median(-1).values, values[..., -width:].median(-1).values]
+    highest = float(values.max())
+    shaded = max(float(end.max()) for end in ends)
+    if shaded > 0.1 * highest:
+        found = f"line integrals of {shaded:.4g} in the outer {width} bins, of {highest:.4g} at most"
+        raise InputError("air", found, "bins that see air alone", "Give fewer, or 0 if the object fills the field.")
+    middle = (width - 1) / 2
+    at = (torch.arange(bins, dtype=torch.float64, device=values.device) - middle) / (bins - 1 - 2 * middle)
+    line = ends[0][..., None] + (ends[1] - ends[0])[..., None] * at.to(values)
+    return values - line, line
 
 
 # ---- rings -----------------------------------------------------------------------------------------------------------

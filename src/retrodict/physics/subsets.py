@@ -11,11 +11,16 @@ from retrodict.physics.operator import Operator
 from retrodict.physics.projection import Projection
 from retrodict.physics.radon import Radon
 
-__all__ = ["some_views", "views_of"]
+__all__ = ["some_views", "tomograph", "views_of"]
 
 
 def views_of(operator: Operator) -> int:
     """Number of views of a tomograph; `InputError` for an operator that has none."""
+    return tomograph(operator).geometry.views
+
+
+def tomograph(operator: Operator) -> Radon | Projection:
+    """The projector within weights, factors and shifts; `InputError` for an operator that has none."""
     inner = operator
     while not isinstance(inner, Radon | Projection):
         if isinstance(inner, Affine | Scaled) or (isinstance(inner, Composed) and isinstance(inner.outer, Diagonal)):
@@ -23,7 +28,7 @@ def views_of(operator: Operator) -> int:
         else:
             expected = "Radon or Projection, also weighted, scaled or shifted"
             raise InputError("operator", f"{operator.name}, which has no views", expected)
-    return inner.geometry.views
+    return inner
 
 
 def some_views(operator: Operator, views: Sequence[int]) -> Operator:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from retrodict._check import InputError
 from retrodict.tasks.config_file import Strict, first_error, overridden, read_record
@@ -20,6 +20,7 @@ __all__ = [
     "CorrectionPart",
     "CountPart",
     "GridPart",
+    "HardeningPart",
     "NoisePart",
     "Problem",
     "ScanPart",
@@ -41,7 +42,11 @@ class Range(Strict):
 
 
 class ScanPart(Strict):
-    """Geometry of a tomograph: lengths in mm, `center` in bins; angles are a name in the file, a list, or a range."""
+    """Geometry of a tomograph: lengths in mm, `center` in bins; angles are a name in the file, a list, or a range.
+
+    `reversed`: the first bin of the file is the last one of the detector; `turn` is added to all angles, in degrees.
+    Both matter of a fan: one that runs the wrong way is sharp in the middle and doubled further out.
+    """
 
     beam: Literal["parallel", "fan"] = "parallel"
     angles: str | list[float] | Range | None = None
@@ -55,6 +60,8 @@ class ScanPart(Strict):
     source: Positive | None = None
     detector: Positive | None = None
     curved: bool = False
+    reversed: bool = False
+    turn: float = 0.0
 
 
 class GridPart(Strict):
@@ -76,14 +83,49 @@ class CountPart(Strict):
     i0: Positive | None = None
 
 
+class HardeningPart(Strict):
+    """Beam hardening of one material: given `coefficients` a1, a2, ... of a1 p + a2 p^2 + ...; or `fit` from this scan,
+    of a homogeneous "disc" whose outline the shadow shows, or by "threshold" of an object of one material and any
+    shape; or a known spectrum, `weights` and `attenuation` in 1/mm of every energy for paths up to `reach` mm.
+    """
+
+    coefficients: list[float] | None = None
+    fit: Literal["disc", "threshold"] | None = None
+    order: Annotated[int, Field(ge=1, le=6)] = 3
+    weights: list[float] | None = None
+    attenuation: list[float] | None = None
+    reach: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> HardeningPart:
+        """Refuse two ways at once, and half a spectrum."""
+        spectrum = [self.weights, self.attenuation, self.reach]
+        given = [n for n, v in (("coefficients", self.coefficients), ("fit", self.fit)) if v is not None]
+        given += ["weights, attenuation and reach"] if any(v is not None for v in spectrum) else []
+        if len(given) != 1 or (given == ["weights, attenuation and reach"] and None in spectrum):
+            found = ", ".join(given) if len(given) != 1 else "a part of a spectrum"
+            expected = "coefficients, or fit, or weights with attenuation and reach"
+            raise InputError("corrections.hardening", found or "nothing", expected)
+        return self
+
+
 class CorrectionPart(Strict):
     """`dead` bins are found and filled in, `rings` is the width of the filter in bins (0: none), `starved` the share of
-    rays without counts that is accepted.
+    rays without counts that is accepted, `air` the bins at each end of a view that see air (0: none), whose line
+    integrals are taken off, `hardening` coefficients or a `HardeningPart`.
     """
 
     dead: bool = True
     rings: Annotated[int, Field(ge=0)] = 0
     starved: Annotated[float, Field(ge=0, le=1)] = 0.001
+    air: Annotated[int, Field(ge=0)] = 0
+    hardening: HardeningPart | None = None
+
+    @field_validator("hardening", mode="before")
+    @classmethod
+    def _list(cls, given: Any) -> Any:
+        """A list is one of coefficients."""
+        return {"coefficients": given} if isinstance(given, list | tuple) else given
 
 
 class NoisePart(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,10 @@ def angles_of(raw: Raw, scan: ScanPart, views: int) -> tuple[float, ...]:
     if len(given) != views:
         hint = "The axes may be in another order: give axes." if views else ""
         raise InputError(where, f"{len(given)} angles for {views} views", f"{views} angles", hint)
-    return radians(given, scan.angle_unit, where, scan.order)
+    found = radians(given, scan.angle_unit, where, scan.order)
+    turn = math.radians(scan.turn)
+    shift = turn - 2 * math.pi * ((max(found) + turn) // (2 * math.pi))  # within a turn of 0
+    return tuple(a + shift for a in found) if scan.turn else found
 
 
 def check_counts_of(scan: ScanPart, views: int, bins: int) -> None:
@@ -89,7 +93,8 @@ def beam_of(scan: ScanPart, angles: tuple[float, ...], bins: int, center: float 
     if center is not None:
         if not 0 <= center <= bins - 1:
             raise InputError("scan.center", f"{center:g}", f"a bin from 0 to {bins - 1}")
-        offset += ((bins - 1) / 2 - center) * scan.pitch
+        gap = ((bins - 1) / 2 - center) * scan.pitch
+        offset += -gap if scan.reversed and scan.center != "find" else gap
     if scan.beam == "parallel":
         return ParallelBeam(angles, bins, scan.pitch, offset)
     if scan.source is None or scan.detector is None:

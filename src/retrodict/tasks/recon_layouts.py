@@ -13,7 +13,10 @@ __all__ = ["LAYOUTS", "known_of"]
 
 
 def _helsinki(raw: Raw) -> dict[str, Any] | None:
-    """Helsinki Tomography Challenge 2022: a fan beam on a flat detector, line integrals, angles in degrees."""
+    """Helsinki Tomography Challenge 2022: a fan beam on a flat detector, line integrals, angles in degrees.
+
+    The ray at fan angle g is the parallel one at b - g: our source stands on the other side, and bins run against ours.
+    """
     root = next((n.split(".")[0] for n in raw.entries if n.startswith("CtData") and n.endswith(".sinogram")), None)
     if root is None:
         return None
@@ -29,6 +32,8 @@ def _helsinki(raw: Raw) -> dict[str, Any] | None:
         "pitch": value("pixelSizePost", "pixelSize"),
         "source": value("distanceSourceOrigin"),
         "detector": value("distanceSourceDetector"),
+        "reversed": True,
+        "turn": 180.0,
     }
     return {"problem": "tomography", "data": f"{root}.sinogram", "scan": scan, "counts": {"kind": "line_integrals"}}
 

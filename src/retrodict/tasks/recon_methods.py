@@ -22,6 +22,7 @@ from retrodict.physics.classics.choice import METHODS as CHOSEN
 from retrodict.physics.classics.choice import RULES_OF_CHOICE
 from retrodict.physics.measurement import Measurement
 from retrodict.tasks.config_file import overridden
+from retrodict.tasks.recon_bounds import check_named, named
 
 __all__ = ["DEFAULTS", "WHOLE", "Method", "settings_of"]
 
@@ -56,7 +57,9 @@ class Method:
     """A classic by name with settings that are known to be its own; call it with a measurement of one item.
 
     `strength` "morozov" or "l_curve" lets the data choose it (without one, Morozov's rule); `start` is the name of a
-    method whose image comes first; `prior` of the Wiener filter is a `Spectrum`, or an image file that has one.
+    method whose image comes first; `support` may be "disc" or "hull", by the shadow of a scan, `direction` "views", and
+    `support`, `lower` and `upper` an image file; `prior` of the Wiener filter is a `Spectrum`, or an image file that
+    has one.
 
     Raises `InputError` for names and kinds of values that the method does not know.
     """
@@ -98,7 +101,7 @@ class Method:
 
     def __call__(self, measurement: Measurement) -> Reconstruction:
         """Reconstruct one item."""
-        options = dict(self.settings)
+        options = named(self.settings, measurement)
         if isinstance(options.get("start"), str):
             options["start"] = CLASSICS[options["start"]](measurement).image
         if self.name == "wiener":
@@ -141,6 +144,12 @@ def _signature(name: str) -> dict[str, Any]:
 
 def _check(name: str, value: Any, hint: Any) -> None:
     where = f"set {name}"
+    if check_named(name, value):
+        return
+    if name == "weights":
+        if not (value is None or isinstance(value, list | tuple)):
+            raise InputError(where, repr(value), "a list of numbers, one for each axis, such as [1, 3]")
+        return
     if name == "start":
         if isinstance(value, str):
             choice(where, value, CLASSICS)

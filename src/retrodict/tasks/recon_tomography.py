@@ -17,6 +17,7 @@ from retrodict.physics.corrections import (
     fill,
     noise_level,
     photon_gain,
+    remove_air,
     remove_rings,
     transmission,
 )
@@ -34,6 +35,7 @@ from retrodict.tasks.recon_acquired import (
 )
 from retrodict.tasks.recon_config import Problem
 from retrodict.tasks.recon_geometry import angles_of, beam_of, center_of, check_counts_of, grid_of, shown_as, span_of
+from retrodict.tasks.recon_hardening import Corrected, hardening_of, noise_after
 
 __all__ = ["noise_of", "tomography"]
 
@@ -80,6 +82,11 @@ class _Stack:
         if not np.isfinite(array).all():
             count = int(array.size - np.isfinite(array).sum())
             raise InputError(f"{self.raw.path}: {self.name}", f"{count} values that are nan or infinite", "finite ones")
+        return self._in_order(array)
+
+    def _in_order(self, array: np.ndarray) -> Tensor:
+        """The bins as the detector has them."""
+        array = array[..., ::-1] if self.problem.scan.reversed else array
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64))
 
     def beam(self, which: str, i: int) -> Tensor | None:
@@ -98,7 +105,7 @@ class _Stack:
         if found.ndim != 2 or found.shape[1] != bins:
             expected = f"readings of {slices} slices of {bins} bins, as the data"
             raise InputError(f"counts.{which}", f"shape {stack.shape}", expected)
-        return torch.from_numpy(np.ascontiguousarray(found))
+        return self._in_order(found)
 
 
 # ---- reading and checking --------------------------------------------------------------------------------------------
@@ -117,12 +124,15 @@ def tomography(raw: Raw, problem: Problem) -> Acquisition:
     scan = beam_of(problem.scan, angles, bins, center)
     size, spacing = grid_of(problem, scan)
     operator = Radon(size, scan, spacing=spacing)
+    asked = problem.corrections.hardening
+    hardening = None if asked is None else hardening_of(asked, first.values, operator)
+    first = _linear(first, hardening)
     about |= {"corrections": first.about, "slice_looked_at": middle, "angles": span_of(angles)}
     notes = _notes(first, about)
 
     @cache
     def last(i: int) -> Sinogram:  # the one slice that a method, its record and its picture ask for
-        return first if i == middle else _sinogram(stack, i)
+        return first if i == middle else _linear(_sinogram(stack, i), hardening)
 
     def part(k: int, whole: bool) -> Measurement:
         i = slices[k]
@@ -208,6 +218,9 @@ def _sinogram(stack: _Stack, i: int) -> Sinogram:
                 f"{stack.raw.path}: {stack.name}", f"line integrals up to {highest:.4g}", f"at most {MOST:g}", hint
             )
     values = fill(values, missing)
+    if problem.corrections.air:
+        values, air = remove_air(values, problem.corrections.air)
+        about["air_rms"] = float(air.square().mean().sqrt())
     if problem.corrections.rings:
         values, stripe = remove_rings(values, problem.corrections.rings)
         about["rings_rms"] = float(stripe.square().mean().sqrt())
@@ -217,6 +230,15 @@ def _sinogram(stack: _Stack, i: int) -> Sinogram:
         noise = None
     about["noise"] = _said(noise)
     return Sinogram(values, missing, noise, about)
+
+
+def _linear(found: Sinogram, hardening: Corrected | None) -> Sinogram:
+    """Corrected for beam hardening, with the noise that it then has."""
+    if hardening is None:
+        return found
+    noise = noise_after(found.noise, hardening.correction, found.values)
+    about = found.about | {"hardening": hardening.about, "noise": _said(noise)}
+    return found._replace(values=hardening.correction(found.values), noise=noise, about=about)
 
 
 def _from_counts(stack: _Stack, readings: Tensor, i: int, about: dict[str, Any]) -> tuple[Tensor, Tensor, Noise | None]:
@@ -284,7 +306,11 @@ def noise_of(problem: Problem, values: Tensor) -> Noise | None:
 
 
 def _said(noise: Noise | None) -> str:
-    return "none" if noise is None else repr(noise) if isinstance(noise, GaussianNoise) else type(noise).__name__
+    if noise is None:
+        return "none"
+    if not isinstance(noise, GaussianNoise):
+        return type(noise).__name__
+    return repr(noise) if noise.covariance.number is not None else "GaussianNoise, a deviation for every ray"
 
 
 def _notes(first: Sinogram, about: dict[str, Any]) -> list[str]:
@@ -302,6 +328,17 @@ def _notes(first: Sinogram, about: dict[str, Any]) -> list[str]:
         notes.append(f"{done['starved_share']:.2%} of the readings at or below the dark, left out")
     if "gain" in done:
         notes.append(f"{done['photons']:.0f} photons a bin in the open beam, by the noise of the flats")
+    if "air_rms" in done:
+        notes.append(f"line integrals of air of {done['air_rms']:.3g} rms taken off")
+    if "hardening" in done:
+        hardening = done["hardening"]
+        terms = ", ".join(f"{a:.4g}" for a in hardening["coefficients"])
+        fitted = (
+            f", fitted to paths within {hardening['rms_mm']:.2g} mm; attenuation {hardening['attenuation']:.4g} 1/mm"
+            if "fit" in hardening
+            else ""
+        )
+        notes.append(f"beam hardening corrected by the coefficients [{terms}]{fitted}")
     if "rings_rms" in done:
         notes.append(f"stripes of {done['rings_rms']:.3g} rms taken off the sinogram")
     return notes

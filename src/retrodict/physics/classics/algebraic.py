@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
+from retrodict.physics.classics.bounds import Bound, Box, box_of
 from retrodict.physics.classics.result import (
     Reconstruction,
     Stop,
@@ -50,9 +51,7 @@ def _inverse_sums(operator: Operator, mask: Tensor | None, like: Tensor) -> tupl
     return inverse[0] * ones, inverse[1]
 
 
-def _sweep(
-    part: Measurement, x: Tensor, count: int, relaxation: float, nonnegative: bool
-) -> Callable[[Tensor], Tensor]:
+def _sweep(part: Measurement, x: Tensor, count: int, relaxation: float, box: Box) -> Callable[[Tensor], Tensor]:
     """One pass over `count` subsets of the views: x += relaxation C_k A_k^H R_k (y_k - A_k x), one after the other."""
     whole = part.operator.part
     data = part.y if part.operator.offset is None else part.y - part.operator.offset.to(part.y)
@@ -68,8 +67,7 @@ def _sweep(
 
     def update(x: Tensor) -> Tensor:
         for operator, y, rows, columns in steps:
-            x = x + relaxation * columns * operator.adjoint(rows * (y - operator.forward(x)))
-            x = x.clamp_min(0) if nonnegative else x
+            x = box.nearest(x + relaxation * columns * operator.adjoint(rows * (y - operator.forward(x))))
         return x
 
     return update
@@ -81,6 +79,9 @@ def sirt(
     iterations: int = 100,
     relaxation: float = 1.0,
     nonnegative: bool = False,
+    lower: Bound = None,
+    upper: Bound = None,
+    support: Tensor | None = None,
     tolerance: float = 0.0,
     discrepancy: float | None = None,
     start: Tensor | None = None,
@@ -88,10 +89,12 @@ def sirt(
     """Simultaneous iterative reconstruction: x <- x + relaxation C A^T R (y - A x), R = 1 / A 1, C = 1 / A^T 1.
 
     Converges to the minimum of |R^1/2 (y - A x)| nearest to the start in the norm of C^-1 (Gregor and Benson, IEEE
-    Trans. Med. Imaging 27, 2008); `nonnegative` is a projection after every step.  A has no negative weights.
+    Trans. Med. Imaging 27, 2008).  A has no negative weights.  The bounds `nonnegative`, `lower`, `upper` and `support`
+    are those of `fista`, by a projection after every step; the minimum is then over the images that keep them.
     """
     stop = Stop(iterations, tolerance, discrepancy)
-    return _subsets(measurement, 1, relaxation, nonnegative, stop, start)
+    box = box_of(measurement.operator.domain, lower, upper, nonnegative, support)
+    return _subsets(measurement, 1, relaxation, box, stop, start)
 
 
 def sart(
@@ -100,6 +103,9 @@ def sart(
     iterations: int = 20,
     relaxation: float = 0.5,
     nonnegative: bool = False,
+    lower: Bound = None,
+    upper: Bound = None,
+    support: Tensor | None = None,
     tolerance: float = 0.0,
     discrepancy: float | None = None,
     start: Tensor | None = None,
@@ -111,7 +117,8 @@ def sart(
     """
     stop = Stop(iterations, tolerance, discrepancy)
     count = views_of(measurement.operator)
-    return _subsets(measurement, count, relaxation, nonnegative, stop, start)
+    box = box_of(measurement.operator.domain, lower, upper, nonnegative, support)
+    return _subsets(measurement, count, relaxation, box, stop, start)
 
 
 def os_sart(
@@ -121,6 +128,9 @@ def os_sart(
     iterations: int = 20,
     relaxation: float = 1.0,
     nonnegative: bool = False,
+    lower: Bound = None,
+    upper: Bound = None,
+    support: Tensor | None = None,
     tolerance: float = 0.0,
     discrepancy: float | None = None,
     start: Tensor | None = None,
@@ -128,7 +138,8 @@ def os_sart(
     """SART over `subsets` interleaved subsets of the views (Wang and Jiang, J. X-Ray Sci. Technol. 12, 2004)."""
     stop = Stop(iterations, tolerance, discrepancy)
     _check_subsets(measurement, subsets)
-    return _subsets(measurement, subsets, relaxation, nonnegative, stop, start)
+    box = box_of(measurement.operator.domain, lower, upper, nonnegative, support)
+    return _subsets(measurement, subsets, relaxation, box, stop, start)
 
 
 def _check_subsets(measurement: Measurement, subsets: int) -> None:
@@ -141,7 +152,7 @@ def _subsets(
     measurement: Measurement,
     count: int,
     relaxation: float,
-    nonnegative: bool,
+    box: Box,
     stop: Stop,
     start: Tensor | None,
 ) -> Reconstruction:
@@ -149,7 +160,7 @@ def _subsets(
 
     def one(part: Measurement) -> Reconstruction:
         x = start_of(part, start)
-        return iterate(part, x, _sweep(part, x, count, relaxation, nonnegative), stop)
+        return iterate(part, x, _sweep(part, x, count, relaxation, box), stop)
 
     return each_item(measurement, one)
 

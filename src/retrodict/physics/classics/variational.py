@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.bases import Fourier
 from retrodict.bases.solve import conjugate_gradients
+from retrodict.physics.classics.bounds import Bound, Box, box_of
 from retrodict.physics.classics.penalties import Penalty, make_penalty
 from retrodict.physics.classics.result import (
     Reconstruction,
@@ -50,6 +51,11 @@ def fista(
     tolerance: float = 1e-6,
     discrepancy: float | None = None,
     nonnegative: bool = False,
+    lower: Bound = None,
+    upper: Bound = None,
+    support: Tensor | None = None,
+    weights: Sequence[float] | None = None,
+    direction: float = 0.0,
     family: str = "db2",
     levels: int = 3,
     inner: int = 20,
@@ -61,27 +67,35 @@ def fista(
     2015).  `penalty` "tv": sum of |grad x|, its proximal map in `inner` warm steps; "wavelet": sum of |details| of
     `family`, `levels`.  `strength` in 1 / unit of the image; without a law of noise Sigma = 1.  The norm of A comes
     from its power iteration, once.
+
+    The image may be held between `lower` and `upper` (numbers, or maps `(C, *N)`, in the unit of the image), above 0
+    (`nonnegative`), and at 0 outside `support`; the minimum is that over these images.  `weights` and `direction` (in
+    degrees) are those of `TotalVariation`.
     """
     _strength(strength)
     stop = Stop(iterations, tolerance, discrepancy)
+    box = box_of(measurement.operator.domain, lower, upper, nonnegative, support)
 
     def one(part: Measurement) -> Reconstruction:
-        kind = make_penalty(penalty, part.operator.domain, family, levels)
+        kind = make_penalty(penalty, part.operator.domain, family, levels, weights, direction)
         operator, data = least_squares(part)
         x = start_of(part, start)
         # the power method comes from below
         length = 1 / (1.001 * _norm_of(part, operator, x) ** 2)
-        state = _Momentum(x)
+        state = _Momentum(x, operator.forward(x) - data)
         history: list[float] = []
 
         def update(x: Tensor) -> Tensor:
-            gradient = operator.adjoint(operator.forward(state.point) - data)
-            near = kind.near(state.point - length * gradient, length * strength, nonnegative, state.dual, inner)
-            state.move(x, near.x)
+            near = kind.near(
+                state.point - length * operator.adjoint(state.gap), length * strength, box, state.dual, inner
+            )
+            gap = operator.forward(near.x) - data
+            history.append(0.5 * float(gap.abs().double().square().sum()) + strength * kind.value(near.x))
+            state.move(x, near.x, gap)
             state.dual = near.dual
             return near.x
 
-        found = iterate(part, x, update, stop, lambda k, x: history.append(objective(part, x, kind, strength)))
+        found = iterate(part, x, update, stop)
         return told(found, strength, kind.value(found.image), history)
 
     return each_item(measurement, one)
@@ -100,19 +114,24 @@ def _norm_of(part: Measurement, operator: Whitened, x: Tensor) -> float:
 
 
 class _Momentum:
-    """The point of Nesterov's method from which the next gradient step is made, and the dual variable of the prox."""
+    """The point of Nesterov's method from which the next gradient step is made, and the dual variable of the prox.
 
-    def __init__(self, x: Tensor) -> None:
-        self.point, self.time = x, 1.0
+    `gap` is A point - y; as the point is a combination of the last two images, so is it of theirs.
+    """
+
+    def __init__(self, x: Tensor, gap: Tensor) -> None:
+        self.point, self.time, self.gap, self.last = x, 1.0, gap, gap
         self.dual: Tensor | None = None
 
-    def move(self, old: Tensor, new: Tensor) -> None:
-        """Go on beyond the new image, or stand still where that would go back uphill."""
+    def move(self, old: Tensor, new: Tensor, gap: Tensor) -> None:
+        """Go on beyond the new image with its gap, or stand still where that would go back uphill."""
+        last, self.last = self.last, gap
         if float(((self.point - new).conj() * (new - old)).real.sum()) > 0:
-            self.time, self.point = 1.0, new
+            self.time, self.point, self.gap = 1.0, new, gap
             return
         later = 0.5 * (1 + math.sqrt(1 + 4 * self.time**2))
-        self.point = new + (self.time - 1) / later * (new - old)
+        beyond = (self.time - 1) / later
+        self.point, self.gap = new + beyond * (new - old), gap + beyond * (gap - last)
         self.time = later
 
 
@@ -125,6 +144,11 @@ def admm(
     tolerance: float = 1e-6,
     discrepancy: float | None = None,
     nonnegative: bool = False,
+    lower: Bound = None,
+    upper: Bound = None,
+    support: Tensor | None = None,
+    weights: Sequence[float] | None = None,
+    direction: float = 0.0,
     family: str = "db2",
     levels: int = 3,
     coupling: float | None = None,
@@ -136,14 +160,15 @@ def admm(
     x from (A^H W A + c D^H D) x = A^H W y + c D^H (z - u) by conjugate gradients from the last x (`inner` rounds at
     most, the circulant of A and D as preconditioner), z = shrink(D x + u, strength / c), u += D x - z.  `coupling` c
     starts from the given number and is balanced for the first half of the iterations between both residuals; it changes
-    the way, not the end.  `nonnegative` splits x >= 0 off the same way.
+    the way, not the end.  Bounds are split off the same way.
     """
     _strength(strength)
     stop = Stop(iterations, tolerance, discrepancy)
+    box = box_of(measurement.operator.domain, lower, upper, nonnegative, support)
 
     def one(part: Measurement) -> Reconstruction:
-        kind = make_penalty(penalty, part.operator.domain, family, levels)
-        solver = _Alternation(part, kind, strength, nonnegative, inner, coupling, start_of(part, start))
+        kind = make_penalty(penalty, part.operator.domain, family, levels, weights, direction)
+        solver = _Alternation(part, kind, strength, box, inner, coupling, start_of(part, start))
         history: list[float] = []
         x, done, why = solver.x, 0, "iterations"
         while done < iterations and why == "iterations":
@@ -154,7 +179,7 @@ def admm(
                 why = "discrepancy"
             elif tolerance and solver.gap <= tolerance:
                 why = "tolerance"
-        image = x.clamp_min(0) if nonnegative else x
+        image = box.nearest(x)
         return told(closed(part, image, done, why), strength, kind.value(image), history)
 
     return each_item(measurement, one)
@@ -168,13 +193,13 @@ class _Alternation:
         part: Measurement,
         penalty: Penalty,
         strength: float,
-        nonnegative: bool,
+        box: Box,
         inner: int,
         coupling: float | None,
         x: Tensor,
     ) -> None:
         self.operator, data = least_squares(part)
-        self.penalty, self.strength, self.nonnegative, self.inner = penalty, strength, nonnegative, inner
+        self.penalty, self.strength, self.box, self.inner = penalty, strength, box, inner
         self.back, self.x, self.gap = self.operator.adjoint(data), x, math.inf
         self.basis, self.response = _circulant(self.operator, x)
         if coupling is None:
@@ -182,21 +207,21 @@ class _Alternation:
         if not (math.isfinite(coupling) and coupling > 0):
             raise InputError("coupling", coupling, "a positive number")
         self.coupling = coupling
-        self.z = [penalty.analyse(x)] + ([x.clamp_min(0)] if nonnegative else [])
+        self.z = [penalty.analyse(x)] + ([] if box.free else [box.nearest(x)])
         self.u = [torch.zeros_like(z) for z in self.z]
 
     def _split(self, x: Tensor) -> list[Tensor]:
-        return [self.penalty.analyse(x)] + ([x] if self.nonnegative else [])
+        return [self.penalty.analyse(x)] + ([] if self.box.free else [x])
 
     def _join(self, parts: list[Tensor]) -> Tensor:
         back = self.penalty.synthesise(parts[0])
-        return back + parts[1] if self.nonnegative else back
+        return back if self.box.free else back + parts[1]
 
     def _system(self, x: Tensor) -> Tensor:
         return self.operator.gram(x) + self.coupling * self._join(self._split(x))
 
     def _guess(self) -> Callable[[Tensor], Tensor]:
-        symbol = self.response + self.coupling * (self.penalty.symbol(self.basis) + float(self.nonnegative))
+        symbol = self.response + self.coupling * (self.penalty.symbol(self.basis) + float(not self.box.free))
         inverse = 1 / symbol.clamp_min(1e-6 * float(symbol.max()))
         return lambda r: self.basis.inverse(scaled_by(inverse, self.basis.forward(r)))
 
@@ -208,8 +233,8 @@ class _Alternation:
         self.x = self.x + conjugate_gradients(self._system, self._guess(), rest, aim, self.inner).x
         seen, old = self._split(self.x), self.z
         self.z = [self.penalty.shrink(seen[0] + self.u[0], self.strength / self.coupling)]
-        if self.nonnegative:
-            self.z.append((seen[1] + self.u[1]).clamp_min(0))
+        if not self.box.free:
+            self.z.append(self.box.nearest(seen[1] + self.u[1]))
         self.u = [u + s - z for u, s, z in zip(self.u, seen, self.z, strict=True)]
         primal = _norm([s - z for s, z in zip(seen, self.z, strict=True)])
         dual = self.coupling * _size(self._join([z - o for z, o in zip(self.z, old, strict=True)]))
