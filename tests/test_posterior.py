@@ -144,6 +144,21 @@ def test_complex_images_are_conditioned_as_by_the_measurement_itself():
     assert torch.allclose(found, m.posterior_mean(0.1 * x, Covariance(L, basis)).x, atol=1e-7)
 
 
+def test_a_solve_that_does_not_end_is_said_once(caplog):
+    """It was silent: what was drawn then misfitted the data sixteenfold."""
+    denoiser, m = bed()
+    law = root_of(SpectralSpread(denoiser.process.basis, power_law(denoiser.process.basis)[None, None]))
+    x = torch.zeros(1, 1, *SIZE, **F)
+    assert not caplog.records
+    Conditioner(m).mean(x, law)
+    assert not caplog.records
+    short = Conditioner(m, rounds=1)
+    short._guess = lambda factor, like: lambda w: w  # without its preconditioner, which alone ends it here
+    short.mean(x, law)
+    short.mean(x, law)
+    assert [r.getMessage().split(" with")[0] for r in caplog.records] == ["a data step ended after 1 rounds"]
+
+
 def test_the_distance_of_data_is_that_of_their_evidence():
     denoiser, m = bed()
     method = posterior_method("matched", denoiser, m)

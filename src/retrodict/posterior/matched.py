@@ -14,7 +14,7 @@ from retrodict.denoisers.denoiser import Estimate, GaussianDenoiser, Observer
 from retrodict.denoisers.wrappers import Wrapper
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.fused import FusedDenoiser
-from retrodict.posterior.law import ConditionalSpread, Conditioner, root_of
+from retrodict.posterior.law import ROUNDS, ConditionalSpread, Conditioner, root_of
 from retrodict.posterior.method import Draw, Method, ancestral_step, drawn_step, spread_of
 from retrodict.processes.observation import Cond
 
@@ -38,7 +38,7 @@ class PosteriorDenoiser(Wrapper):
 
     measurement: Measurement
     tolerance: float | None = None
-    rounds: int = 500
+    rounds: int = ROUNDS
 
     @cached_property
     def conditioner(self) -> Conditioner:
