@@ -29,17 +29,20 @@ Printed for every instrument, as mean +- SD between patients:
    valid for discs, whose error and energy are least, and what calls buy over one call.
 
 OUT/worth.json holds the figures of every patient, and OUT/INSTRUMENT the networks and what they predicted.
+`python benchmarks/worth.py OUT --docs` puts them into benchmarks/results and docs/experiment-worth.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -51,14 +54,19 @@ from equal_budget import Budget, RampLaw, arguments, budget, instrument
 from intervals import DRAWS, conformal_factor, figures, need
 from new_patients import DISCS, SIDE
 from patient_slices import DATA, there
+from retrodict._check import read_json
+from retrodict._output import write_file
 from retrodict._random import key
 from retrodict.bases import Fourier
 from retrodict.denoisers.network import NetDenoiser
 from rivals import HEADS, STRENGTHS, Measured, Prediction, kept
 from scanners import INSTRUMENTS
+from tables import replace_block, table
 from unseen import Case, Results, cases, halves, mean_sd, measurement, shown
 
 VALID = (0.87, 0.93)
+KEPT = Path(__file__).parent / "results" / "worth.json"
+PAGE = Path(__file__).parents[1] / "docs" / "experiment-worth.md"
 
 
 class Row(NamedTuple):
@@ -319,6 +327,29 @@ def run(given: argparse.Namespace) -> None:
         results.save(reading=told)
 
 
+def documents(path: Path) -> None:
+    """The figures of a run to benchmarks/results, and its tables and reading to the page."""
+    found = read_json(path, "results")
+    setup = {k: v for k, v in found["setup"].items() if k != "data"}  # where the images lie is nobody's business
+    write_file(KEPT, (json.dumps({"setup": setup, "reading": found["reading"], "rows": found["rows"]}) + "\n").encode())
+    names = list(dict.fromkeys(name.split(" | ")[0] for name in found["rows"]))
+    for name in names:
+        rows = {k.split(" | ")[1]: v for k, v in found["rows"].items() if k.startswith(f"{name} | ")}
+        parts = [
+            markdown(pixels(rows)),
+            markdown(discs(rows)),
+            *(f"- {line.strip()}" for line in found["reading"][name]),
+        ]
+        replace_block(PAGE, f"worth-{name}", "\n\n".join(parts[:2]) + "\n\n" + "\n".join(parts[2:]))
+    print(KEPT.name, PAGE.name)
+
+
+def markdown(given: Table) -> str:
+    """A table of the terminal as Markdown, under its title."""
+    cells = list(zip(*(column.cells for column in given.columns), strict=True))
+    return f"{given.title}:\n\n" + table([str(c.header) for c in given.columns], cells)
+
+
 def main() -> None:
     """Flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -329,7 +360,10 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=8, help="of every member")
     parser.add_argument("--passes", type=int, default=16, help="of MC-dropout")
     parser.add_argument("--bm3d", action="store_true", help="with BM3D (its own licence: non-commercial use)")
+    parser.add_argument("--docs", action="store_true", help="measure nothing: write the tables of OUT/worth.json")
     given = parser.parse_args()
+    if given.docs:
+        return documents(given.out / "worth.json")
     if not there():
         sys.exit(f"no patients in {DATA}: nothing to train on")
     if given.bm3d and importlib.util.find_spec("bm3d") is None:
