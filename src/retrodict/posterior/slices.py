@@ -163,13 +163,15 @@ class DiffusionMbir(Method):
         x <- CG on (A^H A + c D^H D) x = A^H y + c D^H (z - u),  z <- soft(D x + u, strength / c),  u <- u + D x - z.
 
     Predictor (ancestral), corrector (Langevin, `snr`), then the round; z and u go on to the next step.  `strength` and
-    `coupling` are theirs for an operator of norm 1 and are multiplied by ||A||^2.  D ends at the last slice, where the
-    public code joins it to the first.  Noise is not known to it: the data are fitted, and the spread means nothing.
-    The denoiser is that of the slices.
+    `coupling` are for an operator of norm 1 and are multiplied by ||A||^2: theirs, 0.04 and 10, belong to sums over 256
+    pixels and a back-projection times pi/(2 views), whose A^H A has the norm 256 pi/2 = 402, so that they are 1e-4 and
+    0.025 here (and 10 diverges: it holds the slices to the differences of noisier ones).  D ends at the last slice,
+    where the public code joins it to the first.  Noise is not known to it: the data are fitted, and the spread means
+    nothing.  The denoiser is that of the slices.
     """
 
-    strength: float = 0.04
-    coupling: float = 10.0
+    strength: float = 1e-4
+    coupling: float = 0.025
     snr: float = 0.16
     rounds: int = 1
     calls: ClassVar[int] = 2
