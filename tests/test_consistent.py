@@ -153,11 +153,11 @@ def test_samples_of_k_space_are_weighted_by_their_variances(v):
 
 
 def test_without_noise_the_data_replace_what_the_network_says():
-    m, d = kspace(sigma=1e-6), answers()
+    m, d = kspace(sigma=1e-3), answers()
     got = prox(m, d, 1.0)
-    assert float(m.residual(got).abs().max()) < 1e-9
+    assert float(m.residual(got).abs().max()) < 1e-5
     replaced = d + m.operator.adjoint(m.residual(d))  # of one coil the adjoint is the pseudo-inverse
-    assert torch.allclose(got, replaced, atol=1e-9)
+    assert torch.allclose(got, replaced, atol=1e-5)  # sigma^2 times a residual of some units
 
 
 def test_the_data_step_of_several_coils_solves_the_normal_equations():
