@@ -143,6 +143,9 @@ class Coupled(Wrapper):
         mean, variance, share = self._tables()
         m = self.process.moments(t)
         tiny = torch.finfo(torch.float64).tiny ** 0.5
+        # a network may state more than the noise of the state: D would be shrunk by what it is cut to, also where K = 1
+        most = ratio(m.s2, m.h**2)
+        v = torch.where(m.h > 0, torch.minimum(v, most), v)
         precision = 1 / v.clamp_min(tiny) + (1 / share - 1) / variance.clamp_min(tiny)
         own = 1 / torch.maximum(precision, ratio(m.h**2, m.s2))
         turn = self._turn[1].to(xt.real)
