@@ -30,13 +30,14 @@ def flags() -> list[inspect.Parameter]:
 
 def _flag(name: str, option: Option, default: Any) -> inspect.Parameter:
     kinds: dict[str, Any] = {"factor": int, "threads": int, "simulate": bool, "config": Path}
-    kinds |= {"posterior": bool, "samples": int, "calls": int, "seed": int, "hold_out": float}
+    kinds |= {"posterior": bool, "samples": int, "calls": int, "seed": int, "hold_out": float, "coupling": float}
     kind, extra = kinds.get(name, str), {"-m"} if name == "method" else set()
     metavar = {
         "field": "KEY=VALUE",
         "set": "KEY=VALUE",
         "region": "Y,X,H,W",
         "hold_out": "SHARE",
+        "coupling": "CORRELATION",
         "prior_spectrum": "fit|PATH",
     }.get(name)
     said = typer.Option(f"--{name.replace('_', '-')}", *extra, help=option.help, min=option.least, metavar=metavar)

@@ -25,6 +25,7 @@ from retrodict.physics.optics import idt, idt_transfer, tie
 from retrodict.physics.projection import Projection, attenuation
 from retrodict.physics.radon import Radon
 from retrodict.physics.resampling import Downsample
+from retrodict.physics.slices import Slices, volume_of
 from retrodict.physics.ultrasound import beside, pulse_echo, ultrasound
 from retrodict.physics.views import ConeBeam, Radiograph
 
@@ -66,6 +67,7 @@ __all__ = [
     "Reconstruction",
     "Sampling",
     "Scaled",
+    "Slices",
     "Space",
     "Spectral",
     "Stacked",
@@ -94,6 +96,7 @@ __all__ = [
     "tie",
     "to_deepinv",
     "ultrasound",
+    "volume_of",
 ]
 
 OPERATORS: Mapping[str, Callable[..., Operator]] = {

@@ -52,6 +52,11 @@ class FilterBank(Operator):
         return self._gains.values
 
     @property
+    def basis(self) -> Fourier:
+        """That of the frequencies."""
+        return self._basis
+
+    @property
     def about(self) -> Mapping[str, Any]:
         """What the gains were made of."""
         return self._about

@@ -1,4 +1,4 @@
-"""Data consistency inside a chain: a denoiser whose every answer is moved towards the measurement (CDDB, DDNM).
+"""Data consistency inside a chain: a denoiser whose every answer is moved towards the measurement (CDDB, DDNM, CG).
 
 A hook for models that know another condition than the measurement, such as a bridge from A^+ y that was trained for
 one operator: it serves every rule and process.  The answer is no posterior mean any more, and its error has no law.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -17,11 +18,12 @@ from retrodict._check import InputError, choice
 from retrodict.denoisers.denoiser import Denoiser, ErrorLaw, Estimate
 from retrodict.denoisers.wrappers import Wrapper
 from retrodict.physics.measurement import Measurement
+from retrodict.posterior.law import Conditioner, flat_root
 from retrodict.processes.observation import Cond
 
 __all__ = ["ConsistentDenoiser"]
 
-FORMS = ("gradient", "range")
+FORMS = ("gradient", "range", "prox")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class ConsistentDenoiser(Wrapper):
     Zhang 2023, DDNM).  Both take y as free of noise; for a posterior of noisy data see `PosteriorDenoiser`.
 
     x_t `(B, C, *N)`, the measurement one item on the same grid.  `error_law` is "none".  Raises `InputError` for a
-    measurement of another grid, more than one item, a step that is not positive, and an unknown form.
+    measurement of another grid, more than one item, a step that is not positive, an unknown form, and "prox" without a
+    law of the noise.
     """
 
     measurement: Measurement
@@ -51,6 +54,12 @@ class ConsistentDenoiser(Wrapper):
             raise InputError("measurement", f"{len(self.measurement.y)} items", "one, for all states of a batch")
         if not self.step > 0:
             raise InputError("step", self.step, "a positive number")
+        if self.form == "prox":
+            _ = self.measurement.law
+
+    @cached_property
+    def _conditioner(self) -> Conditioner:
+        return Conditioner(self.measurement)
 
     @property
     def error_law(self) -> ErrorLaw:  # type: ignore[override]
@@ -70,6 +79,9 @@ class ConsistentDenoiser(Wrapper):
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """D' without a law of its error."""
         mean = self.inner(xt, t, cond)
+        if self.form == "prox":
+            flat = torch.full((1, 1, *self.process.basis.shape), self.step, dtype=torch.float64, device=mean.device)
+            return Estimate(self._conditioner.mean(mean, flat_root(self.process.basis, flat)), None)
         exact = mean.to(torch.complex128 if mean.is_complex() else torch.float64)
         return Estimate(mean + self._move(self.measurement.residual(exact)).to(mean), None)
 

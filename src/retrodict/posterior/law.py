@@ -136,7 +136,10 @@ class _Drawn:
 
 
 def root_of(spread: Spread) -> Factor:
-    """The factor of an error law."""
+    """The factor of an error law; a law may have one of its own, `root()`."""
+    own = getattr(spread, "root", None)
+    if own is not None:
+        return own()
     if isinstance(spread, SpectralSpread):
         return Root(spread.basis, spread.v.sqrt()[None])
     if isinstance(spread, LocalSpread):

@@ -15,7 +15,7 @@ from retrodict.bases import Basis
 from retrodict.denoisers.denoiser import Denoiser, Estimate
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread
 from retrodict.denoisers.wrappers import Wrapper
-from retrodict.posterior.law import solve
+from retrodict.posterior.law import Root, solve
 from retrodict.posterior.method import Draw, Method, ancestral_step, number_clock, spread_of
 from retrodict.processes.observation import Cond, ratio
 
@@ -47,6 +47,25 @@ class _Turned:
     def variance(self) -> Tensor:
         own = SpectralSpread(self.basis, self.v).variance()
         return _mix((self.turn**2).to(own), own)
+
+    def root(self) -> _TurnedRoot:
+        """Its factor, for which the solver has a preconditioner: in turned slices A^H Sigma^-1 A is that of a slice."""
+        return _TurnedRoot(self.basis, self.v.sqrt()[None], None, self.turn)
+
+
+@dataclass(frozen=True)
+class _TurnedRoot(Root):
+    """G w = U B^-1 [sqrt(v) B w]."""
+
+    turn: Tensor | None = None
+
+    def raised(self, u: Tensor) -> Tensor:
+        assert self.turn is not None
+        return _mix(self.turn, super().raised(u))
+
+    def adjoint(self, x: Tensor) -> Tensor:
+        assert self.turn is not None
+        return super().adjoint(_mix(self.turn.T, x))
 
 
 def _mix(matrix: Tensor, x: Tensor) -> Tensor:
@@ -124,6 +143,9 @@ class Coupled(Wrapper):
         mean, variance, share = self._tables()
         m = self.process.moments(t)
         tiny = torch.finfo(torch.float64).tiny ** 0.5
+        # a network may state more than the noise of the state: D would be shrunk by what it is cut to, also where K = 1
+        most = ratio(m.s2, m.h**2)
+        v = torch.where(m.h > 0, torch.minimum(v, most), v)
         precision = 1 / v.clamp_min(tiny) + (1 / share - 1) / variance.clamp_min(tiny)
         own = 1 / torch.maximum(precision, ratio(m.h**2, m.s2))
         turn = self._turn[1].to(xt.real)
@@ -163,13 +185,15 @@ class DiffusionMbir(Method):
         x <- CG on (A^H A + c D^H D) x = A^H y + c D^H (z - u),  z <- soft(D x + u, strength / c),  u <- u + D x - z.
 
     Predictor (ancestral), corrector (Langevin, `snr`), then the round; z and u go on to the next step.  `strength` and
-    `coupling` are theirs for an operator of norm 1 and are multiplied by ||A||^2.  D ends at the last slice, where the
-    public code joins it to the first.  Noise is not known to it: the data are fitted, and the spread means nothing.
-    The denoiser is that of the slices.
+    `coupling` are for an operator of norm 1 and are multiplied by ||A||^2: theirs, 0.04 and 10, belong to sums over 256
+    pixels and a back-projection times pi/(2 views), whose A^H A has the norm 256 pi/2 = 402, so that they are 1e-4 and
+    0.025 here (and 10 diverges: it holds the slices to the differences of noisier ones).  D ends at the last slice,
+    where the public code joins it to the first.  Noise is not known to it: the data are fitted, and the spread means
+    nothing.  The denoiser is that of the slices.
     """
 
-    strength: float = 0.04
-    coupling: float = 10.0
+    strength: float = 1e-4
+    coupling: float = 0.025
     snr: float = 0.16
     rounds: int = 1
     calls: ClassVar[int] = 2

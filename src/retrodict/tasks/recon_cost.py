@@ -11,7 +11,7 @@ from retrodict._check import InputError
 from retrodict.physics.measurement import Measurement
 from retrodict.tasks.machine import free_memory
 
-__all__ = ["cost_of", "duration"]
+__all__ = ["cost_of", "duration", "volume_bytes"]
 
 CLOSED = 4
 """Applications up to which a method is a closed form, whose residual is all that the operator is asked for."""
@@ -46,6 +46,15 @@ def cost_of(part: Measurement, calls: int, count: int) -> dict[str, float]:
         pairs[-1](image)
     each = time.perf_counter() - started
     return {"seconds": each * calls * count, "bytes": needed, "applications": float(calls * count)}
+
+
+def volume_bytes(part: Measurement, count: int, samples: int) -> tuple[float, float]:
+    """Bytes of one sample of a volume of `count` slices while it is drawn (14 copies of images and data, as of a
+    slice), and of all that are kept.
+    """
+    pixels, data = math.prod(part.operator.domain.shape), math.prod(part.operator.range.shape)
+    size = part.y.element_size()
+    return 14.0 * size * (pixels + data) * count, 3.0 * size * pixels * count * samples
 
 
 def duration(seconds: float) -> str:

@@ -26,7 +26,8 @@ class ReconstructOptions:
     `config` is a YAML file or a mapping (`docs/howto-sinogram.md`), `field` lays `key=value` texts over it; `set` is a
     mapping of settings of the method, or `name=value` texts.  `method` None is the usual one of the problem.
     `posterior` draws samples with `model` as prior, or with a Gaussian one of `prior_spectrum`; these, `hold_out`,
-    `samples`, `calls`, `method_posterior`, `region` and `seed` are of it, and `set` then holds settings of the method.
+    `samples`, `calls`, `method_posterior`, `coupling`, `region` and `seed` are of it; `set` then holds settings of the
+    method.
 
     Raises `InputError` for numbers below their bound and for names that are none.
     """
@@ -60,6 +61,11 @@ class ReconstructOptions:
     method_posterior: Annotated[
         str | None, Option("Posterior method, such as matched, fuse or dps (default: fuse if it can be, else matched).")
     ] = None
+    coupling: Annotated[
+        float | None,
+        Option("Correlation of neighboring slices of a volume, such as 0.8: its slices are drawn together "
+               "(default: one by one)."),
+    ] = None  # fmt: skip
     region: Annotated[
         Sequence[Any], Option("Region whose mean is told with an interval: row,column,height,width; may be repeated.")
     ] = ()
@@ -96,6 +102,8 @@ class ReconstructOptions:
         object.__setattr__(self, "region", boxes_of(self.region))
         if self.hold_out is not None and not 0 < self.hold_out < 1:
             raise InputError("hold_out", self.hold_out, "a share between 0 and 1, such as 0.1")
+        if self.coupling is not None and not 0 < self.coupling < 1:
+            raise InputError("coupling", self.coupling, "a correlation above 0 and below 1, such as 0.8")
         if self.posterior:
             if self.model is not None and self.prior_spectrum is not None:
                 raise InputError(
@@ -106,7 +114,18 @@ class ReconstructOptions:
                 raise InputError("method", repr(self.method), "none with a posterior", hint, method_posterior="matched")
             choice("method_posterior", self.method_posterior or "auto", ("auto", *POSTERIORS))
             return
-        for name in ("model", "prior_spectrum", "hold_out", "samples", "calls", "method_posterior", "region", "seed"):
+        own = (
+            "model",
+            "prior_spectrum",
+            "hold_out",
+            "samples",
+            "calls",
+            "method_posterior",
+            "coupling",
+            "region",
+            "seed",
+        )
+        for name in own:
             value = getattr(self, name)
             if value not in (None, ()):
                 raise InputError(name, value, "nothing without a posterior", "Add {posterior}.", posterior=True)

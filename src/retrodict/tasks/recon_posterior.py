@@ -44,7 +44,8 @@ class PosteriorSolver:
     (`Affine.rescaled`), and the data are untouched.  Where the network takes no images of that size, the prior is one
     of a larger grid whose rest is not measured (`Crop`).
 
-    `method` is a name of `POSTERIORS` or "auto", `calls` of the network for every sample (None: as the method has it).
+    `method` is a name of `POSTERIORS` or "auto", `calls` of the network for every sample (None: as the method has it),
+    `coupling` the correlation of neighboring slices that are drawn together (`recon_volume`; None: one by one).
     """
 
     prior: Prior
@@ -54,6 +55,7 @@ class PosteriorSolver:
     samples: int = 16
     calls: int | None = None
     seed: int = 0
+    coupling: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -120,7 +122,7 @@ class PosteriorSolver:
         """What the result depends on, beside the measurement."""
         return [
             self.scale, self.shift, self.method, self.samples, self.calls, self.seed, self.prior.digest(),
-            list(regions),
+            list(regions), *([] if self.coupling is None else [self.coupling]),
         ]  # fmt: skip
 
     def record(self, abouts: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -134,6 +136,7 @@ class PosteriorSolver:
         }[kind]
         law = f"1 ± {first['misfit_sd']:.2g} for the true image"
         fit = f"chi² of the samples over its mean is {worst:.3g}{' at worst' if len(misfits) > 1 else ''} ({law})"
+        words += "" if self.coupling is None else f", drawn together with neighbors correlated by {self.coupling:g}"
         said = f"{words}: {first['reason']}; {fit}."
         notes = [w if len(abouts) == 1 else w.replace("measurement 0", f"slice {i}") for i, a in enumerate(abouts)
                  for w in a["warnings"]]  # fmt: skip
@@ -142,6 +145,7 @@ class PosteriorSolver:
         return {
             "kind": kind, "said": said, **self.prior.record(), "seed": self.seed, "misfit": misfits, **same,
             "seeds": [a["seeds"] for a in abouts], "warnings": notes, "unit_scale": self.scale,
+            **({} if self.coupling is None else {"coupling": self.coupling}),
         }  # fmt: skip
 
     def _steps(self, options: Mapping[str, Any], denoiser: Any, measurement: Measurement, style: Any) -> int | None:

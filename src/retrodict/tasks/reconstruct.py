@@ -33,6 +33,7 @@ from retrodict.tasks.recon_options import ReconstructOptions
 from retrodict.tasks.recon_posterior import Drawing, PosteriorSolver, packed
 from retrodict.tasks.recon_regions import inside, of_region
 from retrodict.tasks.recon_slice import Slice, numbers_of
+from retrodict.tasks.recon_volume import draw_volume, require_volume
 from retrodict.tasks.results import check_folder, recorded, result_name
 from retrodict.tasks.resume import Parts
 
@@ -187,10 +188,9 @@ class ReconstructJob:
         """The same for samples of a posterior."""
         for note in measured.notes:
             log.info("%s: %s", name, note)
-        given = {"samples": options.samples, "calls": options.calls, "seed": options.seed}
+        given = {"samples": options.samples, "calls": options.calls, "seed": options.seed, "coupling": options.coupling}
         given |= {"method": options.method_posterior}
-        chosen = {k: v for k, v in given.items() if v is not None}
-        held = None
+        chosen, held = {k: v for k, v in given.items() if v is not None}, None
         if options.hold_out is not None:
             left = HeldOut(options.hold_out, options.seed or 0)
             held, measured = (left, measured), left.kept(measured)
@@ -200,6 +200,7 @@ class ReconstructJob:
             wanted = "its level: a posterior weighs data and prior by it"
             raise InputError("noise", "none", wanted, hint, sigma="estimate")
         drawing = PosteriorSolver.of(measured, options.model, options.prior_spectrum, settings=settings, **chosen)
+        require_volume(drawing, measured)
         drawing.require(first, measured.spacing)
         inside(options.region, first.operator.domain.shape[1:])
         if options.region and first.operator.domain.complex:
@@ -230,7 +231,9 @@ class ReconstructJob:
         each = 1 if self.drawing is None else self.drawing.samples
         watched = watch is not None and made.count * each > 1
         with torch_threads(self.options.threads) as threads, torch.no_grad():
-            for i in range(made.count):
+            if self.drawing is not None and self.drawing.coupling:
+                found = self._volume(parts, watch)
+            for i in range(len(found), made.count):
                 if watch is not None and watched:
                     watch(self.name, i * each, made.count * each)
                 found.append(self._slice(i, parts, watch))
@@ -251,15 +254,37 @@ class ReconstructJob:
 
     def _slice(self, i: int, parts: Parts | None, watch: Watch | None) -> Slice:
         """What is found of a slice, computed or kept by an earlier run."""
-        known = None if parts is None else parts.load(i)
-        kept = {"image", "numbers"} if self.drawing is None else {"image", "numbers", "samples", "about"}
-        if known is not None and set(known) == kept:
-            return Slice.of(known)
+        if (known := self._kept(i, parts)) is not None:
+            return known
         part = self.acquired.part(i, self.method in WHOLE)
         if self.drawing is None:
             found = self.solver(part)
         else:
             found = self.drawing(part, self.acquired.spacing, i, self._told(i, watch))
+        return self._keep(i, found, part, parts)
+
+    def _volume(self, parts: Parts | None, watch: Watch | None) -> list[Slice]:
+        """All slices, drawn together, or kept by an earlier run that had drawn them all."""
+        made, whole, drawing = self.acquired, range(self.acquired.count), self.drawing
+        assert drawing is not None
+        if parts is not None and parts.done() == made.count:
+            known = [s for i in whole if (s := self._kept(i, parts)) is not None]
+            if len(known) == made.count:
+                return known
+            parts.reused = 0
+        measured = [made.part(i, False) for i in whole]
+        told = None if watch is None else lambda done, of: watch(self.name, done * made.count, made.count * of)
+        found = draw_volume(drawing, measured, made.spacing, told)
+        return [self._keep(i, f, part, parts) for i, (f, part) in enumerate(zip(found, measured, strict=True))]
+
+    def _kept(self, i: int, parts: Parts | None) -> Slice | None:
+        """A slice of an earlier run."""
+        known = None if parts is None else parts.load(i)
+        kept = {"image", "numbers"} | (set() if self.drawing is None else {"samples", "about"})
+        return Slice.of(known) if known is not None and set(known) == kept else None
+
+    def _keep(self, i: int, found: Reconstruction, part: Measurement, parts: Parts | None) -> Slice:
+        """What was found, checked and kept for a later run."""
         _check_result(found, part)
         kept = {"image": found.image, "numbers": numbers_of(found, part)}
         if isinstance(found, Drawing):
