@@ -29,6 +29,12 @@ FIELDS = ("blur.fwhm=2.0", "blur.boundary=zero")
 DEBLUR = {"problem": "deblur", "sigma": NOISE, "field": FIELDS, "posterior": True, "coupling": RHO}
 
 
+@pytest.fixture(autouse=True)
+def linear(monkeypatch):
+    """The network of these tests answers zero: as a prior it is Gaussian."""
+    monkeypatch.setattr("retrodict.tasks.recon_volume.NETWORKS", True)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny model whose network answers zero: exact for Gaussian images; HU = 100 u."""
@@ -187,3 +193,9 @@ def test_the_likelihood_of_a_volume_is_the_product_of_those_of_its_slices():
     colored = Measurement(one, y[0], GaussianNoise.stationary(basis, 1 + basis.radius()))
     with pytest.raises(InputError, match="correlated"):
         volume_of([parts[0], colored])
+
+
+def test_a_trained_network_is_not_coupled(model, volume, monkeypatch):
+    monkeypatch.setattr("retrodict.tasks.recon_volume.NETWORKS", False)
+    with pytest.raises(InputError, match=r"coupling: found the prior of a network; expected a Gaussian prior"):
+        retrodict.reconstruct(volume, model=model, samples=2, calls=1, **DEBLUR)
