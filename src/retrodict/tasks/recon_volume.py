@@ -29,8 +29,8 @@ METHODS = ("auto", "matched")
 """Posterior methods whose spread is right for coupled slices."""
 
 NETWORKS = False
-"""Whether the prior of a network may be coupled.  The correction between slices is that of Gaussian volumes; it takes the
-answer of a trained network off the data (`benchmarks/inverse_volumes.py --network`: error 1.00 instead of 0.20)."""
+"""Whether the prior of a network may be coupled.  The correction between slices is that of Gaussian volumes; it takes
+the answer of a trained network off the data (`benchmarks/inverse_volumes.py --network`: error 1.00 instead of 0.20)."""
 
 CHUNK = 8
 """Samples that are drawn at a time where they fit into the memory."""
