@@ -258,9 +258,9 @@ pixels, and means of discs, lie in their 90 % interval. In brackets: bands with 
 <!-- new-patients:end -->
 
 By the default, 8 members of 8 calls each: `python benchmarks/new_patients.py --json
-benchmarks/results/new_patients_8_calls.json`, then `--docs`. The instrument of 170 HU has 284 HU at 0.55 mm, beyond what
-the model was trained on; `restore` refuses it there by name. Means of ratios at the highest frequencies of small pixels
-are those of one or two patients with hardly any power there: see the deviations.
+benchmarks/results/new_patients_8_calls.json`, then `--docs`. The instrument of 170 HU has 284 HU at 0.55 mm, beyond
+what the model was trained on; `restore` refuses it there by name. Means of ratios at the highest frequencies of small
+pixels are those of one or two patients with hardly any power there: see the deviations.
 
 <!-- new-patients-8:begin -->
 {new_patients(load("new_patients_8_calls.json"), full=True)}
