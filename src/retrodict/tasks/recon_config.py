@@ -129,12 +129,16 @@ class CorrectionPart(Strict):
 
 
 class NoisePart(Strict):
-    """`law` of the noise; `sigma` per real component in the unit of the data, or "estimate"; for counts the dose."""
+    """`law` of the noise; `sigma` per real component in the unit of the data, or "estimate"; for counts the dose.
+
+    `dose` is the photons of a ray without an object: a number, or the name of an array of the file, `(bins,)` or
+    `(views, bins)`.
+    """
 
     law: Literal["white", "counts", "poisson", "none"] | None = None
     sigma: Positive | Literal["estimate"] | None = None
     unit: str | None = None
-    dose: Positive | None = None
+    dose: Positive | str | None = None
     gain: Positive | None = None
     electronic: Annotated[float, Field(ge=0)] | None = None
 

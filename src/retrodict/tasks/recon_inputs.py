@@ -72,7 +72,7 @@ def _of_raw(raw: Raw, options: ReconstructOptions, keep: bool = False) -> tuple[
         raise InputError(raw.path, "arrays", f"an image, for {problem.problem}")
     if problem.simulate is not None:
         raise InputError("simulate", "settings of a simulation for a measurement", "none, or {simulate}", simulate=True)
-    if raw.kind != "memory":
+    if raw.kind not in ("memory", "ct-pd"):
         raw = _reopening(raw)
     return _made(raw, problem), problem.problem
 

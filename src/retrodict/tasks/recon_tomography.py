@@ -43,6 +43,10 @@ MOST = 25.0
 """Line integrals beyond this are none: a transmission of 1e-11."""
 
 
+TILT = 0.5
+"""Degrees from which on the tilt of a row of detectors is said: 1 mm over the 115 mm from axis to skin."""
+
+
 class Sinogram(NamedTuple):
     """Line integrals of one slice `(views, bins)`, which of them say nothing, their law, and what was done."""
 
@@ -128,7 +132,7 @@ def tomography(raw: Raw, problem: Problem) -> Acquisition:
     hardening = None if asked is None else hardening_of(asked, first.values, operator)
     first = _linear(first, hardening)
     about |= {"corrections": first.about, "slice_looked_at": middle, "angles": span_of(angles)}
-    notes = _notes(first, about)
+    notes = _notes(first, about) + _tilted(raw, slices, about)
 
     @cache
     def last(i: int) -> Sinogram:  # the one slice that a method, its record and its picture ask for
@@ -156,6 +160,17 @@ def tomography(raw: Raw, problem: Problem) -> Acquisition:
         tuple(notes),
         () if raw.kind == "memory" else (raw.path,),
     )
+
+
+def _tilted(raw: Raw, slices: range, about: dict[str, Any]) -> list[str]:
+    """How far the rows of a cone beam that are taken for fans are out of the plane of the turn."""
+    if raw.kind != "ct-pd":
+        return []
+    worst = float(np.abs(raw.read("tilt")[list(slices)]).max())
+    about["tilt_degrees"] = worst
+    if worst < TILT:
+        return []
+    return [f"rows up to {worst:.2f} degrees out of the plane of the turn are taken for rows in it"]
 
 
 def _stack(raw: Raw, problem: Problem) -> _Stack:
@@ -224,7 +239,7 @@ def _sinogram(stack: _Stack, i: int) -> Sinogram:
     if problem.corrections.rings:
         values, stripe = remove_rings(values, problem.corrections.rings)
         about["rings_rms"] = float(stripe.square().mean().sqrt())
-    stated = noise_of(problem, values)
+    stated = noise_of(problem, values, _dose(stack))
     noise = stated if stated is not None else noise
     if problem.noise.law == "none":
         noise = None
@@ -286,8 +301,22 @@ def _counting(
     return LogPoissonNoise((beam / gain).clamp_min(1.0), electronic=(electronic or 0.0) / gain)
 
 
-def noise_of(problem: Problem, values: Tensor) -> Noise | None:
-    """The law that was stated, or None."""
+def _dose(stack: _Stack) -> Tensor | float | None:
+    """Photons of a ray without an object: a number, or an array of the file for every bin of the detector, in order."""
+    given, name = stack.problem.noise.dose, "noise.dose"
+    if not isinstance(given, str):
+        return given
+    views, bins = stack.size("view"), stack.size("bin")
+    found = np.asarray(array_of(stack.raw, given, name), dtype=np.float64)
+    if found.shape not in ((bins,), (views, bins)):
+        raise InputError(name, f"{given}: a shape {found.shape}", f"({bins},) or ({views}, {bins}), as the data")
+    if not (np.isfinite(found).all() and found.min() > 0):
+        raise InputError(name, f"{given}: photons down to {found.min():g}", "positive numbers")
+    return stack._in_order(found)
+
+
+def noise_of(problem: Problem, values: Tensor, dose: Tensor | float | None = None) -> Noise | None:
+    """The law that was stated, or None; `dose` are the photons of every ray."""
     noise = problem.noise
     check_noise_unit(noise, "1")
     if noise.sigma == "estimate":
@@ -298,8 +327,8 @@ def noise_of(problem: Problem, values: Tensor) -> Noise | None:
             found = f"{noise.sigma:g}, and the data have a deviation of {spread:.4g} in all"
             raise InputError("noise.sigma", found, "the noise of line integrals, which have no unit")
         return GaussianNoise.white(float(noise.sigma), "1")
-    if noise.dose is not None:
-        return LogPoissonNoise(noise.dose, electronic=noise.electronic or 0.0)
+    if dose is not None:
+        return LogPoissonNoise(dose, electronic=noise.electronic or 0.0)
     if noise.law in ("white", "poisson"):
         raise InputError("noise.sigma", "none", "the deviation of the noise, or estimate")
     return None
