@@ -19,7 +19,7 @@ from retrodict.tasks.recon_options import ReconstructOptions
 from retrodict.tasks.reconstruct import ReconstructJob
 from shell import retrodict as run
 
-ROWS, COLUMNS, VIEWS = 3, 81, 90
+ROWS, COLUMNS, VIEWS = 3, 81, 120
 PITCH, ROW_PITCH, SOURCE, DETECTOR = 2.4, 2.0, 300.0, 520.0
 CENTER = (39.6, 2.0)  # from 1; the middle is 41
 MU, RADIUS, PLACE = 0.02, 22.0, (14.0, -9.0)  # x to the patient's left, y to the front
@@ -137,7 +137,7 @@ def test_a_row_that_was_asked_for_is_read_and_its_tilt_said(tmp_path):
 
 
 def test_a_short_scan_is_one(tmp_path):
-    for k in range(64):  # 256 degrees: more than half a turn and the fan
+    for k in range(85):  # 255 degrees: more than half a turn and the fan
         write(tmp_path / "scan", views()[k], k + 1)
     done = retrodict.reconstruct(tmp_path / "scan", config={"image": {"size": 64, "spacing": 1.5}})
     assert float((done.image.values[0][inside(done.image)].double() - MU).abs().mean()) < 0.02 * MU
