@@ -36,7 +36,7 @@ IMAGE = {"size": 25, "spacing": 1.0, "slices": 5, "slice_spacing": 1.1}
 
 
 def projections(views=VIEWS):
-    """`(views, rows, columns)` by the geometry written out: a source at (-sin b, cos b), columns along (cos b, sin b)."""
+    """`(views, rows, columns)` written out: a source at (-sin b, cos b), columns along (cos b, sin b)."""
     b = (2 * math.pi * np.arange(views) / views)[:, None, None]
     u = ((np.arange(COLUMNS) - CENTER) * PITCH)[None, None, :]
     v = ((np.arange(ROWS) - ROW_CENTER) * ROW_PITCH)[None, :, None]
@@ -70,7 +70,8 @@ def scanned(**changes):
 
 def deep(image, away=1.8):
     """Voxels inside the ball."""
-    z, y, x = ((torch.arange(n).double() - (n - 1) / 2) * d for n, d in zip(image.values.shape[1:], image.spacing[:]))
+    axes = zip(image.values.shape[1:], image.spacing, strict=True)
+    z, y, x = ((torch.arange(n).double() - (n - 1) / 2) * d for n, d in axes)
     far = (x - PLACE[0]) ** 2 + (-y[:, None] - PLACE[1]) ** 2 + (z[:, None, None] - PLACE[2]) ** 2
     return far.sqrt() < RADIUS - away
 

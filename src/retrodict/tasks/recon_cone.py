@@ -98,7 +98,7 @@ def _beam(problem: Problem, fan: FanBeam, rows: int) -> ConeBeam:
 
 
 def _grid(problem: Problem, fan: FanBeam, rows: int) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Slices, rows and columns, and voxels: in the plane as of a fan, along the axis as the rows see it unless given."""
+    """Slices, rows and columns, and voxels: in the plane as of a fan, along the axis as the rows see it."""
     (ny, nx), (dy, dx) = grid_of(problem, fan)
     image, scan = problem.image, problem.scan
     pitch = fan.pitch if scan.row_pitch is None else scan.row_pitch

@@ -69,7 +69,7 @@ class ScanPart(Strict):
 
 
 class GridPart(Strict):
-    """The image: rows and columns, `slices` of a cone beam, pixel in mm, "1/mm" or "HU" (with the attenuation of `water` in 1/mm)."""
+    """The image: rows and columns, `slices` of a cone beam, pixel in mm, "1/mm" or "HU" (`water` in 1/mm)."""
 
     size: Count | tuple[Count, Count] | None = None
     spacing: Positive | tuple[Positive, Positive] | None = None

@@ -174,7 +174,7 @@ def _tilted(raw: Raw, slices: range, about: dict[str, Any]) -> list[str]:
 
 
 def stack_of(raw: Raw, problem: Problem) -> Stack:
-    """The data of a file and their readings without an object; rows of a cone beam are what slices are of the others."""
+    """The data of a file and readings without an object; rows of a cone beam are what slices are of other scans."""
     name = data_name(raw, problem.data)
     stored, counts = raw.stored(name), problem.counts
     parts = {w: getattr(counts, w) for w in ("flats", "darks")}
