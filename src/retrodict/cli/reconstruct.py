@@ -61,7 +61,7 @@ def reconstruct(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="INPUT", help="Sinograms or k-space (HDF5, ISMRMRD, MAT, npz, TIFF stack), or an image."
+            metavar="INPUT", help="Sinograms or k-space (HDF5, ISMRMRD, MAT, npz, TIFF, DICOM-CT-PD), or an image."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT", help="Folder for the results.")],

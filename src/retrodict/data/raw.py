@@ -1,4 +1,4 @@
-"""Raw measurements in files: named arrays of HDF5, MAT, npz, npy and TIFF stacks, read piece by piece.
+"""Raw measurements in files: named arrays of HDF5, MAT, npz, npy, TIFF stacks and DICOM-CT-PD, read piece by piece.
 
 Nothing here knows what the numbers mean.  HDF5 and MAT files of version 7.3 need the package h5py, older MAT files
 scipy: both come with the extra `reconstruct`.
@@ -27,7 +27,7 @@ __all__ = ["RAW_SUFFIXES", "Raw", "Stored", "open_raw"]
 EXTRA = 'pip install "retrodict[reconstruct]"'
 
 RAW_SUFFIXES = (".h5", ".hdf5", ".hdf", ".nxs", ".mat", ".npz", ".npy", ".tif", ".tiff")
-"""Extensions of files that `open_raw` takes; a folder of TIFF files is a stack."""
+"""Extensions of files that `open_raw` takes; a folder of TIFF files is a stack, one of DICOM-CT-PD a scan."""
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -49,7 +49,7 @@ class Stored:
 class Raw:
     """A file of arrays by name, such as "exchange/data" or "CtDataLimited.parameters.angles".
 
-    `kind` is "hdf5", "mat", "npz", "npy" or "tiff"; `entries` are the arrays; `close` lets the file go.
+    `kind` is "hdf5", "mat", "npz", "npy", "tiff" or "ct-pd"; `entries` are the arrays; `close` lets the file go.
     """
 
     path: Path
@@ -114,7 +114,7 @@ class Raw:
 
 
 def open_raw(path: Path | str) -> Raw:
-    """Open a file of arrays, or a folder of TIFF files; the kind is known by the first bytes.
+    """Open a file of arrays, or a folder of TIFF files or DICOM projections; the kind is known by the first bytes.
 
     Raises `InputError` for other files, for broken ones, and where the package that reads them is not installed.
     """
@@ -227,11 +227,35 @@ def _npy(path: Path) -> Raw:
 
 def _folder(path: Path) -> Raw:
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in (".tif", ".tiff") and p.is_file())
-    if not files:
-        raise InputError(
-            path, "a folder without TIFF files", "one TIFF file for every view, in the order of their names"
-        )
-    return _tiffs(path, files)
+    if files:
+        return _tiffs(path, files)
+    from retrodict.data.ct_pd import headers_of  # pydicom takes long to import
+
+    others = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    headers = headers_of(others)
+    if not headers:
+        expected = "one TIFF file for every view, in the order of their names, or projections of DICOM-CT-PD"
+        raise InputError(path, "a folder without TIFF files or projections", expected)
+    return _projections(path, headers)
+
+
+def _projections(path: Path, headers: list[Any]) -> Raw:
+    """Line integrals "projections" `(views, rows, columns)`, and the geometry as arrays."""
+    from retrodict.data.ct_pd import read_ct_pd
+
+    scan = read_ct_pd(path, headers)
+
+    def take(index: Any) -> np.ndarray:
+        index = index if isinstance(index, tuple) else (index,)
+        chosen = np.arange(scan.shape[0])[index[0]] if index else np.arange(scan.shape[0])
+        if np.ndim(chosen) == 0:
+            return scan.view(int(chosen))[index[1:]]
+        return np.stack([scan.view(int(i))[index[1:]] for i in chosen])
+
+    entries = {"projections": Stored(scan.shape, np.dtype(np.float64), take)}
+    for name, array in scan.arrays.items():
+        entries[name] = Stored(array.shape, array.dtype, lambda index, array=array: array[index])
+    return Raw(path, "ct-pd", entries)
 
 
 def _tiffs(path: Path, files: list[Path]) -> Raw:

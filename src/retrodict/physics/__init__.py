@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from retrodict.physics.adapters import AstraRadon, MatrixFree, from_deepinv, to_deepinv
+from retrodict.physics.adapters import (
+    AstraRadon,
+    MatrixFree,
+    from_deepinv,
+    from_leap,
+    from_mri_nufft,
+    from_tomosipo,
+    to_deepinv,
+)
 from retrodict.physics.algebra import Adjoint, Affine, Composed, Gram, Scaled, Stacked, Sum, normalized
 from retrodict.physics.classics import CLASSICS, Reconstruction
 from retrodict.physics.conditional import Posterior
@@ -82,6 +90,9 @@ __all__ = [
     "emission",
     "even_angles",
     "from_deepinv",
+    "from_leap",
+    "from_mri_nufft",
+    "from_tomosipo",
     "gaussian_psf",
     "golden_angles",
     "hazed",

@@ -16,7 +16,7 @@ from retrodict.physics.geometry import FanBeam, ParallelBeam
 from retrodict.physics.operator import Operator, Space, check_adjoint
 from retrodict.physics.radon import integrated
 
-__all__ = ["AstraRadon", "MatrixFree", "from_deepinv", "to_deepinv"]
+__all__ = ["AstraRadon", "MatrixFree", "from_deepinv", "from_leap", "from_mri_nufft", "from_tomosipo", "to_deepinv"]
 
 
 def _package(name: str, install: str) -> Any:
@@ -98,6 +98,108 @@ def to_deepinv(operator: Operator) -> Any:
         return part.adjoint(y)
 
     return physics.LinearPhysics(A=act, A_adjoint=back, img_size=part.domain.shape)
+
+
+# ---- operators of one item ------------------------------------------------------------------------------------------
+
+
+def _each(call: Callable[[Tensor], Any], dtype: torch.dtype, shape: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+    """A function of one item in `dtype` on the CPU, as one of batches in the precision and on the device of these."""
+
+    def run(x: Tensor) -> Tensor:
+        items = x.detach().to("cpu", dtype)
+        found = [torch.as_tensor(call(item.contiguous()), device="cpu").reshape(shape) for item in items]
+        return torch.stack(found).to(x)
+
+    return run
+
+
+def _has(given: Any, where: str, names: Sequence[str], expected: str) -> None:
+    for name in names:
+        if getattr(given, name, None) is None:
+            raise InputError(where, f"{type(given).__name__} without {name}", expected)
+
+
+def from_mri_nufft(nufft: Any, *, unit: str = "1", spacing: Sequence[float] = ()) -> MatrixFree:
+    """A Fourier operator of mri-nufft (Comby et al., 2025) as an operator: images `(1, *N)` to samples `(coils, m)`.
+
+    `op` and `adj_op` as they are: with the sensitivities that it was made with, and in its own scale, which with the
+    finufft backend is 2^(-ndim/2) of that of `RadialMRI`.  `(coils, *N)` are its images where it has no sensitivities
+    and several coils.  On the CPU in the precision that it has; no gradients.
+
+    Raises `InputError` for density compensation, with which `adj_op` is no adjoint (the figure says by how much).
+    """
+    _has(nufft, "nufft", ("op", "adj_op", "shape", "n_samples", "cpx_dtype"), "a Fourier operator of mri-nufft")
+    if getattr(nufft, "uses_density", False):
+        hint = "Make it with density=False; the weights belong to a reconstruction."
+        raise InputError("nufft", "an operator with density compensation", "one whose adj_op is its adjoint", hint)
+    coils, size = int(getattr(nufft, "n_coils", 1)), tuple(int(n) for n in nufft.shape)
+    images = 1 if getattr(nufft, "uses_sense", False) else coils
+    domain = Space((images, *size), unit, True, tuple(spacing))
+    into = Space((coils, int(nufft.n_samples)), unit, True)
+    dtype = torch.complex128 if str(nufft.cpx_dtype) == "complex128" else torch.complex64
+
+    def act(x: Tensor) -> Any:
+        return nufft.op(x.numpy().reshape(size if images == 1 else (images, *size)))
+
+    def back(y: Tensor) -> Any:
+        return nufft.adj_op(y.numpy().reshape((coils, -1) if coils > 1 else (-1,)))
+
+    calls = (_each(act, dtype, into.shape), _each(back, dtype, domain.shape))
+    # its transforms are to 1e-6 as they come, and an adjoint is no better than they are
+    return MatrixFree(*calls, domain, into, name=type(nufft).__name__, dtype=torch.float32)
+
+
+def from_tomosipo(
+    projector: Any, *, spacing: Sequence[float] = (), unit: str = "1/mm", check: bool = True
+) -> MatrixFree:
+    """A `tomosipo.operator` (Hendriksen et al., Optics Express 29, 2021) as an operator of volumes `(1, nz, ny, nx)`.
+
+    Projections are `(1, rows, views, columns)`, as tomosipo has them.  Its geometry is its own; lengths in mm make
+    integrals of `unit` mm.  float32; no gradients.  `Projection` is ours and needs no package.  A back-projection that
+    is only near the transpose, as some on CUDA are, is refused with the figure; `check=False` takes it.
+    """
+    _has(projector, "projector", ("domain_shape", "range_shape", "T"), "an operator of tomosipo")
+    domain = Space((1, *map(int, projector.domain_shape)), unit, spacing=tuple(spacing))
+    into = Space((1, *map(int, projector.range_shape)), integrated(unit))
+
+    def act(x: Tensor) -> Any:
+        return projector(x[0])
+
+    def back(y: Tensor) -> Any:
+        return projector.T(y[0])
+
+    calls = (_each(act, torch.float32, into.shape), _each(back, torch.float32, domain.shape))
+    return MatrixFree(*calls, domain, into, name="tomosipo", dtype=torch.float32, check=check)
+
+
+def from_leap(models: Any, *, spacing: Sequence[float] = (), unit: str = "1/mm", check: bool = True) -> MatrixFree:
+    """LEAP's `tomographicModels` with geometry and volume set (Kim and Champley, 2023) as an operator.
+
+    Volumes `(1, nz, ny, nx)` to projections `(1, views, rows, columns)`; `project` and `backproject` on arrays of the
+    CPU, float32; no gradients.  Its geometry is its own.  `Projection` is ours and needs no package.  A back-projection
+    that is only near the transpose is refused with the figure; `check=False` takes it.
+    """
+    names = ("project", "backproject", "get_volume_dim", "get_projection_dim")
+    _has(models, "models", names, "tomographicModels of LEAP")
+    volume, data = (tuple(int(n) for n in call()) for call in (models.get_volume_dim, models.get_projection_dim))
+    if min(volume + data) < 1:
+        found = f"volumes {volume} and projections {data}"
+        raise InputError("models", found, "a geometry (set_parallelbeam, set_conebeam) and a volume (set_volume)")
+    domain, into = Space((1, *volume), unit, spacing=tuple(spacing)), Space((1, *data), integrated(unit))
+
+    def act(x: Tensor) -> Any:
+        out = torch.zeros(into.shape[1:], dtype=torch.float32, device="cpu").numpy()
+        models.project(out, x[0].numpy())
+        return out
+
+    def back(y: Tensor) -> Any:
+        out = torch.zeros(domain.shape[1:], dtype=torch.float32, device="cpu").numpy()
+        models.backproject(y[0].numpy(), out)
+        return out
+
+    calls = (_each(act, torch.float32, into.shape), _each(back, torch.float32, domain.shape))
+    return MatrixFree(*calls, domain, into, name="LEAP", dtype=torch.float32, check=check)
 
 
 # ---- astra -----------------------------------------------------------------------------------------------------------

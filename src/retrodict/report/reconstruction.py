@@ -39,7 +39,13 @@ GAUSSIAN = (
     "The prior is Gaussian: it knows the power of images at every frequency, and nothing of edges, shapes or air, so "
     "its intervals are those of such images"
 )
-TITLES = {"sinogram": "Sinogram", "k-space": "k-space", "image": "Measured image", "data": "Data"}
+TITLES = {
+    "sinogram": "Sinogram",
+    "projections": "Projection",
+    "k-space": "k-space",
+    "image": "Measured image",
+    "data": "Data",
+}
 
 
 def render(record: Record, pictures: Mapping[str, Any], name: str) -> str:

@@ -45,10 +45,12 @@ class ScanPart(Strict):
     """Geometry of a tomograph: lengths in mm, `center` in bins; angles are a name in the file, a list, or a range.
 
     `reversed`: the first bin of the file is the last one of the detector; `turn` is added to all angles, in degrees.
-    Both matter of a fan: one that runs the wrong way is sharp in the middle and doubled further out.
+    Both matter of a fan: one that runs the wrong way is sharp in the middle and doubled further out.  Of a cone beam,
+    `row_pitch` is that of the rows (`pitch` unless given) and `row_center` the row in the plane of the turn; slices of
+    the volume rise with the rows.
     """
 
-    beam: Literal["parallel", "fan"] = "parallel"
+    beam: Literal["parallel", "fan", "cone"] = "parallel"
     angles: str | list[float] | Range | None = None
     angle_unit: Literal["deg", "rad"] | None = None
     order: Literal["sorted", "any"] = "sorted"
@@ -62,13 +64,16 @@ class ScanPart(Strict):
     curved: bool = False
     reversed: bool = False
     turn: float = 0.0
+    row_pitch: Positive | None = None
+    row_center: float | None = None
 
 
 class GridPart(Strict):
-    """The image: rows and columns, pixel in mm, "1/mm" or "HU" (with the attenuation of `water` in 1/mm)."""
+    """The image: rows and columns, `slices` of a cone beam, pixel in mm, "1/mm" or "HU" (`water` in 1/mm)."""
 
     size: Count | tuple[Count, Count] | None = None
     spacing: Positive | tuple[Positive, Positive] | None = None
+    slices: Count | None = None
     slice_spacing: Positive = 1.0
     unit: str | None = None
     water: Positive = 0.02
@@ -129,12 +134,16 @@ class CorrectionPart(Strict):
 
 
 class NoisePart(Strict):
-    """`law` of the noise; `sigma` per real component in the unit of the data, or "estimate"; for counts the dose."""
+    """`law` of the noise; `sigma` per real component in the unit of the data, or "estimate"; for counts the dose.
+
+    `dose` is the photons of a ray without an object: a number, or the name of an array of the file, `(bins,)` or
+    `(views, bins)`.
+    """
 
     law: Literal["white", "counts", "poisson", "none"] | None = None
     sigma: Positive | Literal["estimate"] | None = None
     unit: str | None = None
-    dose: Positive | None = None
+    dose: Positive | str | None = None
     gain: Positive | None = None
     electronic: Annotated[float, Field(ge=0)] | None = None
 
@@ -186,7 +195,7 @@ class Problem(Strict):
 
     problem: Literal["tomography", "kspace", "deblur", "inpaint", "super_resolution"]
     data: str | None = None
-    axes: list[Literal["slice", "view", "bin", "coil", "ky", "kx"]] | None = None
+    axes: list[Literal["slice", "view", "row", "bin", "coil", "ky", "kx"]] | None = None
     slices: tuple[int, int] | None = None
     scan: ScanPart = ScanPart()
     image: GridPart = GridPart()

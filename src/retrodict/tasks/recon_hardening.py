@@ -28,8 +28,8 @@ class Corrected(NamedTuple):
     about: dict[str, Any]
 
 
-def hardening_of(part: HardeningPart, values: Tensor, operator: Radon) -> Corrected:
-    """The correction for line integrals `(views, bins)` of the scan of an operator.
+def hardening_of(part: HardeningPart, values: Tensor, operator: Radon | None) -> Corrected:
+    """The correction for line integrals `(views, bins)` of the scan of an operator, which only a fit needs.
 
     Raises `InputError` for a fit that the scan does not allow, and a correction that falls within the data.
     """
@@ -37,6 +37,7 @@ def hardening_of(part: HardeningPart, values: Tensor, operator: Radon) -> Correc
     if part.coefficients is not None:
         correction = Hardening(tuple(part.coefficients))
     elif part.fit is not None:
+        assert operator is not None
         found = _disc(part, values, operator) if part.fit == "disc" else _threshold(part, values, operator)
         correction = found.correction
         about |= {"fit": part.fit, "attenuation": found.attenuation, "rms_mm": found.rms}

@@ -16,6 +16,7 @@ from retrodict.data.raw import Raw, open_raw
 from retrodict.physics.measurement import Measurement
 from retrodict.physics.operator import check_adjoint
 from retrodict.tasks.recon_acquired import Acquisition, digest_of
+from retrodict.tasks.recon_cone import cone
 from retrodict.tasks.recon_config import Problem, asked, problem_of
 from retrodict.tasks.recon_image import image_problem
 from retrodict.tasks.recon_kspace import kspace
@@ -72,8 +73,10 @@ def _of_raw(raw: Raw, options: ReconstructOptions, keep: bool = False) -> tuple[
         raise InputError(raw.path, "arrays", f"an image, for {problem.problem}")
     if problem.simulate is not None:
         raise InputError("simulate", "settings of a simulation for a measurement", "none, or {simulate}", simulate=True)
-    if raw.kind != "memory":
+    if raw.kind not in ("memory", "ct-pd"):
         raw = _reopening(raw)
+    if problem.problem == "tomography" and problem.scan.beam == "cone":
+        return cone(raw, problem), "cone"
     return _made(raw, problem), problem.problem
 
 

@@ -52,6 +52,33 @@ def _exchange(raw: Raw) -> dict[str, Any] | None:
     return {"problem": "tomography", "data": "exchange/data", "scan": scan, "counts": counts}
 
 
+def _ct_pd(raw: Raw) -> dict[str, Any] | None:
+    """DICOM-CT-PD: the row of the detector in the plane of the turn, and the photons of every ray where they are told.
+
+    Columns run against our bins as the angles have been turned (`retrodict.data.ct_pd`).
+    """
+    if raw.kind != "ct-pd":
+        return None
+    column, row = (float(v) for v in raw.read("center"))
+    rows = raw.stored("projections").shape[1]
+    middle = min(max(round(row), 0), rows - 1)
+    scan = {
+        "beam": "fan",
+        "angles": "angles",
+        "angle_unit": "rad",
+        "center": column,
+        "curved": bool(raw.read("curved")),
+        "reversed": True,
+        **{name: float(raw.read(name)) for name in ("pitch", "source", "detector")},
+    }
+    known: dict[str, Any] = {"problem": "tomography", "data": "projections", "axes": ["view", "slice", "bin"]}
+    known |= {"scan": scan, "slices": [middle, middle + 1]}
+    known["counts"] = {"kind": "line_integrals" if raw.read("logarithm") else "counts"}
+    known["image"] = {"water": float(raw.read("water"))} if "water" in raw.entries else {}
+    known["noise"] = {"dose": "photons"} if "photons" in raw.entries and raw.read("logarithm") else {}
+    return known
+
+
 def _ismrmrd(raw: Raw) -> dict[str, Any] | None:
     """ISMRMRD: acquisitions of Cartesian k-space."""
     return (
@@ -83,6 +110,7 @@ def _is_complex(dtype: np.dtype) -> bool:
 LAYOUTS: dict[str, Callable[[Raw], dict[str, Any] | None]] = {
     "Helsinki Tomography Challenge 2022": _helsinki,
     "Scientific Data Exchange": _exchange,
+    "DICOM-CT-PD": _ct_pd,
     "ISMRMRD": _ismrmrd,
     "sinogram and angles": _sinogram,
     "k-space": _complex,

@@ -28,6 +28,7 @@ __all__ = ["DEFAULTS", "WHOLE", "Method", "settings_of"]
 
 DEFAULTS = {
     "tomography": "fbp",
+    "cone": "fdk",
     "kspace": "cg_sense",
     "deblur": "richardson_lucy",
     "inpaint": "admm",

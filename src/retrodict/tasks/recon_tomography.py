@@ -37,10 +37,14 @@ from retrodict.tasks.recon_config import Problem
 from retrodict.tasks.recon_geometry import angles_of, beam_of, center_of, check_counts_of, grid_of, shown_as, span_of
 from retrodict.tasks.recon_hardening import Corrected, hardening_of, noise_after
 
-__all__ = ["noise_of", "tomography"]
+__all__ = ["Sinogram", "Stack", "noise_of", "notes_of", "said_of", "sinogram_of", "stack_of", "tomography"]
 
 MOST = 25.0
 """Line integrals beyond this are none: a transmission of 1e-11."""
+
+
+TILT = 0.5
+"""Degrees from which on the tilt of a row of detectors is said: 1 mm over the 115 mm from axis to skin."""
 
 
 class Sinogram(NamedTuple):
@@ -53,7 +57,7 @@ class Sinogram(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Stack:
+class Stack:
     """The data of a file with their axes, and the readings without an object."""
 
     raw: Raw
@@ -113,13 +117,13 @@ class _Stack:
 
 def tomography(raw: Raw, problem: Problem) -> Acquisition:
     """The sinograms of a file; raises `InputError` for all that does not fit, before anything long."""
-    stack = _stack(raw, problem)
+    stack = stack_of(raw, problem)
     views, bins = stack.size("view"), stack.size("bin")
     angles = angles_of(raw, problem.scan, views)
     check_counts_of(problem.scan, views, bins)
     slices = chosen(stack.size("slice"), problem.slices)
     middle = slices[len(slices) // 2]
-    first = _sinogram(stack, middle)
+    first = sinogram_of(stack, middle)
     center, about = center_of(problem.scan, first.values, angles)
     scan = beam_of(problem.scan, angles, bins, center)
     size, spacing = grid_of(problem, scan)
@@ -128,11 +132,11 @@ def tomography(raw: Raw, problem: Problem) -> Acquisition:
     hardening = None if asked is None else hardening_of(asked, first.values, operator)
     first = _linear(first, hardening)
     about |= {"corrections": first.about, "slice_looked_at": middle, "angles": span_of(angles)}
-    notes = _notes(first, about)
+    notes = notes_of(first.about, about) + _tilted(raw, slices, about)
 
     @cache
     def last(i: int) -> Sinogram:  # the one slice that a method, its record and its picture ask for
-        return first if i == middle else _linear(_sinogram(stack, i), hardening)
+        return first if i == middle else _linear(sinogram_of(stack, i), hardening)
 
     def part(k: int, whole: bool) -> Measurement:
         i = slices[k]
@@ -158,7 +162,19 @@ def tomography(raw: Raw, problem: Problem) -> Acquisition:
     )
 
 
-def _stack(raw: Raw, problem: Problem) -> _Stack:
+def _tilted(raw: Raw, slices: range, about: dict[str, Any]) -> list[str]:
+    """How far the rows of a cone beam that are taken for fans are out of the plane of the turn."""
+    if raw.kind != "ct-pd":
+        return []
+    worst = float(np.abs(raw.read("tilt")[list(slices)]).max())
+    about["tilt_degrees"] = worst
+    if worst < TILT:
+        return []
+    return [f"rows up to {worst:.2f} degrees out of the plane of the turn are taken for rows in it"]
+
+
+def stack_of(raw: Raw, problem: Problem) -> Stack:
+    """The data of a file and readings without an object; rows of a cone beam are what slices are of other scans."""
     name = data_name(raw, problem.data)
     stored, counts = raw.stored(name), problem.counts
     parts = {w: getattr(counts, w) for w in ("flats", "darks")}
@@ -171,15 +187,16 @@ def _stack(raw: Raw, problem: Problem) -> _Stack:
         hint = "Give counts.flats, or counts.i0, or counts.kind=line_integrals if the logarithm was taken."
         raise InputError("counts.flats", "none", "readings without the object, to divide the counts by", hint)
     axes = _axes(raw, problem, stored.shape)
-    return _Stack(raw, problem, name, axes, stacks["flats"], stacks["darks"], kind)
+    return Stack(raw, problem, name, axes, stacks["flats"], stacks["darks"], kind)
 
 
 def _axes(raw: Raw, problem: Problem, shape: tuple[int, ...]) -> tuple[str, ...]:
     where = f"{raw.path}: {problem.data or 'data'}"
+    row = "row" if problem.scan.beam == "cone" else "slice"
     if problem.axes is not None:
-        if len(problem.axes) != len(shape) or not {"view", "bin"} <= set(problem.axes) <= {"slice", "view", "bin"}:
-            raise InputError("axes", list(problem.axes), f"view, bin and slice, in the order of {shape}")
-        return tuple(problem.axes)
+        if len(problem.axes) != len(shape) or not {"view", "bin"} <= set(problem.axes) <= {row, "view", "bin"}:
+            raise InputError("axes", list(problem.axes), f"view, bin and {row}, in the order of {shape}")
+        return tuple("slice" if axis == "row" else axis for axis in problem.axes)
     if len(shape) == 2:
         return ("view", "bin")
     if len(shape) != 3:
@@ -202,7 +219,8 @@ def _axes(raw: Raw, problem: Problem, shape: tuple[int, ...]) -> tuple[str, ...]
 # ---- one slice -------------------------------------------------------------------------------------------------------
 
 
-def _sinogram(stack: _Stack, i: int) -> Sinogram:
+def sinogram_of(stack: Stack, i: int) -> Sinogram:
+    """Slice or row i as line integrals, corrected but for the hardening of the beam."""
     problem, readings = stack.problem, stack.readings(i)
     about: dict[str, Any] = {"kind": stack.kind}
     noise: Noise | None = None
@@ -224,11 +242,11 @@ def _sinogram(stack: _Stack, i: int) -> Sinogram:
     if problem.corrections.rings:
         values, stripe = remove_rings(values, problem.corrections.rings)
         about["rings_rms"] = float(stripe.square().mean().sqrt())
-    stated = noise_of(problem, values)
+    stated = noise_of(problem, values, _dose(stack))
     noise = stated if stated is not None else noise
     if problem.noise.law == "none":
         noise = None
-    about["noise"] = _said(noise)
+    about["noise"] = said_of(noise)
     return Sinogram(values, missing, noise, about)
 
 
@@ -237,11 +255,11 @@ def _linear(found: Sinogram, hardening: Corrected | None) -> Sinogram:
     if hardening is None:
         return found
     noise = noise_after(found.noise, hardening.correction, found.values)
-    about = found.about | {"hardening": hardening.about, "noise": _said(noise)}
+    about = found.about | {"hardening": hardening.about, "noise": said_of(noise)}
     return found._replace(values=hardening.correction(found.values), noise=noise, about=about)
 
 
-def _from_counts(stack: _Stack, readings: Tensor, i: int, about: dict[str, Any]) -> tuple[Tensor, Tensor, Noise | None]:
+def _from_counts(stack: Stack, readings: Tensor, i: int, about: dict[str, Any]) -> tuple[Tensor, Tensor, Noise | None]:
     problem = stack.problem
     flats, darks = stack.beam("flats", i), stack.beam("darks", i)
     dark = torch.zeros((), dtype=torch.float64, device="cpu") if darks is None else darks.mean(0)
@@ -286,8 +304,22 @@ def _counting(
     return LogPoissonNoise((beam / gain).clamp_min(1.0), electronic=(electronic or 0.0) / gain)
 
 
-def noise_of(problem: Problem, values: Tensor) -> Noise | None:
-    """The law that was stated, or None."""
+def _dose(stack: Stack) -> Tensor | float | None:
+    """Photons of a ray without an object: a number, or an array of the file for every bin of the detector, in order."""
+    given, name = stack.problem.noise.dose, "noise.dose"
+    if not isinstance(given, str):
+        return given
+    views, bins = stack.size("view"), stack.size("bin")
+    found = np.asarray(array_of(stack.raw, given, name), dtype=np.float64)
+    if found.shape not in ((bins,), (views, bins)):
+        raise InputError(name, f"{given}: a shape {found.shape}", f"({bins},) or ({views}, {bins}), as the data")
+    if not (np.isfinite(found).all() and found.min() > 0):
+        raise InputError(name, f"{given}: photons down to {found.min():g}", "positive numbers")
+    return stack._in_order(found)
+
+
+def noise_of(problem: Problem, values: Tensor, dose: Tensor | float | None = None) -> Noise | None:
+    """The law that was stated, or None; `dose` are the photons of every ray."""
     noise = problem.noise
     check_noise_unit(noise, "1")
     if noise.sigma == "estimate":
@@ -298,14 +330,15 @@ def noise_of(problem: Problem, values: Tensor) -> Noise | None:
             found = f"{noise.sigma:g}, and the data have a deviation of {spread:.4g} in all"
             raise InputError("noise.sigma", found, "the noise of line integrals, which have no unit")
         return GaussianNoise.white(float(noise.sigma), "1")
-    if noise.dose is not None:
-        return LogPoissonNoise(noise.dose, electronic=noise.electronic or 0.0)
+    if dose is not None:
+        return LogPoissonNoise(dose, electronic=noise.electronic or 0.0)
     if noise.law in ("white", "poisson"):
         raise InputError("noise.sigma", "none", "the deviation of the noise, or estimate")
     return None
 
 
-def _said(noise: Noise | None) -> str:
+def said_of(noise: Noise | None) -> str:
+    """A law in words, for the record."""
     if noise is None:
         return "none"
     if not isinstance(noise, GaussianNoise):
@@ -313,9 +346,9 @@ def _said(noise: Noise | None) -> str:
     return repr(noise) if noise.covariance.number is not None else "GaussianNoise, a deviation for every ray"
 
 
-def _notes(first: Sinogram, about: dict[str, Any]) -> list[str]:
-    """What a person should know of what was done to the data."""
-    notes, done = [], first.about
+def notes_of(done: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    """What a person should know of what was `done` to the data, and of what was found (`about`)."""
+    notes = []
     if "center" in about:
         c = about["center"]
         notes.append(

@@ -114,12 +114,13 @@ def reconstruct(
 ) -> Reconstructed:
     """Reconstruct a raw measurement and, with `out`, write image, record and report there.
 
-    source: a file of sinograms or k-space (HDF5, ISMRMRD, MAT, npz, a TIFF stack), an image that was blurred, masked or
-    sampled coarsely, an `Image`, arrays by name, or a `Measurement` (whose adjoint is tested).  changes: fields of
-    `ReconstructOptions`, which are the flags of the command line: `config` and `field` describe the measurement,
-    `method` and `set` say how to reconstruct it, `posterior` draws samples with the prior `model` instead.  solver: a
-    function from a `Measurement` of one item to a `Reconstruction`, instead of a method by name.  simulate: `source` is
-    an image that is measured first, on finer pixels than those of the reconstruction.
+    source: a file of sinograms or k-space (HDF5, ISMRMRD, MAT, npz, a TIFF stack), a folder of DICOM-CT-PD, an
+    image that was blurred, masked or sampled coarsely, an `Image`, arrays by name, or a `Measurement` (whose
+    adjoint is tested).  changes: fields of `ReconstructOptions`, which are the flags of the command line: `config`
+    and `field` describe the measurement, `method` and `set` say how to reconstruct it, `posterior` draws samples
+    with the prior `model` instead.  solver: a function from a `Measurement` of one item to a `Reconstruction`,
+    instead of a method by name.  simulate: `source` is an image that is measured first, on finer pixels than those
+    of the reconstruction.
 
     Slices are read and computed one at a time; those that a killed run of the same call had finished are not computed
     again.  With `resume` results of the same call that lie in `out` are replaced.
