@@ -8,12 +8,14 @@ resumed, what is finished is only measured.  Then, for one crop of 128 x 128 pix
 patient and four instruments (the paper's, and realistic ones of 12, 30 and 60 HU): squared error of one call over that
 of the Wiener filter, and SSR^2, squared error over predicted variance (1 is calibrated, above 1 too sure).  The spread
 is calibrated on the same validation patients, so SSR^2 is 1 in the mean but for its scatter between them.
+`--docs` puts what was measured into benchmarks/results and docs/howto-own-folder.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +39,10 @@ from retrodict.processes.process import Process
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_collection import rows_of
 from retrodict.tasks.fit_config import FitConfig, load_config
+from tables import replace_block, table
 
+KEPT = Path(__file__).parent / "results" / "patients-needed.json"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "howto-own-folder.md"
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "any-scanner.yaml"
 SPACING = (1.0, 1.0)
 BASIS = Fourier((SIDE, SIDE), SPACING)
@@ -153,6 +158,30 @@ def scatter(rows: dict[str, dict[str, float]], name: str) -> str:
     return f"{float(values.mean()):.3f} +- {float(values.std()):.3f}"
 
 
+def over(rows: dict[str, dict[str, float]], most: dict[str, dict[str, float]]) -> str:
+    """Squared error over that with the most patients, patient by patient: geometric mean and its standard error.
+
+    Not over the Wiener filter: that has the spectrum of the same training patients, and is worse for one.
+    """
+    logs = torch.tensor([2 * math.log(rows[p]["rms_hu"] / most[p]["rms_hu"]) for p in rows], dtype=torch.float64)
+    mean = float(logs.mean().exp())
+    return f"{mean:.3f} +- {mean * float(logs.std()) / len(logs) ** 0.5:.3f}"
+
+
+def documents(path: Path) -> None:
+    """The figures of a run to benchmarks/results, and a table of them to the page."""
+    record = json.loads(path.read_text())
+    KEPT.write_text(json.dumps(record) + "\n")
+    names, counts = list(next(iter(record["counts"].values()))), record["counts"]
+    most = counts[max(counts, key=int)]
+    rows = [[count, *(over(by[name], most[name]) for name in names), *(scatter(by[name], "ssr2") for name in names)]
+            for count, by in counts.items()]  # fmt: skip
+    rows.append(["rms of all, HU", *(scatter(most[name], "rms_hu") for name in names), *[""] * len(names)])
+    head = ["patients", *(f"error², {n}" for n in names), *(f"SSR², {n}" for n in names)]
+    replace_block(PAGE, "patients-needed", table(head, rows))
+    print(KEPT.name, PAGE.name)
+
+
 def main() -> None:
     """Train what is missing, then print a row for each number of patients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -164,7 +193,10 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=99, help="validation patients to measure")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", dest="words",
                         help="override a field of configs/any-scanner.yaml")  # fmt: skip
+    parser.add_argument("--docs", action="store_true", help="measure nothing: write the table of OUT")
     arguments = parser.parse_args()
+    if arguments.docs:
+        return documents(arguments.out / "patients_needed.json")
     if not there():
         sys.exit(f"no patients in {DATA}: nothing to train on")
     every = patients()
