@@ -376,7 +376,7 @@ def test_what_a_margin_costs_is_known_where_images_go_on(tmp_path, monkeypatch):
     z = torch.randn(6, 1, *basis.size, generator=torch.Generator().manual_seed(3))
     x = basis.inverse(denoiser.spectrum.on(basis).sqrt().to(z) * basis.forward(z)) + denoiser.spectrum.mean
     one = replace(denoiser, spread_scale=SpreadScale((-9.0, 9.0), ((1.0, 1.0), (1.0, 1.0))))
-    found = in_use(one, ClockLaw(noise=(20.0, 100.0), scale=100.0), {f"p{k}": [(x[k], 0.8)] for k in range(6)})
+    found = in_use(one, ClockLaw(noise=(20.0, 100.0), scale=100.0), {f"p{k}": [(x[k], 0.8)] for k in range(4)})
     assert len(found.border) == 8
     assert found.margin > 0.6
     assert found.border == pytest.approx([1.0] * 8, abs=0.25)
