@@ -12,6 +12,7 @@ from retrodict.bases import Fourier
 from retrodict.bases.basis import Basis
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.spread_scale import SpreadScale
+from retrodict.denoisers.wrappers import Guided
 from retrodict.processes.fourier import fourier
 from retrodict.samplers.instant import at_border, beyond, instant
 from retrodict.samplers.margin import frame_of, surrounded
@@ -65,6 +66,8 @@ def test_margins_are_drawn_with_a_share_of_their_deviation():
     edges = [beyond(replace(net, spread_scale=replace(scale, margin=m)).on(frame.size), frame) for m in (1.0, 0.5)]
     assert torch.allclose(edges[1], 0.25 * edges[0], rtol=1e-9)
     assert net.with_spread("wiener").margin == 1.0
+    shared = replace(net, spread_scale=replace(scale, margin=0.5))
+    assert Guided(shared, shared).margin == 0.5  # what goes round a network has its margins
 
 
 def test_an_exact_denoiser_needs_no_factors():

@@ -55,6 +55,11 @@ class Wrapper(Denoiser):
         """That of the inner denoiser."""
         return self.inner.error_law
 
+    @property
+    def margin(self) -> float:
+        """That of the inner denoiser: it is what a margin misleads."""
+        return self.inner.margin
+
     def prior(self) -> tuple[Tensor, Tensor] | None:
         """That of the inner denoiser."""
         return self.inner.prior()

@@ -33,7 +33,9 @@ class ConsistentDenoiser(Wrapper):
     "gradient": D' = D + 2 step A^H (y - A D) / max(1, |A|^2), the step that CDDB takes inside a bridge (Chung, Kim, Ye
     2023, arXiv 2305.19809; their step is 1, at which the factor 2 of the square overshoots where |A| = 1: a residual
     r becomes (1 - 2 step |A|^2) r).  "range": D' = D + A^+ (y - A D), so that A D' = y wherever A reaches (Wang, Yu,
-    Zhang 2023, DDNM).  Both take y as free of noise; for a posterior of noisy data see `PosteriorDenoiser`.
+    Zhang 2023, DDNM).  Both take y as free of noise.  "prox": the image nearest to D that fits noisy data, the minimum
+    of |x - D|^2 / step + (y - A x)^H Sigma^-1 (y - A x), by conjugate gradients; `step` is then a variance in the unit
+    of the image, squared.  For a posterior of noisy data see `PosteriorDenoiser`.
 
     x_t `(B, C, *N)`, the measurement one item on the same grid.  `error_law` is "none".  Raises `InputError` for a
     measurement of another grid, more than one item, a step that is not positive, an unknown form, and "prox" without a

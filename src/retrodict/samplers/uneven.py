@@ -56,7 +56,7 @@ def instant_with_map(
         error = spread.draw(z)[crop]
         if any(frame.before) or any(frame.after):
             other = surrounded_with_map(uneven, y, frame, own, COARSE) - around
-            shift = denoiser.margin * uneven.law.moved(other.to(uneven.law.exact(y)), COARSE)[crop].to(mean)
+            shift = uneven.law.moved(other.to(uneven.law.exact(y)), COARSE)[crop].to(mean)
             beyond = beyond + shift.abs().square() / (len(seeds) * (2 if shift.is_complex() else 1))
             error = error + shift
         members.append(mean[crop] + wide.sqrt() * error)
@@ -90,7 +90,9 @@ def surrounded_with_map(
     law = uneven.law
     exact = law.exact(y)
     empty = exact.new_zeros(1, y.shape[1], *law.basis.size)
-    field = law.center(empty) if seeds is None else law.draw(empty, seeds, "margin")
+    field = law.center(empty)
+    if seeds is not None:
+        field = field + uneven.inner.margin * (law.draw(empty, seeds, "margin") - field)
     found = law.solved_within(exact - field[frame.crop], lambda x: placed(x, frame), lambda x: x[frame.crop], tolerance)
     say_left(found)
     field = (field + law.covariance(placed(found.x, frame))).to(y)
