@@ -15,7 +15,7 @@ from retrodict.denoisers.spread import SpectralSpread
 from retrodict.physics.measurement import Measurement
 from retrodict.physics.noise import GaussianNoise, Slopes
 from retrodict.physics.operator import Operator
-from retrodict.posterior.law import Conditioner, Factor, root_of
+from retrodict.posterior.law import Conditioner, Factor, Solved, root_of
 from retrodict.posterior.matched import Matched
 from retrodict.posterior.method import Draw, ancestral_step, spread_of
 
@@ -59,6 +59,9 @@ class LocalConditioner(Conditioner):
     def gain(self, basis: Basis, like: Tensor) -> Tensor | None:
         """That of the Gaussian law beside the data: it only has to be near."""
         return self.base.gain(basis, like)
+
+    def _note(self, found: Solved) -> None:
+        self.base._note(found)
 
     def _pull(self, x: Tensor) -> Tensor:
         """L' + W (u_0 - A x - b)."""

@@ -111,7 +111,10 @@ def sample_posterior(
         said += _outside(denoiser, part, b)
         stream = member_seeds(seed, items[b] if items else b, samples)
         seeds.append(stream.tolist())
-        found.append(_members(made.given(part), stream, steps, chunk, watch, b, len(measurement)))
+        own = made.given(part)
+        found.append(_members(own, stream, steps, chunk, watch, b, len(measurement)))
+        solver = vars(own).get("conditioner")  # of methods that solve
+        said += [f"measurement {b}: {solver.unsolved}"] if solver is not None and solver.unsolved else []
     x = torch.stack([f.x for f in found], 1)
     misfit, width = _misfit(measurement, x)
     _require_sane(name, x, misfit)

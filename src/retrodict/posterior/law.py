@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from retrodict.physics.conditional import Whitened, point_response
 from retrodict.physics.measurement import Measurement
 
 __all__ = ["ConditionalSpread", "Conditioner", "Factor", "Root", "Solved", "flat_root", "root_of", "solve"]
-
-log = logging.getLogger("retrodict")
 
 ROUNDS = 4000
 """Of a solve at most.  Tens are usual; a limited angle under a prior whose power falls by 10^8 takes thousands."""
@@ -228,7 +225,8 @@ class Conditioner:
     one is.
     """
 
-    _said = False
+    unsolved = ""
+    """What is to be said of solves that did not end."""
 
     def __init__(
         self,
@@ -307,18 +305,15 @@ class Conditioner:
         enough = error**2 * self.operator.domain.count
         guess, weight = self._guess(factor, image), factor.weight()
         found = solve(system, guess, right, tolerance, self.rounds, weight=weight, enough=enough)
-        self._say_left(found)
+        self._note(found)
         return factor.raised(found.x)
 
-    def _say_left(self, found: Solved) -> None:
-        """Warn, once a measurement, where the rounds did not suffice: what is drawn then misfits the data."""
+    def _note(self, found: Solved) -> None:
+        """Keep what is to be said where the rounds did not suffice: what is drawn then misfits the data."""
         left = float(found.left.max())
-        if found.rounds >= self.rounds and left > 1e-3 and not self._said:
-            self._said = True
-            log.warning(
-                "a data step ended after %d rounds with %.1g of its residual left: draws do not fit the data as they "
-                "should", found.rounds, left,
-            )  # fmt: skip
+        if found.rounds >= self.rounds and left > 1e-3:
+            rounds = f"a data step ended after {found.rounds} rounds with {left:.1g} of its residual left"
+            self.unsolved = f"{rounds}: samples do not fit the data as they should"
 
     def _guess(self, factor: Factor, like: Tensor) -> Callable[[Tensor], Tensor]:
         """Nearly the inverse of the system, coefficient by coefficient (Sherman and Morrison)."""
