@@ -52,7 +52,7 @@ from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.network import NetDenoiser, channels_in, channels_out
 from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.metrics import decompose
-from retrodict.nets import NETS
+from retrodict.nets import NETS, PRECISIONS, precision_for
 from retrodict.processes import PROCESSES
 from retrodict.processes.process import Process
 from retrodict.processes.recipes import external
@@ -180,6 +180,7 @@ class Settings:
     most: int
     seed: int
     keep: bool
+    precision: str = "float32"
     until: float = math.inf
 
     def check_time(self) -> None:
@@ -202,13 +203,14 @@ class Settings:
     def setup(self, job: Job) -> dict[str, Any]:
         """What the figures of a job depend on."""
         options = {k: v for k, v in asdict(self.training).items() if not k.endswith("_every")}
-        return {"job": asdict(job), "network": job.options, "training": options, "members": self.members,
-                "most": self.most, "bands": BANDS}  # fmt: skip
+        setup = {"job": asdict(job), "network": job.options, "training": options, "members": self.members,
+                 "most": self.most, "bands": BANDS}  # fmt: skip
+        return setup if self.precision == "float32" else {**setup, "precision": self.precision}
 
 
 def trained(job: Job, bank: Bank, s: Settings) -> tuple[NetDenoiser, float]:
     """The network of a job with averaged weights and factors on its spread, and the seconds of a step."""
-    denoiser = fresh(job, bank, s.seed).to(s.device)
+    denoiser = replace(fresh(job, bank, s.seed), precision=s.precision).to(s.device)
     folder, pace = s.out / job.folder / "network", [0.0]
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -386,6 +388,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=99, help="validation patients to measure")
     parser.add_argument("--seed", type=int, default=0, help="of weights and training")
     parser.add_argument("--jobs", nargs="+", default=[], metavar="NAME", help="names or patterns, such as 'mixer|*'")
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of the networks")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the jobs")
     parser.add_argument("--seconds", type=float, default=math.inf, help="stop after so many, to go on another time")
     parser.add_argument("--patches", type=int, default=6144, help="to train on, of --prepare")
@@ -396,7 +399,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="gather what is there in one file")
     parser.add_argument("--docs", action="store_true", help="with --show: write the table of the documents")
     a = parser.parse_args()
-    s = Settings(a.out, a.device, a.steps, a.batch, a.members, a.most, a.seed, a.keep, time.time() + a.seconds)
+    s = Settings(a.out, a.device, a.steps, a.batch, a.members, a.most, a.seed, a.keep,
+                 precision_for(a.precision, a.device), time.time() + a.seconds)  # fmt: skip
     try:
         jobs = chosen(a.jobs)
     except InputError as error:

@@ -11,6 +11,7 @@ import torch
 
 from retrodict import InputError
 from retrodict.bases import Fourier, Pixel
+from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier
 from retrodict.processes.observation import log_snr_step
 from retrodict.processes.scalar import ve, vp
@@ -188,6 +189,28 @@ def test_the_variance_of_a_stochastic_rule_has_order_two(rule, options):
     for n in (30, 60):
         process, times = vp_grid(n)
         errors.append(end_ratio(make_plan(rule, process, times, L3, **options), process, 1e-3).abs())
+    assert torch.allclose((errors[0] / errors[1]).log2(), torch.full((3,), 2.0, dtype=torch.float64), atol=0.15)
+
+
+@pytest.mark.parametrize("name", ["rddm", "resshift", "resfusion", "ir_sde"])
+def test_seeds_of_order_two_have_the_noise_memory_of_the_process(name):
+    """Residual spec 2.5: both stages share one path of the noise, and the variance has order two for any A(t)."""
+    process, errors = PROCESSES[name](Pixel((3,))), []
+    for n in (160, 320):
+        times = torch.linspace(0.9, 0.05, n + 1, dtype=torch.float64)
+        plan = make_plan("seeds", process, times, L3)
+        for i in (0, n // 2):
+            first, last = plan[2 * i], plan[2 * i + 1]
+            keep, data, std = process.conditional(times[i : i + 1], times[i + 1 : i + 2], 1.0)
+            whole = sum((x.square() for x in last.noise), torch.zeros_like(std)).sqrt()
+            torch.testing.assert_close(whole, std, rtol=1e-10, atol=1e-15)
+            torch.testing.assert_close(last.keep[1], keep, rtol=1e-12, atol=0.0)
+            torch.testing.assert_close(last.data[0] + last.data[1], data, rtol=1e-12, atol=0.0)
+            assert float(times[i]) == pytest.approx(first.t)
+        a, b = process.moments(times[:1]), process.moments(times[-1:])
+        start, end = (a.h**2 * L3 + a.s2)[0, 0], (b.h**2 * L3 + b.s2)[0, 0]
+        card = gaussian_card(plan, L3)
+        errors.append((((card.start.square() * start + card.variance) / end) - 1).abs())
     assert torch.allclose((errors[0] / errors[1]).log2(), torch.full((3,), 2.0, dtype=torch.float64), atol=0.15)
 
 

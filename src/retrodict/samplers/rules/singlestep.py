@@ -69,19 +69,21 @@ def dpmpp3s(process: Process, times: Tensor, spectrum: Tensor | None = None) -> 
 def seeds(
     process: Process, times: Tensor, spectrum: Tensor | None = None, *, order: int = 2, form: str = "data"
 ) -> Plan:
-    """SEEDS-1 and -2 (Gonzalez et al. 2023): exact linear part and noise of the reverse SDE; `order` calls a step.
+    """SEEDS-1 and -2 (Gonzalez et al. 2023) for any noise memory: exact linear part and noise; `order` calls a step.
 
-    Order 1 in data form is `ancestral`.  Order 2, H = 2 dl, r half way: u at l + r dl by that step with noise z_1, then
-    the exact conditional with h' p2(H)/r (D_1 - D) more; both share one Brownian path, so z_1 goes on into w'.
-    form "noise" is that of the paper: w' = (h'/h) w - 2 s' (e^dl - 1) eps + noise, eps at the middle; it inflates the
-    variance at wide steps, 60 times and more for dl = 1, and is refused for a dl above 0.5.
+    Order 1 in data form is `ancestral`.  Order 2, with X = log(A/s), H = dl + dX (2 dl where A = h, the case of the
+    paper) and r = (dl_1 + dX_1)/H at a time half way: u there by that step with noise z_1, then the exact conditional
+    with h' p2(H)/r (D_1 - D) more; both share one path of the noise, so z_1 goes on into w' by (A s'^2)/(A' s_1^2).
+    form "noise" is that of the paper: w' = (h'/h) w - 2 s' (e^dl - 1) eps + noise, eps at the middle; it is for A = h,
+    inflates the variance at wide steps, 60 times and more for dl = 1, and is refused for a dl above 0.5.
     """
-    process.require_markov("seeds")
     if order not in (1, 2):
         raise InputError("seeds order", order, "1 or 2")
     if form not in ("data", "noise"):
         raise InputError("seeds form", repr(form), "'data' or 'noise'")
+    process.require_admissible("seeds")
     if form == "noise":
+        process.require_markov("seeds form 'noise'")
         _require_narrow(process, times)
     inner, noisy = times_within(process, times, 0.5), form == "noise"
 
@@ -95,7 +97,8 @@ def seeds(
     def last(t: Tensor, a: Tensor, s: Tensor) -> Row:
         keep, data, _ = process.conditional(t, s, 1.0)
         (onward, _, fresh), old = process.conditional(a, s, 1.0), process.conditional(t, a, 1.0)[2]
-        r, H = node_of(_between(process, t, a), _between(process, t, s)), 2 * _between(process, t, s)
+        H = _total(process, t, s)
+        r = node_of(_total(process, t, a), H)
         finite = torch.where(torch.isfinite(H), H, 0.0)
         slope = torch.where(r != 0, process.moments(s).h * phi(finite, 2)[1] * ratio(torch.ones_like(r), r), 0.0)
         return Row(float(a), True, (0 * keep, keep), (slope, data - slope), (fresh, onward * old))
@@ -105,6 +108,11 @@ def seeds(
 
 def _between(process: Process, t: Tensor, s: Tensor) -> Tensor:
     return log_snr_step(process.moments(t), process.moments(s))
+
+
+def _total(process: Process, t: Tensor, s: Tensor) -> Tensor:
+    """The step of the clock G = log(h/s) + log(A/s), in which the rest of the state fades."""
+    return _between(process, t, s) + process.memory_step(t, s)
 
 
 def _ddim(process: Process, t: Tensor, s: Tensor, i: int) -> Row:
