@@ -56,6 +56,8 @@ _PUBLIC = {
     "Spectrum": "bases.spectrum",
     "radial_spectrum": "bases.spectrum",
     "BandSpectrum": "bases.spectrum",
+    "PairedSpectrum": "bases.paired",
+    "paired_spectrum": "bases.paired",
     "band_spectrum": "bases.spectrum",
     "Bands": "bases.bands",
     "dwt": "bases.bands",
@@ -341,6 +343,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.bases.bands import Bands as Bands
     from retrodict.bases.bands import dwt as dwt
     from retrodict.bases.curve import Curve as Curve
+    from retrodict.bases.paired import PairedSpectrum as PairedSpectrum
+    from retrodict.bases.paired import paired_spectrum as paired_spectrum
     from retrodict.bases.redundant import Pyramid as Pyramid
     from retrodict.bases.redundant import UndecimatedHaar as UndecimatedHaar
     from retrodict.bases.redundant import laplacian_pyramid as laplacian_pyramid

@@ -281,15 +281,11 @@ def radial_spectrum(images: Iterable[Tensor], spacing: Sequence[float], bins: in
         raise InputError("radial_spectrum", "complex images", "real ones", "channel_spectrum takes complex ones.")
     stack = [image.double() for image in stack]
     mean = float(sum(float(x.sum()) for x in stack) / sum(x.numel() for x in stack))
-    longest = max(max(n * d for n, d in zip(x.shape, spacing, strict=True)) for x in stack)
-    edges = torch.logspace(
-        math.log10(0.9 / longest), math.log10(0.5 / min(spacing) * math.sqrt(len(spacing))), bins + 1, device="cpu"
-    )
-    edges = edges.double()
+    edges = annuli([tuple(x.shape) for x in stack], spacing, bins)
     power, radius, count = torch.zeros(3, bins, dtype=torch.float64, device="cpu")
     for image in stack:
         basis = Fourier(tuple(image.shape), tuple(spacing))
-        window = _hann(image.shape)
+        window = hann(image.shape)
         energy = basis.forward((image - mean) * window).abs() ** 2 / (window**2).mean()
         place = torch.bucketize(basis.radius(), edges) - 1
         inside = (place >= 0) & (place < bins)
@@ -324,7 +320,7 @@ def density_spectrum(groups: Iterable[Sequence[tuple[Tensor, float]]], bins: int
     power, radius, count = torch.zeros(3, bins, dtype=torch.float64, device="cpu")
     for group in parts:
         for image, spacing in group:
-            basis, window = Fourier(tuple(image.shape), (spacing,) * image.ndim), _hann(image.shape)
+            basis, window = Fourier(tuple(image.shape), (spacing,) * image.ndim), hann(image.shape)
             energy = basis.forward((image - mean) * window).abs() ** 2 / (window**2).mean() * spacing**image.ndim
             place = torch.bucketize(basis.radius(), edges) - 1
             inside = (place >= 0) & (place < bins)
@@ -354,7 +350,15 @@ def _component_spectrum(images: Sequence[Tensor], spacing: Sequence[float], bins
     return Spectrum(real.mean, real.frequency, power)
 
 
-def _hann(shape: Sequence[int]) -> Tensor:
+def annuli(shapes: Sequence[Sequence[int]], spacing: Sequence[float], bins: int) -> Tensor:
+    """Edges `(bins + 1,)` in cycles/mm, even in log |f|, from below the fundamental of the longest image up."""
+    longest = max(max(n * d for n, d in zip(shape, spacing, strict=True)) for shape in shapes)
+    ends = 0.9 / longest, 0.5 / min(spacing) * math.sqrt(len(spacing))
+    return torch.logspace(math.log10(ends[0]), math.log10(ends[1]), bins + 1, device="cpu").double()
+
+
+def hann(shape: Sequence[int]) -> Tensor:
+    """A Hann window `(*shape)`, float64, that is not zero anywhere."""
     window = torch.ones(tuple(shape), dtype=torch.float64, device="cpu")
     for axis, n in enumerate(shape):
         taper = torch.hann_window(n + 2, periodic=False, dtype=torch.float64, device="cpu")[1:-1]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from retrodict._check import InputError, choice
 from retrodict.bases import Basis
+from retrodict.bases.paired import PairedSpectrum
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import (
     ErrorLaw,
@@ -139,6 +140,10 @@ class NetDenoiser(Observer):
     whose precisions add (identity I5; for white noise and one operator at a time: Exact Posterior Score, arXiv
     2606.17048).
 
+    `paired`: what a condition image of unknown law says of the image, measured on pairs (`paired_spectrum`): the linear
+    estimate is then that of x_0 ~ N(mean + g (c - mean of c), V) and not of the data alone.  It is a preconditioning,
+    and no law: samples still carry no uncertainty.
+
     The network maps `(B, inputs, *N)` and level `(B, features)` to `(B, outputs, *N)`; it runs in its own dtype,
     under bfloat16 autocast if `precision="bf16"`; states and tables stay in the dtype of x_t and float64.
     """
@@ -154,6 +159,7 @@ class NetDenoiser(Observer):
     unit: float | None = None
     spread: str | None = None
     shown: bool | None = None
+    paired: PairedSpectrum | None = None
 
     def __post_init__(self) -> None:
         """Fill in what follows from the rest and refuse what does not fit."""
@@ -170,6 +176,9 @@ class NetDenoiser(Observer):
         object.__setattr__(self, "spread", spread)
         if self.shown is None:
             object.__setattr__(self, "shown", self.process.pairing.sees)
+        if self.paired is not None and (not self.process.pairing.sees or self.process.measurement is not None):
+            found = "a measurement of known law" if self.process.pairing.sees else "a process that shows no image"
+            raise InputError("paired", found, "one that shows an image whose law is not known, Pairing('external')")
         object.__setattr__(self, "net", self.net if isinstance(self.net, Network) else network(self.net))
         if self.unit is None:
             weight = self.process.basis.multiplicity()
@@ -275,7 +284,7 @@ class NetDenoiser(Observer):
 
     def observe(self, u: Tensor, m: Moments, cond: Cond = Cond()) -> Estimate:
         """D given one observation, coefficients u `(B, C, *K)` with moments m: of a state, a measurement, or fused."""
-        linear = linear_estimate(self.process, self._power, self._mean, u, _lifted(m, self.process.ndim), cond)
+        linear = self._estimated(u, _lifted(m, self.process.ndim), cond)
         return self._finish(self._terms(linear), None)
 
     def training_terms(self, xt: Tensor, t: Tensor, cond: Cond) -> Terms:
@@ -306,7 +315,24 @@ class NetDenoiser(Observer):
             y = process.basis.forward(cond.image).expand_as(w)
             w, m = fuse(w, m, y, _lifted(process.measurement, process.ndim))
             cond = Cond()
-        return linear_estimate(process, self._power, self._mean, w, m, cond)
+        return self._estimated(w, m, cond)
+
+    def _estimated(self, w: Tensor, m: Moments, cond: Cond) -> LinearEstimate:
+        if self.paired is None or cond.image is None:
+            return linear_estimate(self.process, self._power, self._mean, w, m, cond)
+        y, (gain, offset, left) = self.process.basis.forward(cond.image), self._given
+        mean = offset.to(w) + gain.to(w.real) * y
+        return linear_estimate(self.process, left, mean, w, m, Cond())._replace(y=y)
+
+    @cached_property
+    @torch.inference_mode(mode=False)
+    def _given(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Gain on the condition image, what is added to it, and the variance that it leaves, `(*K)`."""
+        paired, basis = self.paired, self.process.basis
+        assert paired is not None
+        gain, left = paired.on(basis)
+        mean, shown = (Spectrum.flat(level).mean_on(basis) for level in (paired.mean, paired.shown))
+        return gain, mean - gain * shown, left
 
     def _terms(self, linear: LinearEstimate, level: Tensor | None = None) -> Terms:
         """One pass; `level` is what the network is told where that is not the noise level alone."""

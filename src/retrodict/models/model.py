@@ -18,6 +18,7 @@ from torch import Tensor
 
 from retrodict._check import InputError, Recipe, build, choice, read_json
 from retrodict._output import write_file
+from retrodict.bases.paired import PairedSpectrum
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.flow_map import FlowMap, features_of
 from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in, channels_out
@@ -76,7 +77,8 @@ class ModelSpec:
     `law`: the law that its observations were drawn from, `{"name": "clocks", "options": {...}}` with every option of
     `processes.clocks.ClockLaw`, or None where it was trained on its `process` alone.  `spacings`: least and largest
     pixel spacing (mm) that it was trained on, or None where that is `spacing`.  `flow_map`: whether its network is told
-    the end of a step of the flow beside its beginning (`denoisers.flow_map.FlowMap`).
+    the end of a step of the flow beside its beginning (`denoisers.flow_map.FlowMap`).  `paired`: record of a
+    `PairedSpectrum`, for a condition image of unknown law.
     """
 
     process: dict[str, Any]
@@ -94,6 +96,7 @@ class ModelSpec:
     law: dict[str, Any] | None = None
     spacings: tuple[float, float] | None = None
     flow_map: bool = False
+    paired: dict[str, Any] | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
     def build(self, where: str = "model", precision: str = "float32") -> NetDenoiser:
@@ -128,6 +131,7 @@ class ModelSpec:
             bands=self.bands,
             precision=precision,
             spread_scale=self._scale(where),
+            paired=None if self.paired is None else PairedSpectrum.from_json(self.paired, f"{where}: paired"),
         )
 
     def _scale(self, where: str) -> SpreadScale | None:
@@ -213,6 +217,7 @@ class _ModelRecord(BaseModel):
     law: dict[str, Any] | None = None
     spacings: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     flow_map: bool = False
+    paired: dict[str, Any] | None = None
     card: dict[str, Any] = {}
 
 
