@@ -53,7 +53,7 @@ RULES: dict[str, Rule] = {
     "bdia": Rule(bdia, 20, False, True, "logsnr", "Zhang, Lewis, Kleijn 2024; can be inverted", order=2),
     "pece2": Rule(pece2, 16, False, True, "logsnr", "EVODiff (Li, Chen, Zeng 2025) at Taylor values", order=2),
     "seeds": Rule(
-        seeds, 48, True, False, "logsnr", "Gonzalez et al. 2023, data form, any memory", calls_per_step=2, order=2
+        seeds, 48, True, False, "total", "Gonzalez et al. 2023, data form, any memory", calls_per_step=2, order=2
     ),
     "edm": Rule(
         edm, 32, False, False, "logsnr", "Karras et al. 2022, algorithm 2", calls_per_step=2, order=2, markov=True
