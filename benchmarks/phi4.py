@@ -1,6 +1,6 @@
 """Phi^4 fields at the critical point, learned by a wavelet cascade and by pixel models of equal training time.
 
-    python benchmarks/phi4.py OUT                      # 32 x 32, ten minutes of training a model on this machine
+    python benchmarks/phi4.py OUT                      # 32 x 32, ten CPU minutes of training a model
     python benchmarks/phi4.py OUT --sizes 16,32,64     # cut short, it goes on where it was
     python benchmarks/phi4.py OUT --show               # print what is there
 
@@ -151,7 +151,7 @@ def write_fields(x: np.ndarray, folder: Path) -> None:
 
 
 def train(model: str, out: Path, side: int, seconds: float, threads: int) -> Path:
-    """Fit a model for `seconds` of steps, which are counted once and written down; returns its path."""
+    """Fit a model for `seconds` of CPU time of steps, which are counted once and written down; returns its path."""
     from retrodict.tasks.fit import fit, prepare_fit
     from retrodict.tasks.fit_config import FitConfig
 
@@ -163,11 +163,18 @@ def train(model: str, out: Path, side: int, seconds: float, threads: int) -> Pat
     stated = folder / "steps.json"
     root = out / f"fields-{side}"
     if not stated.exists():
-        plan = prepare_fit(
-            FitConfig.model_validate(configuration(model, root, side, 10, threads)), folder / "timing", out
-        )
-        each = max(2, int(seconds / (plan.seconds_per_step * plan.networks)))
-        stated.write_text(json.dumps({"steps": each, "seconds_per_step": plan.seconds_per_step}))
+
+        def spent(steps: int) -> tuple[float, int]:
+            """CPU seconds of a short training, which other work on the machine does not change, and its networks."""
+            short = FitConfig.model_validate(configuration(model, root, side, steps, threads))
+            plan = prepare_fit(short, folder / f"timing-{steps}", out)
+            begin = time.process_time()
+            fit(plan, folder / f"timing-{steps}", tensorboard=False)
+            return time.process_time() - begin, plan.networks
+
+        (few, networks), (more, _) = spent(4), spent(24)
+        one = (more - few) / (20 * networks)
+        stated.write_text(json.dumps({"steps": max(2, int(seconds / (one * networks))), "cpu_seconds_per_step": one}))
     steps = json.loads(stated.read_text())["steps"]
     plan = prepare_fit(FitConfig.model_validate(configuration(model, root, side, steps, threads)), folder, out)
     said = [time.perf_counter()]
@@ -238,7 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
     parser.add_argument("--sizes", default="32")
-    parser.add_argument("--seconds", type=float, default=600, help="of training steps a model")
+    parser.add_argument("--seconds", type=float, default=600, help="CPU seconds of training steps a model")
     parser.add_argument("--fields", type=int, default=4000)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--steps", default=",".join(map(str, STEPS)))
