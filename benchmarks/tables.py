@@ -178,7 +178,7 @@ def new_patients(found, full=False):
     """The model of every instrument on patients never seen: a row for each instrument and pixel spacing."""
     if found is None:
         return missing("python benchmarks/new_patients.py")
-    sizes, rows, more = ("2 mm", "5 mm", "10 mm", "20 mm"), [], []
+    sizes, rows, more, tissues = ("2 mm", "5 mm", "10 mm", "20 mm"), [], [], []
     for label, each in found["rows"].items():
         if not each:
             continue
@@ -190,14 +190,29 @@ def new_patients(found, full=False):
         shares = [sum(r["shares"][band] for r in each) / len(each) for band in bands]
         cells = [_between(each, "bands", band) for band in bands]
         cells = [c if share >= 0.01 else f"({c})" for c, share in zip(cells, shares, strict=True)]
-        more.append([*start[:2], *cells, *(_between(each, "tissue", t) for t in ("lung", "fat", "soft", "bone"))])
+        more.append([*start[:2], *cells])
+        if "expected" in each[0]:
+            kinds = ("tissue", "of_truth", "expected")
+            tissues.append([*start[:2], *(_tissue(each, kinds, t) for t in ("lung", "fat", "soft", "bone"))])
     head = ["instrument", "pixels, mm", "patients", "error, HU rms", "error^2 / Wiener", "SSR^2", "90 %: pixels"]
     text = table([*head, *(f"discs of {size}" for size in sizes)], rows)
     if not full:
         return text
     fifths = [f"SSR^2, {i / 5:g}-{(i + 1) / 5:g} Nyquist" for i in range(5)]
-    head = ["instrument", "pixels, mm", *fifths, "90 %: lung", "fat", "soft tissue", "bone"]
-    return text + "\n\n" + table(head, more)
+    text += "\n\n" + table(["instrument", "pixels, mm", *fifths], more)
+    if not tissues:
+        return text
+    words = """Coverage of 90 % intervals by tissue of the restored mean, which who reads an interval knows: 0.90 is right.  In
+brackets by tissue of the truth, and what an exact posterior would show there (the members in their own classes): who
+picks pixels by their truth picks errors.""".replace("\n", " ").replace("  ", " ")
+    head = ["instrument", "pixels, mm", "lung", "fat", "soft tissue", "bone"]
+    return text + "\n\n" + textwrap.fill(words, 120) + "\n\n" + table(head, tissues)
+
+
+def _tissue(rows, kinds, name):
+    """Coverage in a tissue of the mean, and in brackets in one of the truth over that of an exact posterior."""
+    shown, truth, expected = (_between(rows, kind, name) for kind in kinds)
+    return f"{shown} ({truth.split(' ')[0]}, {expected.split(' ')[0]})" if shown else ""
 
 
 def _of_patients(rows, key):
