@@ -202,9 +202,11 @@ def new_patients(found, full=False):
     text += "\n\n" + table(["instrument", "pixels, mm", *fifths], more)
     if not tissues:
         return text
-    words = """Coverage of 90 % intervals by tissue of the restored mean, which who reads an interval knows: 0.90 is right.  In
-brackets by tissue of the truth, and what an exact posterior would show there (the members in their own classes): who
-picks pixels by their truth picks errors.""".replace("\n", " ").replace("  ", " ")
+    words = (
+        "Coverage of 90 % intervals by tissue of the restored mean, which who reads an interval knows: 0.90 is right. "
+        "In brackets by tissue of the truth, and what an exact posterior would show there (the members in their own "
+        "classes): who picks pixels by their truth picks errors."
+    )
     head = ["instrument", "pixels, mm", "lung", "fat", "soft tissue", "bone"]
     return text + "\n\n" + textwrap.fill(words, 120) + "\n\n" + table(head, tissues)
 
