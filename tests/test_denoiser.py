@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from retrodict.denoisers.mixture import GaussianLaw, MixtureDenoiser, MixtureLaw
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.denoisers.predictions import PREDICTIONS, target, to_data
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread, band_filters
-from retrodict.denoisers.spread_scale import SpreadScale
+from retrodict.denoisers.spread_scale import IntensityScale, SpreadScale
 from retrodict.nets import UNet
 from retrodict.processes import PROCESSES
 from retrodict.processes.fourier import fourier
@@ -224,6 +224,36 @@ def test_a_scaled_spread_is_larger_by_the_factor(tmp_path):
     denoiser = replace(denoiser, spread_scale=SpreadScale((-9.0, 9.0), ((2.0, 2.0), (2.0, 2.0))))
     assert torch.allclose(denoiser.estimate(y, t).spread.variance(), 2 * before, rtol=1e-5)
     assert torch.allclose(denoiser.with_spread("uncalibrated").estimate(y, t).spread.variance(), before, rtol=1e-6)
+
+
+def test_factors_by_what_a_pixel_shows_are_those_of_the_answer():
+    """Constant ones are the constant; others are linear in log between nodes, and move with the restored image."""
+    process = fourier(Fourier((16, 16)))
+    denoiser = zero_network(process, bands=2)
+    plain = SpreadScale((-9.0, 9.0), ((1.0, 1.0), (1.0, 1.0)))
+    y, t = images((16, 16), 2), torch.ones(2, dtype=torch.float64)
+
+    def said(scale):
+        estimate = replace(denoiser, spread_scale=scale).estimate(y, t)
+        return estimate.mean.detach(), estimate.spread.variance().detach()
+
+    mean, before = said(plain)
+    twice = replace(plain, intensity=IntensityScale((0.0, 1.0), (2.0, 2.0)))
+    assert torch.allclose(said(twice)[1], 2 * before, rtol=1e-12)
+    table = IntensityScale((0.0, 1.0), (1.0, math.e))
+    at = torch.tensor([-3.0, 0.0, 0.25, 1.0, 7.0], dtype=torch.float64)
+    assert table.log_at(at).tolist() == pytest.approx([0.0, 0.0, 0.25, 1.0, 1.0])
+    assert torch.allclose(plain.local(torch.zeros(2, 2, 1, 16, 16), torch.zeros(()), mean), torch.zeros(()))
+    shifted = replace(plain, intensity=table).local(torch.zeros(2, 2, 1, 16, 16).double(), torch.ones(()), mean)
+    assert torch.allclose(shifted, 1 + table.log_at(mean)[:, None].expand_as(shifted), rtol=1e-12)
+    high = mean > mean.median()
+    more = said(replace(plain, intensity=table))[1] / before
+    assert float(more[high].mean()) > float(more[~high].mean()) >= 1
+    record = asdict(replace(plain, intensity=table))
+    assert SpreadScale.from_json(record, 2).intensity == table
+    record["intensity"]["intensity"] = [1.0, 0.0]
+    with pytest.raises(ValueError, match="rise"):
+        SpreadScale.from_json(record, 2)
 
 
 def test_grids_share_weights_and_the_unit_of_the_inputs(tmp_path):

@@ -128,7 +128,7 @@ def test_calibration_and_validation_never_see_the_training_set(tmp_path, monkeyp
 
     monkeypatch.setattr(fit_module, "calibrate_spread", calibrated)
     monkeypatch.setattr(fit_module, "train", trained)
-    fit_module._calibrated(plan, plan.spec.build("test").net.state_dict())
+    fit_module.calibrated(plan, plan.spec.build("test").net.state_dict())
     fit_module._trained(plan, tmp_path, None, None)
     assert seen == {"calibration": 2.0, "training": 1.0, "validation": 2.0}
 

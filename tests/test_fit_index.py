@@ -22,7 +22,7 @@ from retrodict.processes.fourier import fourier
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_collection import training_sets
 from retrodict.tasks.fit_config import load_config
-from retrodict.tasks.in_use import in_use
+from retrodict.tasks.in_use import by_intensity, in_use
 from retrodict.training.calibrate_law import calibrate_over_law
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -365,6 +365,11 @@ def test_the_factor_in_use_is_the_ratio_where_the_spread_is_wrong(tmp_path):
     found = in_use(large, law, {f"p{k}": [(x[k], 0.8)] for k in range(4)})
     assert torch.tensor(found.factor).flatten().tolist() == pytest.approx([1.0] * 4, abs=0.12)
     assert found.border == ()  # nothing lies around these images
+    assert found.intensity.factor == pytest.approx([1.0] * len(found.intensity.factor), abs=0.12)
+    shown = by_intensity(large, law, {f"p{k}": [(x[k], 0.8)] for k in range(4)})
+    assert shown.factor == pytest.approx([0.8] * len(shown.factor), abs=0.1)
+    pairs = {f"p{k}": [(torch.cat([x[k]] * 2), 0.8)] for k in range(4)}
+    assert by_intensity(large, law, pairs) is None  # several channels
     assert in_use(large, law, {"p0": [(x[0], 0.8)]}) is large.spread_scale
 
 

@@ -304,7 +304,8 @@ class NetDenoiser(Observer):
         return rms_level(terms.linear.v, self._power, self.process.basis, self.unit)[:, 0]  # type: ignore[arg-type]
 
     def _finish(self, terms: Terms, rate: Rate | None) -> Estimate:
-        return Estimate(self.answer(terms, rate), self._error_law(terms))
+        image = self.answer(terms, rate)
+        return Estimate(image, self._error_law(terms, image))
 
     def _linear(self, xt: Tensor, t: Tensor, cond: Cond) -> LinearEstimate:
         process = self.process
@@ -399,7 +400,7 @@ class NetDenoiser(Observer):
             raise InputError("network", f"an output of shape {tuple(out.shape)}", f"{wanted}")
         return out
 
-    def _error_law(self, terms: Terms) -> Spread | None:
+    def _error_law(self, terms: Terms, image: Tensor) -> Spread | None:
         if self.spread == "none":
             return None
         basis, v = self.process.basis, terms.linear.v
@@ -407,8 +408,8 @@ class NetDenoiser(Observer):
             return SpectralSpread(basis, v)
         log_ratio = terms.log_ratio
         if self.spread_scale is not None and self.spread == "local":
-            shift = self.spread_scale.log_at(self.noise_level(terms)).to(log_ratio)
-            log_ratio = log_ratio + shift[(..., None, *[None] * basis.ndim)]
+            shift = self.spread_scale.log_at(self.noise_level(terms))[(..., None, *[None] * basis.ndim)]
+            log_ratio = self.spread_scale.local(log_ratio, shift, image)
             v = self.spread_scale.variances(v, self._power, basis)
         return LocalSpread(basis, v, log_ratio.clamp(-14.0, 5.0), self.filters)
 

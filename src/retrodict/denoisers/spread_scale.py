@@ -49,6 +49,23 @@ class SpectrumScale:
 
 
 @dataclass(frozen=True)
+class IntensityScale:
+    """Factors on the error variance of a pixel by what the denoised image shows there: bone errs more than it says.
+
+    `intensity` (n,) rising, in model units; `factor` (n,).  Linear in intensity and log factor between nodes, constant
+    beyond them.  A function of the answer and not of the truth, so it is known where it is used.
+    """
+
+    intensity: tuple[float, ...]
+    factor: tuple[float, ...]
+
+    def log_at(self, image: Tensor) -> Tensor:
+        """Log of the factors at every pixel of a real image, of its shape, float64."""
+        values = torch.tensor(self.factor, dtype=torch.float64, device=image.device).log()
+        return torch.einsum("n...,n->...", hats(self.intensity, image), values)
+
+
+@dataclass(frozen=True)
 class SpreadScale:
     """Factors on the predicted error variance, measured on held-out data: one per level and band.
 
@@ -58,6 +75,7 @@ class SpreadScale:
     call says of the outermost pixel, the next, and so on; a margin that nobody measured misleads a network there.
     `margin`: the deviation of the margins that are drawn, over that of their Gaussian law: a network takes the texture
     of a Gaussian margin for what it sees, and errs more for it than for what goes on beyond a real image.
+    `intensity`, where there is one, is multiplied to all of them, pixel by pixel.
     """
 
     level: tuple[float, ...]
@@ -65,11 +83,21 @@ class SpreadScale:
     spectrum: SpectrumScale | None = None
     border: tuple[float, ...] = ()
     margin: float = 1.0
+    intensity: IntensityScale | None = None
 
     def log_at(self, level: Tensor) -> Tensor:
         """Log of the factors at levels `(B,)` -> `(B, bands)`."""
         values = torch.tensor(self.factor, dtype=torch.float64, device=level.device).log()
         return torch.einsum("nb,na->ba", hats(self.level, level), values)
+
+    def local(self, log_ratio: Tensor, shift: Tensor, image: Tensor) -> Tensor:
+        """Log-ratios `(B, bands, C, *N)` with the factors: `shift` that of the level, and that of the denoised `image`
+        `(B, C, *N)`.
+        """
+        log_ratio = log_ratio + shift.to(log_ratio)
+        if self.intensity is None or image.is_complex():
+            return log_ratio
+        return log_ratio + self.intensity.log_at(image).to(log_ratio)[:, None]
 
     def variances(self, v: Tensor, power: Tensor, basis: Basis) -> Tensor:
         """The spectrum of the error, v `(B|1, C|1, *K)`, as held-out data have it; power is that of the data."""
@@ -83,7 +111,8 @@ class SpreadScale:
         try:
             level, factor = _row(record["level"]), _table(record["factor"])
             spectrum, border = record.get("spectrum"), _row(record.get("border") or ())
-            margin = float(record.get("margin", 1.0))
+            margin, tissue = float(record.get("margin", 1.0)), record.get("intensity")
+            tissue = tissue and IntensityScale(_row(tissue["intensity"]), _row(tissue["factor"]))
             shape = spectrum and SpectrumScale(
                 _row(spectrum["radius"]), _row(spectrum["unknown"]), _table(spectrum["factor"])
             )
@@ -93,11 +122,13 @@ class SpreadScale:
         if shape:
             _check(shape.radius, shape.factor, len(shape.unknown))
             _check(shape.unknown, shape.factor[:1] * len(shape.unknown), len(shape.unknown))
+        if tissue:
+            _check(tissue.intensity, tuple((x,) for x in tissue.factor), 1)
         if not all(0 < x < math.inf for x in border):
             raise ValueError("positive factors at the border")
         if not 0 <= margin < math.inf:
             raise ValueError("a factor on the margin that is not negative")
-        return SpreadScale(level, factor, shape or None, border, margin)
+        return SpreadScale(level, factor, shape or None, border, margin, tissue or None)
 
 
 def _row(values: Any) -> tuple[float, ...]:

@@ -285,7 +285,7 @@ class Uneven:
         errors = law.errors
         if net.spread_scale is not None and net.spread == "local":
             factors = law.blended(net.spread_scale.log_at(level[:, 0]).exp())
-            log_ratio = log_ratio + factors.log().to(log_ratio).unsqueeze(2)
+            log_ratio = net.spread_scale.local(log_ratio, factors.log().unsqueeze(2), mean)
             errors = net.spread_scale.variances(errors, prior[1], basis)
         spread = BlendedSpread(basis, errors, law.local.weights, log_ratio.clamp(-14.0, 5.0), net.filters)
         return Estimate(mean, spread)

@@ -44,7 +44,7 @@ from retrodict.training.checkpoints import newest
 from retrodict.training.loop import Objective, Progress, TrainingOptions, check_resumable, train
 from retrodict.training.losses import Batch, Example, denoising_loss
 
-__all__ = ["FitPlan", "batcher", "fit", "options_of", "prepare_fit"]
+__all__ = ["FitPlan", "batcher", "calibrated", "fit", "options_of", "prepare_fit"]
 
 
 @dataclass
@@ -152,7 +152,7 @@ def fit(
 
             return fit_cascade(plan, folder, watch, log)
         average = _trained(plan, folder, watch, log)
-        weights, _ = save_model(_calibrated(plan, average), average, folder / plan.config.name)
+        weights, _ = save_model(calibrated(plan, average), average, folder / plan.config.name)
     return weights
 
 
@@ -178,7 +178,7 @@ def _trained(
     )
 
 
-def _calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
+def calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     """The specification with the error variances calibrated on the validation groups, where there are any."""
     if plan.validation is None:
         return plan.spec

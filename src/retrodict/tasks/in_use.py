@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser, rms_level
-from retrodict.denoisers.spread_scale import SpreadScale, hats
+from retrodict.denoisers.spread_scale import IntensityScale, SpreadScale, hats
 from retrodict.models.instrument import AROUND, measured_inside
 from retrodict.processes.clocks import ClockLaw
 from retrodict.processes.observation import Moments, noise_like, wiener
@@ -20,7 +22,7 @@ from retrodict.samplers.ensemble import SamplingOptions, restore_batch, unchecke
 from retrodict.samplers.margin import depth_of
 from retrodict.tasks.held_out import IMAGES, SIDE, center
 
-__all__ = ["in_use"]
+__all__ = ["by_intensity", "in_use"]
 
 INSTRUMENTS = 4
 """Instruments of the law that measure every image."""
@@ -47,6 +49,12 @@ LEAST_BORDER, MOST_BORDER = 1.0, 4.0
 RING = (4, 12)
 """Distances from the border at which margins widen what a chain draws and nothing but margins does."""
 
+SHOWN = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99)
+"""Quantiles of what restored pixels show between which their factor is a line: bone is a thirtieth of a chest."""
+
+ROUNDS = 5
+"""Of fitting the factors by intensity, whose nodes share pixels; after four none moves by a percent."""
+
 MEMBERS, CALLS = 4, 2
 """Of the chains that tell the share of the deviation that margins get."""
 
@@ -64,7 +72,8 @@ def in_use(
     less noise, so these are looked at too, on the instrument's ramp at `TIMES`.  Within `BORDER` pixels of a border
     the factors are ratios of what was found to what was predicted at that distance, every image counted alike that
     goes on beyond what is restored of it: one that is mirrored there is no image.  Before that the share of the
-    deviation with which margins are drawn is found at the distances `RING`, where chains tell it: `_share`.
+    deviation with which margins are drawn is found at the distances `RING`, where chains tell it: `_share`.  At last,
+    with all of these in place, pixels get a factor by what the restored image shows there: `_by_intensity`.
 
     patients: of each, pairs of a clean image `(C, *N)` in model units and its pixel spacing in mm.  The factors stay as
     they are for fewer than two patients, and where the denoiser gives no uncertainty to measure.
@@ -88,7 +97,75 @@ def in_use(
     factors = zip(found.tolist(), scale.factor, strict=True)
     ratios = (depths[0] / depths[1].clamp_min(1e-30)).clamp(LEAST_BORDER, MOST_BORDER)
     border = tuple(ratios.tolist()) if bool(depths[1].any()) else ()
-    return replace(scale, factor=tuple(tuple(f * x for x in row) for f, row in factors), border=border, margin=share)
+    factor = tuple(tuple(f * x for x in row) for f, row in factors)
+    scale = replace(scale, factor=factor, border=border, margin=share)
+    return replace(scale, intensity=by_intensity(replace(denoiser, spread_scale=scale), law, patients, seed))
+
+
+def by_intensity(
+    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, float]]], seed: int = 0
+) -> IntensityScale | None:
+    """Factors on the variance of a pixel by what the restored image shows there: squared error over variance.
+
+    The middle of every image, measured by instruments of the law and restored by one call, beyond `BORDER` pixels of
+    its border; every patient counts alike, whatever the size of the errors.  Nodes are quantiles `SHOWN` of the
+    restored pixels, and the factors are fitted in turn to the ratio of found to predicted, each with the others in
+    place.  None for data of several channels and complex ones, and where there is no uncertainty to measure.
+    """
+    scale = denoiser.spread_scale
+    single = all(len(image) == 1 and not image.is_complex() for images in patients.values() for image, _ in images)
+    if scale is None or len(patients) < 2 or not single:
+        return None
+    plain, parts = replace(denoiser, spread_scale=replace(scale, intensity=None)), []
+    for n, images in enumerate(patients.values()):
+        found = list(_pixels(plain, law, images[:IMAGES], key(seed, f"intensity-{n}")))
+        parts += [torch.cat([pixels, torch.full_like(pixels[:1], 1 / len(found))]) for pixels in found]
+    if not parts:
+        return None
+    shown, error, variance, weight = torch.cat(parts, 1).double()
+    nodes: list[float] = []
+    for node in np.quantile(shown.numpy(), SHOWN).tolist():
+        nodes += [node] if not nodes or node > nodes[-1] + 1e-3 * float(shown.std()) else []
+    if len(nodes) < 2:
+        return None
+    near, found = hats(nodes, shown), torch.zeros(len(nodes), dtype=torch.float64, device="cpu")
+    for _ in range(ROUNDS):
+        said = near @ (weight * variance * (found @ near).exp())
+        found = (found + (near @ (weight * error) / said).log()).clamp(math.log(LEAST), math.log(MOST))
+    return IntensityScale(tuple(nodes), tuple(found.exp().tolist()))
+
+
+def _pixels(
+    denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, float]], seed: int
+) -> Iterator[Tensor]:
+    """What the restored pixels of every image show under every instrument, squared error and variance, `(3, pixels)`,
+    the latter two over the mean variance of the image.
+    """
+    for i, (image, spacing) in enumerate(images):
+        for own, bound in _instruments(denoiser, law, spacing, seed, i):
+            y, truth = (center(x) for x in (measured_inside(bound.process, image[None], own, AROUND)[0], image))
+            result = restore_batch(bound, y[None], SamplingOptions(samples=2, instant=True, seed=own))
+            if result.sd is None:
+                continue
+            inside = _beyond(truth.shape[1:])
+            mean, variance = result.mean[0].cpu()[inside].double(), result.sd[0].cpu()[inside].double() ** 2
+            error = (mean - truth[inside].to(mean)) ** 2
+            yield torch.stack([x.flatten() for x in (mean, error / variance.mean(), variance / variance.mean())])
+
+
+def _instruments(
+    denoiser: NetDenoiser, law: ClockLaw, spacing: float, seed: int, index: int
+) -> Iterator[tuple[int, NetDenoiser]]:
+    """A seed and the denoiser of each of `INSTRUMENTS` instruments of the law at a pixel spacing."""
+    basis = replace(denoiser.process.basis, spacing=(spacing,) * denoiser.process.ndim)
+    for k in range(INSTRUMENTS):
+        own = key(seed, f"instrument-{k}", index)
+        yield own, denoiser.at(law.instrument(basis, own))
+
+
+def _beyond(size: Sequence[int]) -> tuple[Any, ...]:
+    """The part of an image `(C, *size)` that is farther than `BORDER` pixels from its border, where it is large."""
+    return (..., *(slice(BORDER, -BORDER) if n > 4 * BORDER else slice(None) for n in size))
 
 
 def _share(
@@ -141,15 +218,12 @@ def _rows(
     found, options = [], SamplingOptions(samples=2, instant=True)
     depths = torch.zeros(2, BORDER, dtype=torch.float64, device="cpu")
     for i, (image, spacing) in enumerate(images):
-        basis = replace(denoiser.process.basis, spacing=(spacing,) * denoiser.process.ndim)
-        for k in range(INSTRUMENTS):
-            own = key(seed, f"instrument-{k}", i)
-            bound = denoiser.at(law.instrument(basis, own))
+        for own, bound in _instruments(denoiser, law, spacing, seed, i):
             y, truth = (center(x) for x in (measured_inside(bound.process, image[None], own, AROUND)[0], image))
             result = restore_batch(bound, y[None], replace(options, seed=own))
             if result.sd is None:
                 continue
-            inside = (..., *(slice(BORDER, -BORDER) if n > 4 * BORDER else slice(None) for n in truth.shape[1:]))
+            inside = _beyond(truth.shape[1:])
             squares = [(x.double() ** 2).cpu() for x in (result.mean[0] - truth, result.sd[0])]
             error, variance = (x[inside].mean() for x in squares)
             found.append(torch.stack([_level(bound.on(tuple(y.shape[1:]))), error / variance]))
