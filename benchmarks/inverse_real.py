@@ -44,6 +44,7 @@ from retrodict.tasks.recon_inputs import acquired
 from retrodict.tasks.recon_methods import Method
 from retrodict.tasks.recon_options import ReconstructOptions
 from retrodict.tasks.recon_simulate import block_mean
+from tables import replace_block
 
 OUT = Path(__file__).resolve().parent / "results" / "inverse-real.json"
 CASES: dict[str, dict[str, Any]] = {
@@ -225,7 +226,7 @@ def table(rows: list[dict[str, Any]]) -> str:
                 continue
             cells = [cell(group, k, d) for k, d in (("psnr", 1), ("ssim", 3), ("ssr2", 2), ("region_ssr2", 2))]
             cells += [cell(group, "region_cover", 2), cell(group, "misfit", 2)]
-            calls, seconds = str(group[0]["calls"]), f"{np.mean([r['seconds'] for r in group]):.1f}"
+            calls, seconds = str(group[0]["calls"] or "-"), f"{np.mean([r['seconds'] for r in group]):.1f}"
             what = label if label.startswith("deepinv") else f"`{label}`"
             lines.append("| " + " | ".join([case, what, calls, *cells, seconds]) + " |")
     return "\n".join(lines)
@@ -241,7 +242,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(METHODS))
     parser.add_argument("--cases", nargs="*", default=list(CASES))
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--docs", action="store_true", help="write the table of what is in the JSON, and run nothing")
     asked = parser.parse_args()
+    if asked.docs:
+        found = json.loads(asked.out.read_text())["rows"]
+        return replace_block(
+            Path(__file__).resolve().parents[1] / "docs" / "posterior.md", "inverse-real", table(found)
+        )
     if asked.only == ["deepinv"]:
         asked.only = [name for name in METHODS if name.startswith("deepinv")]
     elif asked.only == list(METHODS):

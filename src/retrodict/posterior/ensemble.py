@@ -169,8 +169,8 @@ def _moded(method: Method) -> list[str]:
     """No figure of the result shows that it is wrong: samples of the wrong modes fit the data as well."""
     if isinstance(method, Propagated) and _several(method.denoiser):
         return [
-            f"the prior is a mixture of {method.denoiser.modes}, whose weights {_name_of(method)!r} finds nearly, and not "
-            "where y leaves one mode of many: compare with twice the steps"
+            f"the prior is a mixture of {method.denoiser.modes}, whose weights {_name_of(method)!r} finds nearly, and "
+            "not where y leaves one mode of many: compare with twice the steps"
         ]
     if not _one_gaussian(method):
         return []
