@@ -1,6 +1,8 @@
 """Posterior samplers with the shipped CT prior on validation patients: low dose, sparse views, deblurring.
 
     python benchmarks/inverse_real.py [--data ../shared/data] [--patients 6] [--members 6] [--only matched tv ...]
+    python benchmarks/inverse_real.py --only diffpir mmps "pigdm, calibrated" --patients 3 [--cases sparse]
+    python benchmarks/inverse_real.py --docs
     python benchmarks/inverse_real.py --only deepinv --patients 3 --cases sparse "low dose"    where it is installed
 
 The object is a part of 128 x 128 pixels around the middle of an axial slice, as it was measured; reconstructed are its
@@ -213,8 +215,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     def cell(group: list[dict[str, Any]], key: str, digits: int) -> str:
         values = [r[key] for r in group if key in r]
         if any("failed" in r for r in group):
-            ends = all(r["failed"].startswith(("samples", "NaN")) for r in group if "failed" in r)
-            return "diverges" if ends else "refused"
+            said = [r["failed"] for r in group if "failed" in r]
+            lost = ("not finite", "NaN", "samples with a chi^2")
+            return "diverges" if all(any(word in text for word in lost) for text in said) else "refused"
         if len(values) == 1:
             return f"{values[0]:.{digits}f}"
         return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}" if values else "-"
