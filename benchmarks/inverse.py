@@ -1,6 +1,7 @@
 """Posterior methods at their defaults, against exact posteriors of Gaussian data and of a mixture.
 
     python benchmarks/inverse.py --cards [--members 256] [--only matched dps ...]
+    python benchmarks/inverse.py --cards --docs
 
 P  64 independent pixels N(0.5, 0.04), half of them seen with noise 0.1, as in the measurements of other libraries.
 B  power-law data on 8 x 8 pixels of 1 mm, a Gaussian blur of 2 mm and white noise: diagonal in the Fourier basis.
@@ -40,10 +41,14 @@ from retrodict.physics.adapters import MatrixFree
 from retrodict.posterior import POSTERIORS, posterior_method
 from retrodict.posterior.card import dense_posterior, prior_matrix
 from retrodict.processes.scalar import vp
+from tables import replace_block
 
 OUT = Path(__file__).resolve().parent / "results" / "inverse-cards.json"
 F: dict[str, Any] = {"dtype": torch.float64}
-OPTIONS: dict[str, dict[str, Any]] = {"projection": {}, "pnp_dm": {}}
+VARIANTS: dict[str, tuple[str, str, dict[str, Any]]] = {"dps weighted": ("dps", "paper", {"form": "weighted"})}
+"""Further rows: name of the method, style and options."""
+COSTLY = {("daps paper", "C"): "not run: 400 solves at noise 0.007, each of thousands of rounds in double precision"}
+"""Rows and cards that take more time than all others together, and why."""
 
 
 @dataclass
@@ -124,10 +129,10 @@ def mixture_card() -> Card:
     return Card("M", MixtureDenoiser(vp(basis), law), m, mean, covariance, law.moments()[0], mode=float(w[1]))
 
 
-def measured(card: Card, name: str, style: str, members: int) -> dict[str, Any]:
+def measured(card: Card, name: str, style: str, members: int, **options: Any) -> dict[str, Any]:
     """Figures of a method on a card."""
     try:
-        method = posterior_method(name, card.denoiser, card.measurement, style=style, **OPTIONS.get(name, {}))
+        method = posterior_method(name, card.denoiser, card.measurement, style=style, **options)
         started = time.perf_counter()
         with torch.no_grad():
             run = method.run(torch.arange(members), dtype=torch.float64)
@@ -140,7 +145,7 @@ def measured(card: Card, name: str, style: str, members: int) -> dict[str, Any]:
 def judged(card: Card, x: torch.Tensor, found: dict[str, Any]) -> dict[str, Any]:
     """`found` with the figures of members `(K, n)`."""
     members = len(x)
-    if not bool(torch.isfinite(x).all()):
+    if not bool(torch.isfinite(x.square().sum())):
         return {**found, "refused": "it diverged"}
     mean, variance, exact = x.mean(0), x.var(0), card.covariance.diagonal()
     shift = card.mean - card.prior
@@ -169,6 +174,13 @@ def shown(found: dict[str, Any], card: Card) -> str:
     return f"{found['gain']:.2f} {found['variance']:.3f}{unseen}"
 
 
+def jobs(only: list[str] | None) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Label, method, style and options of every row that was asked for."""
+    rows = [(f"{n} {style}", n, style, {}) for n, row in POSTERIORS.items() for style in row.styles()]
+    rows += [(label, *given) for label, given in VARIANTS.items()]
+    return [row for row in rows if not only or row[1] in only or row[0] in only]
+
+
 def run_cards(members: int, only: list[str] | None, out: Path) -> None:
     console, every = Console(width=120), cards()
     table = Table(title=f"Posterior methods at their defaults, {members} members: 1 is exact")
@@ -183,19 +195,20 @@ def run_cards(members: int, only: list[str] | None, out: Path) -> None:
     record = {}
     if only and out.exists():
         record = json.loads(out.read_text(encoding="utf-8"))
-    for name, row in POSTERIORS.items():
-        if only and name not in only:
-            continue
-        for style in row.styles():
-            count = min(members, 2) if row.kind == "point" else members
-            found = {card.name: measured(card, name, style, count) for card in every}
-            record[f"{name} {style}"] = {"members": count, **found}
-            calls = next((f["calls"] for f in found.values() if "calls" in f), "-")
-            seconds = sum(f.get("seconds", 0.0) for f in found.values())
-            cells = [shown(found[card.name], card) for card in every]
-            table.add_row(name, "point" if row.kind == "point" else style, str(calls), *cells, f"{seconds:.0f}")
-            console.print(f"{name} {style}: " + " | ".join(cells) + f" | {seconds:.0f} s", highlight=False)
+    for label, name, style, options in jobs(only):
+        count = min(members, 2) if POSTERIORS[name].kind == "point" else members
+        found: dict[str, Any] = {}
+        for card in every:  # kept as soon as it is there
+            costly = COSTLY.get((label, card.name))
+            found[card.name] = {"refused": costly} if costly else measured(card, name, style, count, **options)
+            record[label] = {"members": count, **found}
             out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        calls = next((f["calls"] for f in found.values() if "calls" in f), "-")
+        seconds = sum(f.get("seconds", 0.0) for f in found.values())
+        cells = [shown(found[card.name], card) for card in every]
+        kind = "point" if POSTERIORS[name].kind == "point" else style
+        table.add_row(name, kind, str(calls), *cells, f"{seconds:.0f}")
+        console.print(f"{label}: " + " | ".join(cells) + f" | {seconds:.0f} s", highlight=False)
     for library in LIBRARIES:
         if not only or library in only:
             run_peer(library, members, every, record, table, console)
@@ -211,11 +224,11 @@ def run_peer(
     if number is None:
         table.add_row(library, "absent", *[""] * 6)
         return
-    jobs = {card.name: {n: (steps, job) for n, steps, job in LIBRARIES[library](card, members)} for card in every}
-    for name in jobs["P"]:
+    every_job = {card.name: {n: (steps, job) for n, steps, job in LIBRARIES[library](card, members)} for card in every}
+    for name in every_job["P"]:
         row: dict[str, Any] = {"members": members, "version": number}
         for card in every:
-            steps, job = jobs[card.name][name]
+            steps, job = every_job[card.name][name]
             started = time.perf_counter()
             try:
                 x = job()
@@ -226,8 +239,37 @@ def run_peer(
         record[f"{library} {name}"] = row
         cells = [shown(row[card.name], card) for card in every]
         spent = f"{sum(row[card.name].get('seconds', 0.0) for card in every):.0f}"
-        table.add_row(name, library, str(jobs["P"][name][0]), *cells, spent)
+        table.add_row(name, library, str(every_job["P"][name][0]), *cells, spent)
         console.print(f"{library} {name}: " + " | ".join(cells) + f" | {spent} s", highlight=False)
+
+
+def written(record: dict[str, Any]) -> str:
+    """The table of the documents: calibrated methods, published ones, those of other libraries, point methods."""
+    lines = ["| method | style | calls | members | P | B | C | M |", "|---|---|---:|---:|---|---|---|---|"]
+    ranked = sorted(record.items(), key=lambda item: _rank(item[0]))  # stable: otherwise as they were measured
+    for label, row in ranked:
+        first, _, rest = label.partition(" ")
+        peer, point = first in LIBRARIES, first in POSTERIORS and POSTERIORS[first].kind == "point"
+        name = f"{first} {row['version']}: {rest}" if peer else f"`{first}`"
+        style = first if peer else "one image" if point else "paper, counts" if rest == "weighted" else rest
+        calls = next((str(row[c]["calls"]) for c in "PBCM" if "calls" in row[c]), "-")
+        cells = [_written(row[c], c, point) for c in "PBCM"]
+        lines.append("| " + " | ".join([name, style, calls, str(row["members"]), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _rank(label: str) -> int:
+    first, _, rest = label.partition(" ")
+    if first in LIBRARIES:
+        return 2
+    return 3 if POSTERIORS[first].kind == "point" else int(rest != "calibrated")
+
+
+def _written(found: dict[str, Any], card: str, point: bool) -> str:
+    if "refused" in found:
+        return "diverges" if found["refused"] == "it diverged" else "-"
+    keys = ["bias", "variance", "mode"] if card == "M" else ["gain", "variance", "unseen"]
+    return " / ".join(f"{found[key]:.2f}" for key in keys[: 1 if point else 3] if key in found)
 
 
 def main() -> None:
@@ -236,9 +278,15 @@ def main() -> None:
         "--cards", action="store_true", required=True, help="Gaussian and mixture cards of every method"
     )
     parser.add_argument("--members", type=int, default=256)
-    parser.add_argument("--only", nargs="*", choices=sorted([*POSTERIORS, *LIBRARIES]))
+    parser.add_argument("--only", nargs="*", choices=sorted([*POSTERIORS, *LIBRARIES, *(row[0] for row in jobs(None))]),
+                        metavar="NAME", help="methods, or one style of them as in the JSON: 'daps paper'")  # fmt: skip
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--docs", action="store_true", help="write the table of what is in the JSON, and run nothing")
     args = parser.parse_args()
+    if args.docs:
+        record = json.loads(args.out.read_text(encoding="utf-8"))
+        replace_block(Path(__file__).resolve().parents[1] / "docs" / "posterior.md", "inverse-cards", written(record))
+        return
     warnings.simplefilter("ignore")
     run_cards(args.members, args.only, args.out)
 

@@ -1,7 +1,9 @@
 """Volumes by a prior of slices: coupled slices, slices one by one and DiffusionMBIR, few views and a limited angle.
 
     python benchmarks/inverse_volumes.py [--data ../shared/data] [--patients 4] [--members 8] [--only coupled ...]
-    python benchmarks/inverse_volumes.py --network --patients 2 --members 3 [--cases "8 views" "2 views"]
+    python benchmarks/inverse_volumes.py --network --patients 3 --members 3 --only coupled apart \\
+        --cases "8 views" "2 views" "limited angle"
+    python benchmarks/inverse_volumes.py --docs
 
 gaussian   8 slices of 32 x 32 pixels drawn from N(0, K x C), with neighbors correlated by 0.8: the priors are exact.
 ct         8 slices, 3.27 mm apart, of the CT of a validation patient (`petct_sts`, thigh to shoulder, 1.95 mm), the
@@ -47,6 +49,7 @@ from retrodict.physics import GaussianNoise, Measurement, ParallelBeam, Radon, e
 from retrodict.physics.algebra import Affine
 from retrodict.processes.process import Process
 from retrodict.processes.scalar import edm, ve
+from tables import replace_block
 
 OUT = Path(__file__).resolve().parent / "results" / "inverse-volumes.json"
 SIDE, DEPTH, PIXEL, KNOWN, SCALE, NOISE = 32, 8, 1.953124, 1.465, 1000.0, 0.01
@@ -248,7 +251,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=CASES)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--docs", action="store_true", help="write the table of what is in the JSON, and run nothing")
     asked = parser.parse_args()
+    if asked.docs:
+        found = json.loads(asked.out.read_text())["rows"]
+        return replace_block(Path(__file__).resolve().parents[1] / "docs" / "posterior.md", "volumes", table(found))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     prior = "`ct`" if asked.network else "Gaussian"

@@ -13,14 +13,17 @@ import retrodict
 from retrodict._check import InputError
 from retrodict.bases import Fourier, Pixel
 from retrodict.denoisers.denoiser import FunctionDenoiser, GaussianDenoiser
+from retrodict.denoisers.empirical import EmpiricalDenoiser
 from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread, band_filters
+from retrodict.denoisers.wrappers import Respread
 from retrodict.physics import Blur, CartesianMRI, Covariance, GaussianNoise, Identity, Measurement, Space, sampling
 from retrodict.physics.adapters import MatrixFree
 from retrodict.posterior import POSTERIORS, posterior_method
 from retrodict.posterior.card import dense_posterior, prior_matrix
 from retrodict.posterior.ensemble import sample_posterior
 from retrodict.posterior.fused import FusedDenoiser
+from retrodict.posterior.joint import JointDenoiser
 from retrodict.posterior.law import ConditionalSpread, Conditioner, _Drawn, root_of
 from retrodict.posterior.particles import effective, systematic
 from retrodict.processes import PROCESSES
@@ -224,13 +227,58 @@ def test_particles_have_the_mean_and_the_evidence_of_gaussian_data(name, particl
 def test_auto_fuses_where_it_can_and_solves_elsewhere():
     denoiser, m = bed()
     assert sample_posterior(denoiser, m, samples=2, steps=1).method == "fuse"
-    A = torch.randn(5, 16, generator=torch.Generator().manual_seed(0), **F)
+    other = Measurement(projected()[0], torch.zeros(1, 1, 5, **F), GaussianNoise.white(1.0))
+    assert sample_posterior(denoiser, other, samples=2, steps=1).method == "matched"
+
+
+def projected(seed=0):
+    """Five random numbers of an image: diagonal in no basis."""
+    A = torch.randn(5, 16, generator=torch.Generator().manual_seed(seed), **F)
     op = MatrixFree(
         lambda x: (x.flatten(1) @ A.T)[:, None], lambda y: (y[:, 0] @ A).reshape(-1, 1, *SIZE), Space((1, *SIZE)),
         Space((1, 5)),
     )  # fmt: skip
-    other = Measurement(op, torch.zeros(1, 1, 5, **F), GaussianNoise.white(1.0))
-    assert sample_posterior(denoiser, other, samples=2, steps=1).method == "matched"
+    return op, A
+
+
+def test_auto_takes_propagated_for_a_prior_of_known_modes_and_finds_the_weights_that_matched_does_not():
+    """Images as the prior: their weights given y are those of the likelihood."""
+    op, A = projected()
+    basis = Pixel(SIZE)
+    images = 2.0 * torch.randn(24, 1, *SIZE, generator=torch.Generator().manual_seed(3), **F)
+    prior = EmpiricalDenoiser(vp(basis), images)
+    sigma = 4.0
+    m = Measurement.simulate(op, GaussianNoise.white(sigma), images[:1], [4])
+    weights = (-((m.y[0, 0] - images.flatten(1) @ A.T) ** 2).sum(1) / (2 * sigma**2)).softmax(0)
+    assert 0.1 < 1 - float(weights.max()) < 0.9  # several images are possible
+    off = {}
+    for name in ("auto", "matched"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = sample_posterior(prior, m, name, samples=200, steps=10 if name == "auto" else 20)
+        near = torch.cdist(found.samples[:, 0].flatten(1), images.flatten(1)).argmin(1)
+        off[name] = float((torch.bincount(near, minlength=24) / 200 - weights).abs().sum()) / 2
+        assert (found.method, found.kind) == {
+            "auto": ("propagated", "posterior"), "matched": ("matched", "uncalibrated")}[name]  # fmt: skip
+        assert any("mixture of 24" in text and {"auto": "nearly", "matched": "one Gaussian"}[name] in text
+                   for text in found.warnings)  # fmt: skip
+    assert off["auto"] < 0.25  # 200 exact members are off by 0.03, and these by 0.16
+    assert off["matched"] > 0.5
+    alone = sample_posterior(EmpiricalDenoiser(vp(basis), images[:1], 0.1), m, samples=2, steps=1)
+    assert (alone.method, alone.kind) == ("matched", "posterior")
+
+
+def test_modes_are_known_of_exact_priors_and_pass_through_wrappers():
+    basis = Pixel(SIZE)
+    images = torch.zeros(3, 1, *SIZE, **F)
+    law = MixtureLaw(basis, torch.full((2,), 0.5, **F), torch.zeros(2, *SIZE, **F), torch.ones(2, *SIZE, **F))
+    empirical, mixture = EmpiricalDenoiser(vp(basis), images), MixtureDenoiser(vp(basis), law)
+    gaussian = GaussianDenoiser(vp(basis), torch.zeros(SIZE, **F), torch.ones(SIZE, **F))
+    assert (empirical.modes, mixture.modes, gaussian.modes) == (3, 2, 1)
+    assert (Respread(mixture).modes, JointDenoiser((empirical, mixture)).modes) == (2, 6)
+    function = FunctionDenoiser(lambda x, t: x, vp(basis))
+    assert function.modes is None
+    assert JointDenoiser((function, mixture)).modes is None
 
 
 def test_samples_of_the_posterior_have_the_misfit_law_of_the_true_image():

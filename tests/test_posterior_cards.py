@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from retrodict.bases import Fourier, Pixel
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.physics import Blur, Covariance, GaussianNoise, Identity, Mask, Measurement, Space, random_mask
 from retrodict.physics.adapters import MatrixFree
-from retrodict.posterior import posterior_method
+from retrodict.posterior import POSTERIORS, posterior_method
 from retrodict.posterior.card import affine_card, dense_posterior, pixel_card, prior_matrix
 from retrodict.posterior.ensemble import posterior_verdict
 from retrodict.posterior.fused import FusedDenoiser
@@ -318,3 +320,12 @@ def test_a_shifted_point_spread_is_fused_with_its_phase():
     found, exact = affine_card(method, 1), dense_posterior(m, *prior_matrix(method))
     assert torch.allclose(found.mean, exact.mean, atol=1e-8)
     assert torch.allclose(found.covariance, exact.covariance, atol=1e-8)
+
+
+def test_every_method_and_style_has_a_row_on_the_cards():
+    """Of benchmarks/inverse.py: figures on the four beds, or why there are none."""
+    record = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "inverse-cards.json").read_text())
+    for name, row in POSTERIORS.items():
+        for style in row.styles():
+            found = record[f"{name} {style}"]
+            assert all("gain" in found[card] or found[card]["refused"] for card in "PBCM"), (name, style)

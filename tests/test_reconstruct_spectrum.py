@@ -13,10 +13,12 @@ import retrodict
 from retrodict import Blur, Fourier, GaussianNoise, Image, InputError, Mask, Measurement
 from retrodict.denoisers.wrappers import Wrapper
 from retrodict.physics import Identity
+from retrodict.posterior import empirical
 from retrodict.posterior.card import dense_posterior
 from retrodict.posterior.empirical import PowerLaw, basis_of, first_law, fit_spectrum, gaussian_prior
 from retrodict.posterior.fused import FusedDenoiser
 from retrodict.posterior.method import noise_of
+from retrodict.posterior.moments import DenseMoments
 from retrodict.tasks import recon_priors
 from retrodict.tasks.recon_held_out import HeldOut, left_out, predicted
 from retrodict.tasks.recon_inputs import acquired
@@ -83,6 +85,54 @@ def test_the_law_is_found_through_a_mask_and_of_complex_images():
     found = fit_spectrum(m)
     assert found.law.mean == 0.0
     assert float((found.law.at(f) / law.at(f)).log().abs().max()) < math.log(2.0)
+
+
+def limited(size=(20, 20), sigma=0.02, law=PowerLaw(2.0, 4.0, 0.1, 3.0), seed=0):
+    """Sixty degrees of a parallel beam with little noise: a system that conjugate gradients do not solve."""
+    beam = retrodict.ParallelBeam(torch.linspace(0, math.pi / 3, 40, **F), 30, 1.0)
+    radon = retrodict.Radon(size, beam, spacing=(1.0, 1.0), unit="1")
+    noise = GaussianNoise.white(sigma, unit=radon.range.unit)
+    return Measurement.simulate(radon, noise, field(size, law, seed), [seed]), law
+
+
+def test_moments_by_matrices_are_those_of_the_posterior():
+    m, law = limited((8, 8), 0.1)
+    basis = basis_of(m)
+    exact = DenseMoments(m, torch.zeros(1, 1, 8, 8, **F), basis)
+    mean, variance = exact(law.mean, law.at(basis.radius()))
+    each = torch.eye(64, **F).reshape(64, 1, 8, 8)
+    covariance = basis.inverse(law.at(basis.radius()) * basis.forward(each)).reshape(64, 64)
+    dense = dense_posterior(m, torch.full((64,), law.mean, **F), covariance)
+    assert torch.allclose(mean.flatten(), dense.mean, rtol=0, atol=1e-8)
+    values, vectors = torch.linalg.eigh(dense.covariance)
+    rows = (values.clamp_min(0.0).sqrt() * vectors).T.reshape(64, 1, 8, 8)
+    assert torch.allclose(variance, basis.energy(basis.forward(rows)).sum((0, 1)), rtol=0, atol=1e-8)
+
+
+def test_a_known_law_is_found_from_a_limited_angle_which_solves_that_do_not_end_make_white(monkeypatch):
+    m, law = limited()
+    found = fit_spectrum(m)
+    f = torch.tensor([0.1, 0.2, 0.4], **F)
+    assert found.settled
+    assert found.error == 0.0  # by matrices
+    assert float((found.law.at(f) / law.at(f)).log().abs().max()) < math.log(1.6)
+    monkeypatch.setattr(empirical, "CAP", 12)
+    monkeypatch.setattr(empirical.DenseMoments, "serves", lambda measurement: False)
+    white = fit_spectrum(m)
+    assert white.error > 1
+    assert float((white.law.at(f) / law.at(f)).log().abs().max()) > math.log(10)
+    prior = recon_priors.FittedPrior("1", measurement=m)
+    with pytest.raises(InputError, match="deviations of the posterior"):
+        _ = prior.found
+
+
+def test_a_law_without_a_corner_on_the_grid_is_found_and_does_not_run_away():
+    law = PowerLaw(3.0, 4e4, 0.002, 2.5)  # a power of f at every frequency there is
+    m = blurred((32, 32), 0.05, 1.5, 1, law)
+    found = fit_spectrum(m)
+    f = torch.tensor([0.05, 0.1, 0.2], **F)
+    assert found.settled
+    assert float((found.law.at(f) / law.at(f)).log().abs().max()) < math.log(1.6)
 
 
 def test_a_fit_depends_on_its_seed_alone_and_data_without_an_image_are_refused():

@@ -64,6 +64,13 @@ class Denoiser(ABC):
     error_law: ErrorLaw = "own"
 
     @property
+    def modes(self) -> int | None:
+        """How many Gaussians the law of the data is known to be a mixture of: 1 where it is Gaussian, the number of
+        images of a finite set; None where it is not known, as for a network.
+        """
+        return None
+
+    @property
     def border(self) -> tuple[float, ...]:
         """Factors on the error variance of one call at the outermost pixels of an image within a margin, outermost
         first; none for a denoiser that a margin does not mislead.
@@ -216,6 +223,11 @@ class GaussianDenoiser(Observer):
         assert self.spectrum is not None
         mean = self.mean if isinstance(self.mean, Tensor) else torch.full_like(self.spectrum, float(self.mean))
         return mean.to(basis.device), self.spectrum.to(basis.device)
+
+    @property
+    def modes(self) -> int:
+        """One."""
+        return 1
 
     def prior(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of every coefficient."""

@@ -54,6 +54,11 @@ class EmpiricalDenoiser(Observer):
         width = torch.as_tensor(self.width, dtype=torch.float64, device=basis.device)
         return basis.forward(self.images.double().to(basis.device))[:, 0], width.expand(basis.shape)
 
+    @property
+    def modes(self) -> int:
+        """The images."""
+        return len(self.images)
+
     def prior(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of every coefficient."""
         atoms, width = self._atoms

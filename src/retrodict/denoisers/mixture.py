@@ -76,6 +76,11 @@ class MixtureDenoiser(Observer):
     process: Process
     law: MixtureLaw
 
+    @property
+    def modes(self) -> int:
+        """Those of the law."""
+        return len(self.law.weights)
+
     def prior(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of every coefficient."""
         return self.law.moments()

@@ -56,6 +56,11 @@ class Wrapper(Denoiser):
         return self.inner.error_law
 
     @property
+    def modes(self) -> int | None:
+        """Those of the inner denoiser."""
+        return self.inner.modes
+
+    @property
     def margin(self) -> float:
         """That of the inner denoiser: it is what a margin misleads."""
         return self.inner.margin

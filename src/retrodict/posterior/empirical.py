@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError
-from retrodict._random import member_seeds
 from retrodict.bases import Fourier
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.physics.measurement import Measurement
-from retrodict.posterior.law import Conditioner, flat_root
-from retrodict.posterior.method import noise_of
+from retrodict.posterior.moments import DenseMoments, PosteriorMoments, SolvedMoments
 from retrodict.processes.scalar import edm
 
 __all__ = ["FittedSpectrum", "PowerLaw", "basis_of", "first_law", "fit_spectrum", "gaussian_prior"]
@@ -30,6 +28,11 @@ EXPONENT = (3.0, 1.0)
 SOLVED, CAP = 0.1, 300
 """Error of a solve of the fit in deviations of the posterior, and its rounds at most: what is fitted is three numbers.
 """
+
+LOOSE = 0.3
+"""The same error beyond which matrices take over, where the image is small enough: draws that are off by e deviations
+have a variance that is too large by e^2, the fit raises L by as much where little was seen, and the next system is
+worse.  A fit that runs away so ends in a white spectrum."""
 
 STEP = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64, device="cpu")
 """Largest step of log amplitude, log corner and exponent in a round."""
@@ -64,7 +67,8 @@ class PowerLaw(NamedTuple):
 @dataclass(frozen=True)
 class FittedSpectrum:
     """The law that was found, as a `Spectrum`, after `rounds`; `settled` where the last one changed it by less than was
-    asked for (in the logarithm of L, anywhere on the grid: `change`).
+    asked for (in the logarithm of L, anywhere on the grid: `change`).  `error`: of the solves of the last round, root
+    mean square in deviations of the posterior; 0 where they were matrices.
     """
 
     spectrum: Spectrum
@@ -72,6 +76,7 @@ class FittedSpectrum:
     rounds: int
     settled: bool
     change: float
+    error: float = 0.0
 
 
 def basis_of(measurement: Measurement) -> Fourier:
@@ -110,28 +115,35 @@ def fit_spectrum(
         gradient = 1/2 sum n ((|m - mean|^2 + V)/L - 1) J,    information = 1/2 sum n (1 - V/L)^2 J J^T,
 
     the first exact (Fisher's identity), the second where operator and noise are diagonal.  m and `members` draws that
-    give V are one batch of solves, with the same random numbers in every round, so the rounds settle.  The exponent has
-    a weak law of its own, `EXPONENT`, for data that see one end of the spectrum only.  Real images have the mean of m,
-    complex ones 0.  Ends after `rounds`, or where log L changed by less than `tolerance` at every frequency.
+    give V are one batch of solves, with the same random numbers in every round, so the rounds settle; where these do
+    not end (a limited angle) and the image has at most 2500 real numbers, m and V are exact, by matrices.  A round that
+    turns back on the one before halves the step.  The exponent has a weak law of its own, `EXPONENT`, for data that see
+    one end of the spectrum only.  Real images have the mean of m, complex ones 0.  Ends after `rounds`, or where log L
+    would change by less than `tolerance` at every frequency.
 
     The measurement has one item and a law of noise; images are in the unit of its operator.  What this cannot know:
-    that images are neither Gaussian nor stationary.  Raises `InputError` for data that are no more than their noise.
+    that images are neither Gaussian nor stationary.  `error` of the result says whether the solves are to be believed.
+    Raises `InputError` for data that are no more than their noise.
     """
     if rounds < 1 or members < 1:
         raise InputError("rounds, members", (rounds, members), "at least one of each")
     measurement = _double(measurement)  # strong data make systems that single precision does not solve
-    c, like = Conditioner(measurement, None, CAP, SOLVED), _zeros(measurement, 1 + members)
+    like = _zeros(measurement, 1)
     basis = basis_of(measurement).to(like.device)
-    z = noise_of(like, member_seeds(seed, 0, 1 + members), 0)(1 + c.extra).clone()
-    z[:, 0] = 0.0  # its draw is the mean
-    law, change, done = first_law(measurement), math.inf, 0
-    radius = basis.radius()
+    moments: PosteriorMoments = SolvedMoments(measurement, like, basis, members, seed, rounds=CAP, enough=SOLVED)
+    law, change, done, rate = first_law(measurement), math.inf, 0, 1.0
+    radius, last = basis.radius(), torch.zeros(3, dtype=torch.float64, device="cpu")
     while done < rounds and change >= tolerance:
-        x = c.drawn(like + law.mean, z, 1, flat_root(basis, law.at(radius)[None, None]))
-        new = _scored(law, x, basis)
-        change = float((new.at(radius) / law.at(radius)).log()[radius > 0].abs().max())
+        found = moments(law.mean, law.at(radius))
+        if moments.error > LOOSE and DenseMoments.serves(measurement):
+            moments = DenseMoments(measurement, like, basis)
+            found = moments(law.mean, law.at(radius))
+        step, mean = _scored(law, *found, basis)
+        rate = 0.5 * rate if float(step @ last) < 0 else rate
+        new, last = _moved(law, mean, rate * step, radius), step
+        change = float((new.at(radius) / law.at(radius)).log()[radius > 0].abs().max()) / rate
         law, done = new, done + 1
-    return FittedSpectrum(law.spectrum(basis), law, done, change < tolerance, change)
+    return FittedSpectrum(law.spectrum(basis), law, done, change < tolerance, change, moments.error)
 
 
 def _double(measurement: Measurement) -> Measurement:
@@ -174,14 +186,15 @@ def first_law(measurement: Measurement) -> PowerLaw:
 # ---- the law of a periodogram ----------------------------------------------------------------------------------------
 
 
-def _scored(law: PowerLaw, x: Tensor, basis: Fourier) -> PowerLaw:
-    """One step of scoring from `law`, whose posterior has mean x[0] and draws x[1:] `(1 + K, 1, *N)`."""
-    mean = 0.0 if basis.complex else float(x[0].double().mean())
-    middle = basis.energy(basis.forward(x[:1] - mean)).double().mean((0, 1)).cpu()
-    spread = basis.energy(basis.forward(x[1:] - x[:1])).double().mean((0, 1)).cpu()
+def _scored(law: PowerLaw, x: Tensor, spread: Tensor, basis: Fourier) -> tuple[Tensor, float]:
+    """A step of scoring of (log amplitude, log corner, exponent) from `law`, whose posterior has mean x `(1, 1, *N)`
+    and variances `spread` `(*K)`, and the mean of x.
+    """
+    mean = 0.0 if basis.complex else float(x.double().mean())
+    middle = basis.energy(basis.forward(x - mean)).double().mean((0, 1)).cpu()
     radius, weight = basis.radius().cpu(), basis.multiplicity().cpu()
     inside = radius > 0
-    f, (m, v), n = _annuli(radius[inside], torch.stack([middle, spread])[:, inside], weight[inside])
+    f, (m, v), n = _annuli(radius[inside], torch.stack([middle, spread.cpu()])[:, inside], weight[inside])
     at, ratio = law.at(f), (f / law.corner) ** 2
     jacobian = torch.stack([torch.ones_like(f), law.exponent * ratio / (1 + ratio), -0.5 * torch.log1p(ratio)])
     gradient = 0.5 * (n * ((m + v) / at - 1) * jacobian).sum(1)
@@ -192,10 +205,33 @@ def _scored(law: PowerLaw, x: Tensor, basis: Fourier) -> PowerLaw:
     information[2, 2] += 1 / width**2
     information += 1e-9 * information.diagonal().max() * torch.eye(3, dtype=torch.float64, device="cpu")
     step = torch.linalg.solve(information, gradient)
-    step = step * min(1.0, float((STEP / step.abs().clamp_min(1e-12)).min()))
-    corner = min(max(math.log(law.corner) + float(step[1]), math.log(0.1 * float(f[0]))), math.log(4 * float(f[-1])))
+    low, high = (math.log(bound / law.corner) for bound in _corners(radius))
+    if not low <= float(step[1]) <= high:
+        step = _held(information, gradient, min(max(float(step[1]), low), high))
+    return step * min(1.0, float((STEP / step.abs().clamp_min(1e-12)).min())), mean
+
+
+def _moved(law: PowerLaw, mean: float, step: Tensor, radius: Tensor) -> PowerLaw:
+    """The law a step further, its corner and exponent within what a grid of frequencies can tell."""
+    low, high = _corners(radius)
+    corner = min(max(law.corner * math.exp(float(step[1])), low), high)
     exponent = min(max(law.exponent + float(step[2]), 0.2), 12.0)
-    return PowerLaw(mean, law.amplitude * math.exp(float(step[0])), math.exp(corner), exponent)
+    return PowerLaw(mean, law.amplitude * math.exp(float(step[0])), corner, exponent)
+
+
+def _corners(radius: Tensor) -> tuple[float, float]:
+    """Least and largest corner: beyond them the law on this grid is a power of f, or white, wherever the corner is."""
+    return 0.5 * float(radius[radius > 0].min()), 4 * float(radius.max())
+
+
+def _held(information: Tensor, gradient: Tensor, corner: float) -> Tensor:
+    """The step of amplitude and exponent where the corner moves by `corner`, to its bound: beyond it amplitude and
+    corner are one number, and would run away together.
+    """
+    free = torch.tensor([0, 2], device="cpu")
+    step = torch.full((3,), corner, dtype=torch.float64, device="cpu")
+    step[free] = torch.linalg.solve(information[free][:, free], gradient[free] - information[free, 1] * corner)
+    return step
 
 
 def _annuli(radius: Tensor, powers: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,8 +20,11 @@ from retrodict.posterior import POSTERIORS, posterior_method
 from retrodict.posterior.card import affine_card, dense_posterior, prior_matrix
 from retrodict.posterior.check import FAR, check_pair, prior_distance
 from retrodict.posterior.counted import Counted
-from retrodict.posterior.matched import Fuse
+from retrodict.posterior.gradient import CalibratedPigdm
+from retrodict.posterior.matched import Fuse, Matched
+from retrodict.posterior.messages import Propagated
 from retrodict.posterior.method import Drawn, Method
+from retrodict.posterior.proximal import ExactDaps
 from retrodict.samplers.judge import DENSE_LIMIT, VARIANCE_LIMIT, is_wiener_filter, judge
 from retrodict.samplers.plan import make_grid
 from retrodict.samplers.rules import make_plan
@@ -83,15 +86,17 @@ def sample_posterior(
 ) -> Ensemble:
     """Draw `samples` images of p(x | y) for every item of a measurement, with a denoiser as prior.
 
-    `method` is a name of `POSTERIORS`; "auto" takes "fuse" where process, operator and noise are diagonal in one basis
-    and else "matched".  `style` "paper" or "calibrated" (None: calibrated where there is one).  `steps` None: the
+    `method` is a name of `POSTERIORS`; "auto" takes "fuse" where process, operator and noise are diagonal in one basis;
+    else "propagated" where the prior is known to be a mixture (`Denoiser.modes`), whose weights "matched" does not
+    find; else "matched".  `style` "paper" or "calibrated" (None: calibrated where there is one).  `steps` None: the
     default of the method; `options` are those of the method.  Item b uses the seed stream `items[b]` (default b); a
     sample depends on (seed, item, member) alone.  `unit`: that of the prior's images, compared with the operator's.
     `uncalibrated`: a deviation also of methods whose spread is not that of the posterior.  `watch(done, total)`.
 
     Raises `InputError` for a prior of other images, noise that is not known, an operator that is not linear, options
-    that a method does not have.  Warns, in `warnings` and by `warnings.warn`, of data outside the range of the prior
-    and of samples that do not fit the data as a true image would.
+    that a method does not have.  Warns, in `warnings` and by `warnings.warn`, of data outside the range of the prior,
+    of a method that fits one Gaussian to a prior of several modes, and of samples that do not fit the data as a true
+    image would.
     """
     started = time.perf_counter()
     if samples < 1 or chunk < 1:
@@ -105,7 +110,7 @@ def sample_posterior(
     checked = posterior_verdict(made, steps, dense=False)
     if made.kind == "point":
         samples = 1
-    said, found, seeds = [], [], []
+    found, seeds, said = [], [], _moded(made)
     for b in range(len(measurement)):
         part = measurement.item(b)
         said += _outside(denoiser, part, b)
@@ -141,11 +146,39 @@ def sample_posterior(
 
 
 def _auto(denoiser: Denoiser, measurement: Measurement) -> str:
-    try:
-        posterior_method("fuse", denoiser, measurement)
-    except InputError:
-        return "matched"
-    return "fuse"
+    """The first that is defined: "fuse", and of a known mixture "propagated"."""
+    for name in ("fuse", *(("propagated",) if _several(denoiser) else ())):
+        try:
+            posterior_method(name, denoiser, measurement)
+        except InputError:
+            continue
+        return name
+    return "matched"
+
+
+def _several(denoiser: Denoiser) -> bool:
+    return denoiser.modes is not None and denoiser.modes > 1
+
+
+def _one_gaussian(method: Method) -> bool:
+    """Whether a method stands a Gaussian for all modes of a prior that is known to have several."""
+    return type(method) in (Matched, ExactDaps, CalibratedPigdm, Counted) and _several(method.denoiser)
+
+
+def _moded(method: Method) -> list[str]:
+    """No figure of the result shows that it is wrong: samples of the wrong modes fit the data as well."""
+    if isinstance(method, Propagated) and _several(method.denoiser):
+        return [
+            f"the prior is a mixture of {method.denoiser.modes}, whose weights {_name_of(method)!r} finds nearly, and "
+            "not where y leaves one mode of many: compare with twice the steps"
+        ]
+    if not _one_gaussian(method):
+        return []
+    return [
+        f"the prior is a mixture of {method.denoiser.modes}, and method {_name_of(method)!r} fits one Gaussian to it "
+        "at every step: the modes do not get their weights, nor the samples their spread, and their misfit does not "
+        "show it: use 'auto', 'fuse', 'propagated' or 'carried'"
+    ]
 
 
 def _members(
@@ -256,6 +289,8 @@ def posterior_verdict(method: Method, steps: int | None = None, *, dense: bool =
         found = judge(method.fused, build)
         return Verdict(found.passed, found.reason)
     denoiser = method.denoiser
+    if _one_gaussian(method) and not isinstance(method, Counted):
+        return Verdict(False, f"one Gaussian at every step, and the prior is a mixture of {denoiser.modes}")
     if denoiser.error_law == "none":
         return Verdict(False, "the denoiser does not know the law of its error")
     if denoiser.error_law == "wiener" and not is_wiener_filter(denoiser, method.times(steps)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -63,6 +64,13 @@ class JointDenoiser(Denoiser):
         """The weakest of the parts."""
         laws = [part.error_law for part in self.parts]
         return next(law for law in ("none", "wiener", "own") if law in laws)
+
+    @property
+    def modes(self) -> int | None:
+        """Every mode of one part goes with every one of the others."""
+        counts = [part.modes for part in self.parts]
+        known = [count for count in counts if count is not None]
+        return math.prod(known) if len(known) == len(counts) else None
 
     def prior(self) -> tuple[Tensor, Tensor] | None:
         """Mean and variance of every coefficient, `(C, *K)`, channels of all parts in a row."""

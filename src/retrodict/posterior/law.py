@@ -155,11 +155,14 @@ def flat_root(basis: Basis, variance: Tensor) -> Root:
 
 
 class Solved(NamedTuple):
-    """The answer, the residual that is `left` over the first `(B,)`, the number of `rounds` of the slowest item."""
+    """The answer, the residual that is `left` over the first `(B,)`, the number of `rounds` of the slowest item, and
+    the square of the preconditioned `norm` of that residual `(B,)`: of the error in the metric of the system.
+    """
 
     x: Tensor
     left: Tensor
     rounds: int
+    norm: Tensor
 
 
 def solve(
@@ -204,7 +207,7 @@ def solve(
         step = torch.where(going, z + turn.to(right.real) * step, step)
         size = torch.where(going, after, size)
     left = (size.clamp_min(0.0) / torch.where(first > 0, first, 1.0)).sqrt().flatten()
-    return Solved(answer, left, done)
+    return Solved(answer, left, done, size.clamp_min(0.0).flatten())
 
 
 # ---- conditioning ----------------------------------------------------------------------------------------------------
@@ -227,6 +230,9 @@ class Conditioner:
 
     unsolved = ""
     """What is to be said of solves that did not end."""
+
+    error_left = 0.0
+    """Error of the worst item of the last solve, root mean square in deviations of the conditional law."""
 
     def __init__(
         self,
@@ -311,6 +317,7 @@ class Conditioner:
     def _note(self, found: Solved) -> None:
         """Keep what is to be said where the rounds did not suffice: what is drawn then misfits the data."""
         left = float(found.left.max())
+        self.error_left = math.sqrt(float(found.norm.max()) / self.operator.domain.count)
         if found.rounds >= self.rounds and left > 1e-3:
             rounds = f"a data step ended after {found.rounds} rounds with {left:.1g} of its residual left"
             self.unsolved = f"{rounds}: samples do not fit the data as they should"

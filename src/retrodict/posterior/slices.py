@@ -199,6 +199,12 @@ class DiffusionMbir(Method):
     calls: ClassVar[int] = 2
     steps: ClassVar[int] = 200
 
+    def __post_init__(self) -> None:
+        """Refuse what are no slices."""
+        ndim = self.process.basis.ndim
+        if ndim != 2:
+            raise InputError("mbir", f"images of {ndim} axes", "slices of two, which are the channels of the volume")
+
     @cached_property
     def _norm(self) -> float:
         return self.measurement.operator.part.norm() ** 2

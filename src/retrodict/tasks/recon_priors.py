@@ -23,6 +23,7 @@ from retrodict.models.model import Model, open_model
 from retrodict.models.prior import prior_of, state_noise, unlike
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.empirical import FittedSpectrum, basis_of, first_law, fit_spectrum, gaussian_prior
+from retrodict.posterior.moments import DENSE
 from retrodict.processes.observation import Moments
 from retrodict.processes.process import Process
 from retrodict.tasks.recon_acquired import Acquisition
@@ -151,6 +152,11 @@ class NetworkPrior:
 WILD = 0.5
 """Change of the spectrum in the last round of a fit beyond which there is none."""
 
+OFF, BLUNT = 1.0, 0.3
+"""Error of the solves of a fit, in deviations of the posterior, beyond which its spectrum is not to be believed, and
+beyond which it is said: a variance that is too large by its square raises the spectrum wherever little was seen.
+"""
+
 
 @dataclass(frozen=True)
 class _GaussianPrior:
@@ -200,6 +206,11 @@ class FittedPrior(_GaussianPrior):
         found = fit_spectrum(self.measurement)
         end = "settled" if found.settled else f"not settled: the last round changed it by {found.change:.0%}"
         log.info("spectrum of the prior: %d rounds, %s", found.rounds, end)
+        if found.error > OFF:
+            said = f"data steps that are off by {found.error:.2g} deviations of the posterior after their last round"
+            hint = ("The system (a limited angle, little noise) is too ill-conditioned for solves: take at most "
+                    f"{math.isqrt(DENSE)} pixels a side, where the fit is by matrices, or give images.")  # fmt: skip
+            raise InputError("prior-spectrum fit", said, f"at most {OFF:g}", hint)
         if found.change > WILD:
             where, wanted = "prior-spectrum fit", f"at most {WILD:.0%}"
             hint = ("The data do not determine it: give a larger deviation of the noise (what the pixels cannot "
@@ -224,13 +235,17 @@ class FittedPrior(_GaussianPrior):
         first_law(part)
 
     def warnings(self) -> list[str]:
-        """A fit that did not settle."""
-        found = self.found
+        """A fit that did not settle, or whose data steps did not."""
+        found, out = self.found, []
+        if found.error > BLUNT:
+            off = f"the data steps of the fit of the spectrum are off by {found.error:.2g} deviations of the posterior"
+            out.append(f"{off}: the spectrum is too high where little was seen")
         if found.settled:
-            return []
+            return out
         return [
+            *out,
             f"the spectrum of the prior did not settle in {found.rounds} rounds (the last changed it by "
-            f"{found.change:.0%}): the data determine it badly, or a larger deviation of the noise is the true one"
+            f"{found.change:.0%}): the data determine it badly, or a larger deviation of the noise is the true one",
         ]
 
     def digest(self) -> list[Any]:
@@ -241,7 +256,8 @@ class FittedPrior(_GaussianPrior):
         """The law, and how the fit ended."""
         found = self.found
         law = {"amplitude": found.law.amplitude, "corner_per_mm": found.law.corner, "exponent": found.law.exponent}
-        end = {"rounds": found.rounds, "settled": found.settled, "last_change": found.change}
+        end: dict[str, Any] = {"rounds": found.rounds, "settled": found.settled, "last_change": found.change}
+        end["error"] = found.error
         record = self._record("the measurement itself")
         assert self.measurement is not None
         unit = self.measurement.operator.domain.unit
