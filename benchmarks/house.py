@@ -31,7 +31,7 @@ def markov(name: str) -> float:
     nps = {"frequency": f, "value": [0.2, 0.7, 1.0], "unit": "HU^2 mm^2", "frequency_unit": "cycles/mm"}
     process = PROCESSES[name](basis, **({"mtf": mtf, "nps": nps} if name == "measured" else {}))
     started = time.process_time()
-    assert process.markov
+    _ = process.markov
     return time.process_time() - started
 
 
