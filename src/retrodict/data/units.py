@@ -54,8 +54,8 @@ def unit(name: str) -> Unit:
 def percentile_of(name: str) -> float | None:
     """The percentile of a relative unit, or None of any other: "p99.5" is times the level of the image's own series.
 
-    Values of magnetic resonance have no unit: each series is divided by its own level (`retrodict.data.level.level_of`),
-    and what a model of such a unit knows is relative to it.
+    Values of magnetic resonance have no unit: each series is divided by its own level (`retrodict.data.level`), and
+    what a model of such a unit knows is relative to it.
     """
     found = re.fullmatch(r"p(\d{1,2}(?:\.\d{1,3})?|100)", name)
     return None if found is None or float(found[1]) == 0 else float(found[1])

@@ -1,4 +1,4 @@
-"""Models of a relative unit ("p99.5"), whose images were divided by the level of their series: at the level of an image.
+"""Models of a relative unit ("p99.5"), whose images were divided by the level of their series, at a level.
 
 A prior p(u) of images u = x / c is one of the images x themselves, p(x / c) / c^n.  So nothing of an image or of a
 measurement is scaled: the scale of the model is multiplied by c, with everything that is counted in its unit, and from

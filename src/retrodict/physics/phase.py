@@ -1,8 +1,9 @@
-"""Images of a known phase: a complex image as a real one, and the phase that the middle of k-space tells.
+"""Complex images turned by a phase that is nearly theirs: real and imaginary part as two channels of a real image.
 
-A complex image x = exp(i phi) m of a smooth phase phi has a real m: its magnitude, where phi is right.  So a prior of
-real images serves k-space, and what the phase alone could explain is not explained a second time (phase constrained
-reconstruction: Noll, Nishimura and Macovski, IEEE Trans. Medical Imaging 10, 1991).
+A complex image of a smooth phase phi is x = exp(i phi) (m + i q), with m nearly its magnitude and q small: what the
+error of phi leaves.  So a prior of real images serves k-space, beside one that keeps q small: the phase is a soft
+constraint (phase constrained reconstruction: Noll, Nishimura and Macovski, IEEE Trans. Medical Imaging 10, 1991; with a
+weight on q: Bydder and Robson, Magn. Reson. Med. 53, 2005).
 """
 
 from __future__ import annotations
@@ -27,27 +28,38 @@ LEAST = 6
 
 
 class Phased(Operator):
-    """y = A (p m): real images m `(1, *N)` to the data of a linear A of complex ones, with p = exp(i phi) `(*N)`.
+    """y = A (p (m + i q)): real images (m, q) `(2, *N)` to the data of a linear A of complex ones, |p| = 1 `(*N)`.
 
-    The adjoint is Re(conj(p) A^H y): it is that of the real inner product, so half of what A sees is left.
+    The adjoint is (Re, Im) of conj(p) A^H y, that of the real inner product; the norm is that of A.
     """
 
     def __init__(self, operator: Operator, phase: Tensor) -> None:
-        if not operator.linear or not operator.domain.complex:
-            kind = "complex" if operator.domain.complex else "real"
-            raise InputError("Phased", f"{operator.name} of {kind} images", "a linear operator of complex images")
+        if not operator.linear or not operator.domain.complex or operator.domain.shape[0] != 1:
+            found = f"{operator.name} of images {operator.domain.shape}"
+            raise InputError("Phased", found, "a linear operator of complex images (1, ...)")
         if tuple(phase.shape) != operator.domain.shape[1:] or not phase.is_complex():
             raise InputError("phase", f"{tuple(phase.shape)}, {phase.dtype}", f"{operator.domain.shape[1:]}, complex")
         if not float((phase.abs() - 1).abs().max()) < 1e-5:
             raise InputError("phase", "values of another magnitude than 1", "exp(i phi)")
         self.inner, self._phase = operator, Table(phase)
-        self.domain, self.range = replace(operator.domain, complex=False), operator.range
+        self.domain = replace(operator.domain, complex=False, shape=(2, *operator.domain.shape[1:]))
+        self.range = operator.range
 
     def _forward(self, x: Tensor) -> Tensor:
-        return self.inner.forward(self._phase(x) * x)
+        return self.inner.forward(self.joined(x))
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return (self._phase(y).conj() * self.inner.adjoint(y)).real
+        return self.parted(self.inner.adjoint(y))
+
+    def joined(self, parts: Tensor) -> Tensor:
+        """The complex images `(..., 1, *N)` of real ones `(..., 2, *N)`."""
+        m, q = parts.split(1, -len(self.domain.shape))
+        return self._phase(m) * torch.complex(m.contiguous(), q.contiguous())
+
+    def parted(self, image: Tensor) -> Tensor:
+        """Real and imaginary part `(..., 2, *N)` of complex images `(..., 1, *N)`, turned back by the phase."""
+        turned = self._phase(image).conj() * image
+        return torch.cat([turned.real, turned.imag], -len(self.domain.shape))
 
     @property
     def phase(self) -> Tensor:

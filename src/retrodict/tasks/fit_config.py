@@ -48,7 +48,9 @@ class ProcessConfig(RecipeConfig):
 class IntensityConfig(Strict):
     """u = (value - offset) / scale, value in `unit`."""
 
-    unit: str = Field("HU", description="p99.5: relative to the 99.5th percentile of each series, for values without one")
+    unit: str = Field(
+        "HU", description="p99.5: relative to the 99.5th percentile of each series"
+    )
     scale: float = Field(200.0, gt=0)
     offset: float = -1000.0
 

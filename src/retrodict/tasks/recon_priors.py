@@ -28,6 +28,7 @@ from retrodict.models.relative import at_level, level_record
 from retrodict.physics.classics import cgls
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.empirical import FittedSpectrum, basis_of, first_law, fit_spectrum, gaussian_prior
+from retrodict.posterior.joint import with_imaginary
 from retrodict.processes.observation import Moments
 from retrodict.processes.process import Process
 from retrodict.tasks.recon_acquired import Acquisition
@@ -45,7 +46,7 @@ class Prior(Protocol):
 
     Its images are u = (value - offset) / scale of values in `unit`; sides are multiples of `multiple`.  `calls`: steps
     that are enough, None for those of the method.  `words` goes into the sentence on the result.  `phased`: its images
-    are real, and complex ones are brought to it by their phase (`physics.phase`).
+    are real, and complex ones come as two channels, turned by their phase (`physics.phase`).
     """
 
     @property
@@ -124,12 +125,9 @@ class NetworkPrior:
         """A network has nothing to find out."""
 
     def denoiser(self, size: Sequence[int], spacing: Sequence[float], complex: bool, rough: bool = False) -> Denoiser:
-        """The network as a prior; `InputError` for complex images."""
-        if complex:
-            hint = "Give {prior_spectrum}: a Gaussian prior, found from the data."
-            raise InputError("model", "a prior of real images", "one of complex images, as k-space has", hint,
-                             prior_spectrum=FIT)  # fmt: skip
-        return prior_of(self.model, size, spacing)
+        """The network as a prior; of complex images that are turned by their phase, with one of what that leaves."""
+        found = prior_of(self.model, size, spacing)
+        return with_imaginary(found) if complex else found
 
     def unlike(self, process: Process, law: Moments) -> str:
         """By the law of noise that it was trained on."""
