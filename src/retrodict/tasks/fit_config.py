@@ -48,9 +48,7 @@ class ProcessConfig(RecipeConfig):
 class IntensityConfig(Strict):
     """u = (value - offset) / scale, value in `unit`."""
 
-    unit: str = Field(
-        "HU", description="p99.5: relative to the 99.5th percentile of each series"
-    )
+    unit: str = Field("HU", description="p99.5: relative to the 99.5th percentile of each series")
     scale: float = Field(200.0, gt=0)
     offset: float = -1000.0
 
