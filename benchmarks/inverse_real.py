@@ -124,6 +124,7 @@ def measured(case: str, image: np.ndarray, spacing: list[float], seed: int) -> t
     field = [f"simulate.{k}={v}" for k, v in {**CASES[case], "seed": seed}.items()]
     whole = Image.of(image, unit="HU", spacing=spacing)
     made = acquired(whole, ReconstructOptions(simulate=True, problem="tomography", field=field))[0]
+    assert made.truth is not None
     return made.part(0, True), made.truth[0], made.shown
 
 
@@ -150,7 +151,12 @@ def run(scene: Scene, label: str, members: int, strength: float | None = None) -
     if label == "truth":  # what the pixels of the reconstruction cannot explain, if nothing else is wrong
         low, high = (float(shown(torch.full((1, 1, 1, 1), v))) for v in (0.0, 1.0))
         image = ((truth - low) / (high - low))[None, None] if scene.actual is None else scene.actual
-        return {"misfit": float(part.misfit(image.to(part.y.real)).ratio), "calls": 0, "seconds": 0.0}
+        image = image.to(part.y.real)
+        row = {"misfit": float(part.misfit(image).ratio), "calls": 0, "seconds": 0.0}
+        if scene.imaginary:  # what is left where the phase that was found is taken for the true one
+            alone = torch.cat([image[:, :1], 0 * image[:, 1:]], 1)
+            row["misfit_without_q"] = float(part.misfit(alone).ratio)
+        return row
     if options.get("classic") in ("adjoint", "pinv"):
         image = part.operator.adjoint(part.y) if options["classic"] == "adjoint" else part.operator.pinv(part.y, 0.05)
         row = figures(scene.image(shown(image)).double(), truth.double(), False, span)

@@ -61,7 +61,7 @@ class Scene:
     imaginary: bool = False
 
     def image(self, found: torch.Tensor) -> torch.Tensor:
-        """Images `(K, H, W)` of which figures are given, of those of the operator, shown; of two parts the magnitude."""
+        """Images `(K, H, W)` of which figures are given, of those of the operator; of two parts the magnitude."""
         return torch.hypot(found[:, 0], found[:, 1]) if self.imaginary else found[:, 0]
 
 

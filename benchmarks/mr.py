@@ -27,7 +27,7 @@ from retrodict.data.resample import resample_axes
 LEGS, T1, T2, HIPPOCAMPUS = "mr_t1_sts", "mr_brain_t1_forrest", "mr_brain_t2_fpg", "mr_hippocampus_msd"
 
 
-def _written(out: Path, name: str, patient: str, split: str, values: np.ndarray, spacing: tuple[float, float],
+def _written(out: Path, name: str, patient: str, split: str, values: np.ndarray, spacing: tuple[float, ...],
              licence: str) -> IndexRow:  # fmt: skip
     """Slices `(Z, H, W)` of a person as an array of a file, and its row."""
     out.mkdir(parents=True, exist_ok=True)
