@@ -59,7 +59,7 @@ CASES: dict[str, dict[str, Any]] = {
 OTHERS = (*MRI, PHASE)
 """Cases of `inverse_real_scenes.py`: k-space and phase, by models that are trained for it."""
 
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Of TV and wavelets, of which the best for one who is trained on is taken; times 1 / range of the image."""
 
 TV = {"iterations": 50, "tolerance": 1e-4}

@@ -6,8 +6,8 @@ eight hippocampi by `configs/mr-hippocampus.yaml`.  The magnitude is given a smo
 the lines is measured (drawn evenly, with a tenth of all in the middle), by one coil or by four, with complex noise of
 3 % of the level per real component.  Neither phase nor level is told: both are found in the data, as by
 `retrodict reconstruct`.  Phase: parts of 64 x 64 pixels of two pictures that are not trained on, 255 gray values as
-1 rad, by the contrast transfer of two defocused images (wavelength times defocus 2 and -4 pixels squared), noise of
-0.05; prior `configs/natural.yaml`.
+1 rad, by the contrast transfer of two defocused images (wavelength times defocus 8 and -16 pixels squared), noise of
+0.02, and without the mean, which no defocus shows; prior `configs/natural.yaml`.
 """
 
 from __future__ import annotations
@@ -59,10 +59,18 @@ class Scene:
     said: dict[str, float] = field(default_factory=dict)
     actual: torch.Tensor | None = None
     imaginary: bool = False
+    centered: bool = False
 
     def image(self, found: torch.Tensor) -> torch.Tensor:
         """Images `(K, H, W)` of which figures are given, of those of the operator; of two parts the magnitude."""
+        if self.centered:
+            return found[:, 0] - found[:, 0].mean((1, 2), keepdim=True)
         return torch.hypot(found[:, 0], found[:, 1]) if self.imaginary else found[:, 0]
+
+
+def gray_of(x: torch.Tensor) -> torch.Tensor:
+    """Gray values of a phase in rad."""
+    return 255 * x
 
 
 def same(x: torch.Tensor) -> torch.Tensor:
@@ -143,14 +151,15 @@ def resonances(data: Path, models: Path, case: str, split: str = "test") -> Iter
 def phases(pictures: Path, models: Path, names: tuple[str, ...] = ("astronaut", "camera")) -> Iterator[Scene]:
     """Three parts of every picture as weak phases."""
     size, model = (PICTURE, PICTURE), opened(models / "natural" / "natural")
-    operator = tie(size, [2.0, -4.0], wavelength=1.0, spacing=(1.0, 1.0), kind="ctf")
+    operator = tie(size, [8.0, -16.0], wavelength=1.0, spacing=(1.0, 1.0), kind="ctf")
     for picture in names:
         with Picture.open(pictures / f"{picture}.png") as file:
             gray = torch.from_numpy(np.asarray(file.convert("L"), dtype=np.float64).copy())
         for k in range(3):
             y, x = (math.floor((n - PICTURE) * (0.25 + 0.25 * k)) for n in gray.shape)
             truth = gray[y : y + PICTURE, x : x + PICTURE]
-            noise = GaussianNoise.white(0.05, operator.range.unit)
+            noise = GaussianNoise.white(0.02, operator.range.unit)
+            truth = truth - truth.mean()
             part = Measurement.simulate(operator, noise, truth[None, None] / 255, [len(picture) * 10 + k])
             part = Measurement(operator, part.y.float(), noise)
-            yield Scene(PHASE, f"{picture} {k}", part, truth, lambda x: 255 * x, model, 255.0)
+            yield Scene(PHASE, f"{picture} {k}", part, truth, gray_of, model, 255.0, centered=True)

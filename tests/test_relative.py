@@ -18,10 +18,11 @@ from retrodict.data.units import percentile_of, unit
 from retrodict.models.model import Intensity, load_model, save_model
 from retrodict.models.prior import prior_of
 from retrodict.models.relative import at_level
-from retrodict.physics import CartesianMRI, Phased, check_adjoint, middle_phase, sampling
+from retrodict.physics import CartesianMRI, Phased, check_adjoint, middle_phase, sampling, tie
 from retrodict.physics.algebra import Affine
 from retrodict.physics.covariance import Covariance
 from retrodict.physics.phase import _reach
+from retrodict.posterior.fused import coefficients_of
 from retrodict.posterior.joint import with_imaginary
 from retrodict.processes.clocks import ClockLaw
 from retrodict.tasks.fit import prepare_fit
@@ -293,3 +294,17 @@ def test_a_network_of_real_images_serves_k_space_by_its_phase(model):
     assert record["misfit"][0] == pytest.approx(1.0, abs=0.35)
     assert record["level"]["value"] == pytest.approx(level_of([truth], 99.5), rel=0.1)
     assert record["phase"].startswith("of the fully measured middle of k-space")
+
+
+def test_a_stack_in_the_unit_of_a_model_is_fused_like_one_in_its_own():
+    """The scale and offset of a model, folded in, change neither the gain nor what is left to be explained."""
+    basis = Fourier((8, 8), (1.0, 1.0))
+    bank = tie((8, 8), [2.0, -5.0], wavelength=1.0, spacing=(1.0, 1.0), kind="ctf")
+    y = bank.forward(bank.domain.white(0, "phi"))
+    noise = GaussianNoise.white(0.3, bank.range.unit)
+    plain = coefficients_of(Measurement(bank, y, noise), basis)
+    folded = coefficients_of(Measurement(Affine.rescaled(bank, 4.0, 0.7, "u"), y, noise), basis)
+    assert plain is not None
+    assert folded is not None
+    assert torch.allclose(folded[1].h, 4 * plain[1].h, rtol=1e-12, atol=0)
+    assert torch.allclose(folded[0], plain[0], rtol=1e-9, atol=1e-9)  # no defocus shows the mean
