@@ -4,6 +4,7 @@
     python benchmarks/inverse_real.py --only diffpir mmps "pigdm, calibrated" --patients 3 [--cases sparse]
     python benchmarks/inverse_real.py --docs
     python benchmarks/inverse_real.py --only deepinv --patients 3 --cases sparse "low dose"    where it is installed
+    python benchmarks/inverse_real.py --cases "MRI, 1 coil" "MRI, 4 coils" phase --mr runs/mr/data --models runs/mr
 
 The object is a part of 128 x 128 pixels around the middle of an axial slice, as it was measured; reconstructed are its
 means over 2 x 2 pixels.  Low dose: 180 views, 10,000 photons a ray; sparse: 60 of 720 views, 30,000 photons; both with
@@ -25,7 +26,9 @@ import csv
 import json
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ import torch
 import torch.nn.functional as F
 
 import retrodict
+from inverse_real_scenes import MRI, PHASE, Scene, phases, resonances
 from retrodict import GaussianNoise, Image, InputError, Measurement
 from retrodict.metrics import psnr, ssim
 from retrodict.metrics.calibration import central_factor
@@ -41,6 +45,7 @@ from retrodict.models.model import open_model
 from retrodict.models.prior import prior_of
 from retrodict.physics import Blur
 from retrodict.physics.algebra import Affine
+from retrodict.posterior.joint import with_imaginary
 from retrodict.processes.scalar import vp
 from retrodict.tasks.recon_inputs import acquired
 from retrodict.tasks.recon_methods import Method
@@ -54,12 +59,21 @@ CASES: dict[str, dict[str, Any]] = {
     "sparse": {"views": 60, "dose": 3e4, "electronic": 5.0},
     "deblur": {},
 }
+OTHERS = (*MRI, PHASE)
+"""Cases of `inverse_real_scenes.py`: k-space and phase, by models that are trained for it."""
+
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Of TV and wavelets, of which the best for one who is trained on is taken; times 1 / range of the image."""
+
 TV = {"iterations": 50, "tolerance": 1e-4}
 STRENGTH = {"low dose": 1000.0, "sparse": 1000.0, "deblur": 0.02}
 METHODS: dict[str, dict[str, Any]] = {
     "truth": {},
     "fbp": {"classic": "fbp", "filter": "hann"},
+    "zero filled": {"classic": "adjoint"},
+    "pseudo-inverse": {"classic": "pinv"},
     "tv": {"classic": "fista", **TV},
+    "wavelet": {"classic": "fista", "penalty": "wavelet", **TV},
     "matched": {"name": "matched"},
     "propagated": {"name": "propagated"},
     "fuse": {"name": "fuse"},
@@ -136,13 +150,14 @@ def measured(case: str, image: np.ndarray, spacing: list[float], seed: int) -> t
     field = [f"simulate.{k}={v}" for k, v in {**CASES[case], "seed": seed}.items()]
     whole = Image.of(image, unit="HU", spacing=spacing)
     made = acquired(whole, ReconstructOptions(simulate=True, problem="tomography", field=field))[0]
+    assert made.truth is not None
     return made.part(0, True), made.truth[0], made.shown
 
 
-def figures(samples: torch.Tensor, truth: torch.Tensor, spread: bool) -> dict[str, float]:
-    """Samples `(K, H, W)` and truth `(H, W)` in HU."""
+def figures(samples: torch.Tensor, truth: torch.Tensor, spread: bool, span: float = 2000.0) -> dict[str, float]:
+    """Samples `(K, H, W)` and truth `(H, W)` in one unit, of which PSNR and SSIM have the range `span`."""
     mean, count = samples.mean(0), len(samples)
-    row = {"psnr": psnr(mean, truth, data_range=2000.0), "ssim": ssim(mean, truth, data_range=2000.0)}
+    row = {"psnr": psnr(mean, truth, data_range=span), "ssim": ssim(mean, truth, data_range=span)}
     row["rmse"] = float((mean - truth).square().mean().sqrt())
     if spread and count > 1:
         more = 1 + 1 / count
@@ -154,26 +169,39 @@ def figures(samples: torch.Tensor, truth: torch.Tensor, spread: bool) -> dict[st
     return row
 
 
-def run(case: str, label: str, part: Measurement, truth: torch.Tensor, shown: Any, members: int) -> dict[str, Any]:
+def run(scene: Scene, label: str, members: int, strength: float | None = None) -> dict[str, Any]:
     """One method on one patient."""
+    case, part, truth, shown, span = scene.case, scene.part, scene.truth, scene.shown, scene.span
     options, spacing = dict(METHODS[label]), part.operator.domain.spacing
     started = time.process_time()
     if label == "truth":  # what the pixels of the reconstruction cannot explain, if nothing else is wrong
         low, high = (float(shown(torch.full((1, 1, 1, 1), v))) for v in (0.0, 1.0))
-        image = ((truth - low) / (high - low))[None, None]
-        return {"misfit": float(part.misfit(image.to(part.y)).ratio), "calls": 0, "seconds": 0.0}
+        image = ((truth - low) / (high - low))[None, None] if scene.actual is None else scene.actual
+        image = image.to(part.y.real)
+        row = {"misfit": float(part.misfit(image).ratio), "calls": 0, "seconds": 0.0}
+        if scene.imaginary:  # what is left where the phase that was found is taken for the true one
+            alone = torch.cat([image[:, :1], 0 * image[:, 1:]], 1)
+            row["misfit_without_q"] = float(part.misfit(alone).ratio)
+        return row
+    if options.get("classic") in ("adjoint", "pinv"):
+        image = part.operator.adjoint(part.y) if options["classic"] == "adjoint" else part.operator.pinv(part.y, 0.05)
+        row = figures(scene.image(shown(image)).double(), truth.double(), False, span)
+        return {**row, "misfit": float(part.misfit(image).ratio), "calls": 0, "seconds": time.process_time() - started}
     if "classic" in options:
-        if label == "tv":
+        if case in OTHERS:
+            options |= {"strength": strength}
+        elif label == "tv":
             options |= {"strength": STRENGTH[case], **({} if case == "deblur" else {"start": "fbp"})}
         done = Method(options.pop("classic"), options)(part)
-        row = figures(shown(done.image)[0, :1].double(), truth.double(), False)
+        row = figures(scene.image(shown(done.image)).double(), truth.double(), False, span)
         return {**row, "misfit": float(done.misfit[0]), "calls": 0, "seconds": time.process_time() - started}
     if "peer" in options:
         return peer(options["peer"], part, truth, shown, started)
-    model = open_model("ct")
+    model = scene.model
     prior = prior_of(model, tuple(truth.shape), spacing)
     process = options.pop("process", None)
     prior = prior if process is None else prior.at(process(prior.process.basis))
+    prior = with_imaginary(prior) if scene.imaginary else prior
     low, high = (float(shown(torch.full((1, 1, 1, 1), v))) for v in (0.0, 1.0))
     scale, offset = model.intensity.scale, model.intensity.offset
     operator = Affine.rescaled(part.operator, scale / (high - low), (offset - low) / (high - low), "u")
@@ -184,8 +212,8 @@ def run(case: str, label: str, part: Measurement, truth: torch.Tensor, shown: An
         )
     except InputError as error:  # a chain that diverged is refused
         return {"failed": error.found, "calls": options.get("steps", 0), "seconds": time.process_time() - started}
-    samples = scale * found.samples[:, 0, 0].double() + offset
-    row = figures(samples, truth.double(), True)
+    samples = scene.image(scale * found.samples[:, 0].double() + offset)
+    row = figures(samples, truth.double(), True, span)
     row |= {"misfit": float(found.misfit.mean()), "misfit_sd": found.misfit_sd, "members": count}
     row |= {"calls": found.calls, "gradients": found.gradients, "kind": found.kind}
     return {**row, "seconds": time.process_time() - started}
@@ -222,7 +250,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             return f"{values[0]:.{digits}f}"
         return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=1):.{digits}f}" if values else "-"
 
-    for case in CASES:
+    for case in (*CASES, *OTHERS):
         for label in METHODS:
             group = [r for r in rows if r["case"] == case and r["method"] == label]
             if not group:
@@ -235,6 +263,51 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def scenes(asked: argparse.Namespace) -> Iterator[Scene]:
+    """All that is asked for: patients of CT one by one with every case, then the other cases one by one."""
+    chosen = [case for case in asked.cases if case in CASES]
+    whom = patients(asked.data / "ct_tcga_lung", asked.split, asked.patients) if chosen else []
+    for i, (name, image, spacing) in enumerate(whom):
+        for case in chosen:
+            part, truth, shown = measured(case, image, spacing, i)
+            yield Scene(case, name, part, truth, shown, open_model("ct"), 2000.0)
+    for case in asked.cases:
+        if case in MRI:
+            yield from resonances(asked.mr, asked.models, case)
+        if case == PHASE:
+            yield from phases(asked.mr.parent / "pictures", asked.models)
+
+
+def fits(case: str, label: str) -> bool:
+    """Whether a method is defined for a case, or asked of it."""
+    if case not in OTHERS:
+        spared = ("zero filled", "pseudo-inverse", "wavelet", *(("fbp",) if case == "deblur" else ()))
+    else:
+        spared = ("fbp", "pigdm", "propagated", "pseudo-inverse" if case in MRI else "zero filled")
+    return label not in spared and (label != "fuse" or case in ("deblur", PHASE))
+
+
+@cache
+def _trained(case: str, mr: Path, models: Path) -> Scene:
+    if case == PHASE:
+        return next(phases(mr.parent / "pictures", models, ("coffee",)))
+    return next(resonances(mr, models, case, "train"))
+
+
+@cache
+def _strength(case: str, label: str, mr: Path, models: Path) -> float:
+    scene = _trained(case, mr, models)
+    span = scene.span / float(scene.shown(torch.ones(1)))
+    found = {k: run(scene, label, 1, k / span)["psnr"] for k in STRENGTHS}
+    return max(found, key=lambda k: found[k])
+
+
+def tuned(case: str, label: str, asked: argparse.Namespace) -> float:
+    """The strength of TV or wavelets that is best for one person, or picture, of the training."""
+    scene = _trained(case, asked.mr, asked.models)
+    return _strength(case, label, asked.mr, asked.models) / (scene.span / float(scene.shown(torch.ones(1))))
+
+
 def main() -> None:
     """Run what is asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -244,6 +317,8 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=6)
     parser.add_argument("--only", nargs="*", default=list(METHODS))
     parser.add_argument("--cases", nargs="*", default=list(CASES))
+    parser.add_argument("--mr", type=Path, default=Path("runs/mr/data"), help="what benchmarks/mr.py wrote")
+    parser.add_argument("--models", type=Path, default=Path("runs/mr"), help="folder of the trained priors")
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--docs", action="store_true", help="write the table of what is in the JSON, and run nothing")
     asked = parser.parse_args()
@@ -259,22 +334,19 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     rows = json.loads(asked.out.read_text())["rows"] if asked.out.exists() else []
-    folder = asked.data / "ct_tcga_lung"
-    for i, (name, image, spacing) in enumerate(patients(folder, asked.split, asked.patients)):
-        for case in asked.cases:
-            part, truth, shown = measured(case, image, spacing, i)
-            for label in asked.only:
-                known = any((r["case"], r["method"], r["patient"]) == (case, label, name) for r in rows)
-                known = known or case in LEFT_OUT.get(label, ((), ""))[0]
-                if known or (label == "fbp" and case == "deblur") or (label == "fuse" and case != "deblur"):
-                    continue
-                row = run(case, label, part, truth, shown, asked.members)
-                rows.append({"case": case, "method": label, "patient": name, **row})
-                asked.out.write_text(
-                    json.dumps({"command": "python benchmarks/inverse_real.py", "rows": rows}, indent=1)
-                )
-                print(f"{name} {case} {label}: " + ", ".join(
-                    f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float)), flush=True)  # fmt: skip
+    for scene in scenes(asked):
+        for label in asked.only:
+            known = any((r["case"], r["method"], r["patient"]) == (scene.case, label, scene.name) for r in rows)
+            left_out = scene.case in LEFT_OUT.get(label, ((), ""))[0]
+            if known or left_out or not fits(scene.case, label):
+                continue
+            strength = tuned(scene.case, label, asked) if scene.case in OTHERS and label in ("tv", "wavelet") else None
+            row = run(scene, label, asked.members, strength) | scene.said
+            row |= {} if strength is None else {"strength": strength}
+            rows.append({"case": scene.case, "method": label, "patient": scene.name, **row})
+            asked.out.write_text(json.dumps({"command": "python benchmarks/inverse_real.py", "rows": rows}, indent=1))
+            print(f"{scene.name} {scene.case} {label}: " + ", ".join(
+                f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float)), flush=True)  # fmt: skip
     print(table(rows))
 
 

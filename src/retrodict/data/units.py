@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["UNITS", "Unit", "length_unit", "unit"]
+__all__ = ["UNITS", "Unit", "length_unit", "percentile_of", "unit"]
 
 
 class Unit(NamedTuple):
@@ -46,7 +46,19 @@ UNITS: dict[str, Unit] = {
 
 def unit(name: str) -> Unit:
     """Return the row of `name`; a unit that is not in the table has a row of which nothing is known."""
+    if percentile_of(name) is not None:
+        return Unit(name, window=(0.5, 1.0), data_range=1.0, empty_below=0.05)
     return UNITS.get(name, Unit(name))
+
+
+def percentile_of(name: str) -> float | None:
+    """The percentile of a relative unit, or None of any other: "p99.5" is times the level of the image's own series.
+
+    Values of magnetic resonance have no unit: each series is divided by its own level (`retrodict.data.level`), and
+    what a model of such a unit knows is relative to it.
+    """
+    found = re.fullmatch(r"p(\d{1,2}(?:\.\d{1,3})?|100)", name)
+    return None if found is None or float(found[1]) == 0 else float(found[1])
 
 
 LENGTHS = {

@@ -30,6 +30,7 @@ from retrodict.physics.mri import CartesianMRI, RadialMRI, birdcage, spokes
 from retrodict.physics.noise import GaussianNoise, Misfit, Noise
 from retrodict.physics.operator import Operator, Space, Spectral, adjoint_error, check_adjoint, inner
 from retrodict.physics.optics import idt, idt_transfer, tie
+from retrodict.physics.phase import Phased, middle_phase
 from retrodict.physics.projection import Projection, attenuation
 from retrodict.physics.radon import Radon
 from retrodict.physics.resampling import Downsample
@@ -66,6 +67,7 @@ __all__ = [
     "Noise",
     "Operator",
     "ParallelBeam",
+    "Phased",
     "PoissonNoise",
     "Posterior",
     "Projection",
@@ -99,6 +101,7 @@ __all__ = [
     "idt",
     "idt_transfer",
     "inner",
+    "middle_phase",
     "normalized",
     "pulse_echo",
     "random_mask",

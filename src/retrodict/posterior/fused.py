@@ -14,6 +14,7 @@ from retrodict._check import InputError
 from retrodict.bases import Basis, Pixel
 from retrodict.denoisers.denoiser import Estimate, GaussianDenoiser, Observer, check_state
 from retrodict.denoisers.wrappers import Wrapper
+from retrodict.physics.algebra import Scaled
 from retrodict.physics.filters import FilterBank
 from retrodict.physics.measurement import Measurement
 from retrodict.physics.operator import Spectral, scaled_by
@@ -29,8 +30,11 @@ def coefficients_of(measurement: Measurement, basis: Basis) -> tuple[Tensor, Mom
     A = L diag(g) B gives L^H (y - b) = g u_0 + L^H n; the phase of g is taken out, so h = |g|.  There is such a form
     where the operator is diagonal in the basis (or a number) and the noise white, or diagonal there too.
     """
-    if isinstance(measurement.operator.part, FilterBank):
-        return _of_stack(measurement, measurement.operator.part, basis)
+    part, factor = measurement.operator.part, 1.0
+    while isinstance(part, Scaled):  # the scale of a model that was folded in
+        part, factor = part.inner, factor * part.factor
+    if isinstance(part, FilterBank):
+        return _of_stack(measurement, part, factor, basis)
     form = measurement.operator.part.spectral()
     data, covariance = measurement.gaussian()
     form = None if form is None else _in(form, basis)
@@ -55,8 +59,8 @@ def coefficients_of(measurement: Measurement, basis: Basis) -> tuple[Tensor, Mom
     )
 
 
-def _of_stack(measurement: Measurement, bank: FilterBank, basis: Basis) -> tuple[Tensor, Moments] | None:
-    """The same of several filtered images of one: y_j = H_j u_0 + n_j with the law of n_j alike for all j.
+def _of_stack(measurement: Measurement, bank: FilterBank, factor: float, basis: Basis) -> tuple[Tensor, Moments] | None:
+    """The same of several filtered images of one: y_j = factor H_j u_0 + n_j with the law of n_j alike for all j.
 
     sum_j conj(H_j) y_j / h with h^2 = sum_j |H_j|^2 is all that they say of u_0, and its noise is that of one of them:
     stacks of defocused images (TIE) and of sources (IDT of one slice).
@@ -70,7 +74,7 @@ def _of_stack(measurement: Measurement, bank: FilterBank, basis: Basis) -> tuple
         return None
     offset = measurement.operator.offset
     u = basis.forward(data if offset is None else data - offset.to(data))
-    gains = bank.gains[:, 0].to(basis.device)
+    gains = factor * bank.gains[:, 0].to(basis.device)
     h = gains.abs().square().sum(0).sqrt()
     weights = torch.where(h > 0, gains.conj() / torch.where(h > 0, h, 1.0), 0.0)
     return scaled_by(weights, u).sum(1, keepdim=True), Moments(h, torch.zeros_like(h), table.expand(h.shape))

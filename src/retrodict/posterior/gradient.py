@@ -14,7 +14,7 @@ from retrodict.bases import Pixel
 from retrodict.denoisers.denoiser import Estimate
 from retrodict.denoisers.spread import Spread
 from retrodict.posterior.law import ConditionalSpread, Factor, Root, flat_root, root_of, solve
-from retrodict.posterior.method import Draw, Method, ancestral_step, drawn_step, number_clock, spread_of
+from retrodict.posterior.method import Draw, Method, ancestral_step, drawn_step, in_precision, number_clock, spread_of
 
 __all__ = ["Dps", "Gradient", "Jacobian", "Pigdm"]
 
@@ -73,7 +73,7 @@ class Dps(Gradient):
             c = self.conditioner
             g = pullback(c.operator.adjoint(c.residual(mean)))
             return ancestral_step(self.process, x, t, s, mean, z) + self.strength * g
-        residual = self.measurement.residual(mean.to(self.measurement.y.dtype)).to(mean)
+        residual = in_precision(self.measurement.residual(in_precision(mean, self.measurement.y)), mean)
         size = torch.linalg.vector_norm(residual.flatten(1), dim=1).reshape(-1, *[1] * (residual.ndim - 1))
         up = torch.where(size > 0, residual / torch.where(size > 0, size, 1.0), 0.0)
         g = pullback(self.measurement.operator.adjoint(up))

@@ -17,7 +17,10 @@ from retrodict.denoisers.spread import SpectralSpread, Spread
 from retrodict.processes.observation import Cond
 from retrodict.processes.process import Process
 
-__all__ = ["JointDenoiser"]
+__all__ = ["PHASE_ERROR", "JointDenoiser", "with_imaginary"]
+
+PHASE_ERROR = 0.2
+"""Deviation, in rad, of the phase by which complex images are turned, as a prior states it."""
 
 
 @dataclass(frozen=True)
@@ -138,3 +141,19 @@ class _Beside:
 
     def variance(self) -> Tensor:
         return torch.cat([law.variance() for law in self.laws], 1)
+
+
+def with_imaginary(real: Denoiser, error: float = PHASE_ERROR) -> JointDenoiser:
+    """A prior of real images m as one of (m, q), the parts of complex images that were turned by a phase.
+
+    q = m sin(error of the phase) is taken as Gaussian, of the spectrum of m and mean 0, with `error`^2 times the mean
+    square of a pixel of m.  For operators such as `physics.Phased`.  `InputError` for a prior that has no spectrum.
+    """
+    law, basis = real.prior(), real.process.basis
+    if law is None or basis.complex:
+        raise InputError("denoiser", "a prior without a spectrum, or of complex images", "one of real images, with it")
+    mean, variance = (x.to(torch.float64) for x in law)
+    weight = basis.multiplicity().to(variance)
+    pixel = (variance.expand(weight.shape) * weight).sum()
+    share = error**2 * (1 + mean.abs().square().sum() / pixel)
+    return JointDenoiser((real, GaussianDenoiser(real.process, torch.zeros_like(mean), share * variance)))

@@ -32,6 +32,7 @@ __all__ = [
     "Method",
     "ancestral_step",
     "drawn_step",
+    "in_precision",
     "noise_of",
     "number_clock",
     "renoise_step",
@@ -183,6 +184,13 @@ def noise_of(like: Tensor, seeds: Tensor, step: int, noise: Noise = white) -> Dr
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
+
+
+def in_precision(x: Tensor, like: Tensor) -> Tensor:
+    """X in the precision and on the device of `like`, real or complex as it is: of real images data may be complex."""
+    double = like.dtype in (torch.float64, torch.complex128)
+    real, whole = (torch.float64, torch.complex128) if double else (torch.float32, torch.complex64)
+    return x.to(dtype=whole if x.is_complex() else real, device=like.device)
 
 
 def ancestral_step(

@@ -19,7 +19,7 @@ from retrodict.denoisers.spread import SpectralSpread
 from retrodict.physics.operator import inner
 from retrodict.posterior.gradient import Gradient
 from retrodict.posterior.law import flat_root
-from retrodict.posterior.method import Draw, Drawn, Method, noise_of, number_clock
+from retrodict.posterior.method import Draw, Drawn, Method, in_precision, noise_of, number_clock
 from retrodict.samplers.loop import Noise, Step
 
 __all__ = ["Afdps", "Tds", "effective", "systematic"]
@@ -145,7 +145,7 @@ class Tds(_Particles, Gradient):
         new = process.to_image(w + width * basis.forward(push + z), s)
         odds = -0.5 * inner(push, push) - inner(push, z)
         if float(s.max()) == 0.0:
-            part, y = self.measurement, self.measurement.y.to(new)
+            part, y = self.measurement, in_precision(self.measurement.y, new)
             y = y.expand(len(new), *y.shape[1:])
             after = part.law.log_likelihood(part.operator.forward(new), y, part.mask)
         else:

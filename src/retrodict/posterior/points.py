@@ -12,7 +12,7 @@ from torch import Tensor
 
 from retrodict._check import InputError
 from retrodict._random import white
-from retrodict.posterior.method import Draw, Drawn, Kind, Method, ancestral_step, noise_of, number_clock
+from retrodict.posterior.method import Draw, Drawn, Kind, Method, ancestral_step, in_precision, noise_of, number_clock
 from retrodict.processes.observation import ratio
 from retrodict.samplers.loop import Noise, Step
 
@@ -21,7 +21,7 @@ __all__ = ["FlowChef", "RedDiff", "Sharp"]
 
 def _rough(method: Method, like: Tensor) -> Tensor:
     """A^+ y where there is a closed pseudo-inverse, and A^H y / ||A||^2 elsewhere."""
-    operator, y = method.measurement.operator, method.measurement.y.to(like)
+    operator, y = method.measurement.operator, in_precision(method.measurement.y, like)
     y = y if operator.offset is None else y - operator.offset.to(y)
     try:
         x = operator.part.pinv(y)
@@ -60,7 +60,7 @@ class RedDiff(Method):
         )
         level = number_clock(self.process, t, "red_diff").sqrt().to(real)
         level = torch.where(torch.isfinite(level), level, 0.0)
-        rest = self.measurement.residual(mu.to(self.measurement.y)).to(mu)
+        rest = in_precision(self.measurement.residual(in_precision(mu, self.measurement.y)), mu)
         up = self.measurement.operator.adjoint(rest)
         size = self.measurement.operator.domain.count
         return -self.data / self.measurement.count * up + self.weight / size * level * (e - z)
@@ -111,7 +111,7 @@ class FlowChef(Method):
     def step(self, x: Tensor, t: Tensor, s: Tensor, draw: Draw) -> Tensor:
         """One call."""
         mean = self.denoiser(x, t)
-        rest = self.measurement.residual(mean.to(self.measurement.y)).to(mean)
+        rest = in_precision(self.measurement.residual(in_precision(mean, self.measurement.y)), mean)
         shift = self.step_size / self._norm**2 * self.measurement.operator.adjoint(rest)
         shift = torch.where(s.reshape(-1, *[1] * (x.ndim - 1)) > 0, shift, 0.0)
         return ancestral_step(self.process, x, t, s, mean, None, 0.0) + shift

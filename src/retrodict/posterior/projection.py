@@ -15,7 +15,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.physics.operator import Spectral, scaled_by
 from retrodict.posterior.gradient import Gradient
-from retrodict.posterior.method import Draw, Method, ancestral_step, number_clock
+from retrodict.posterior.method import Draw, Method, ancestral_step, in_precision, number_clock
 from retrodict.processes.observation import ratio
 
 __all__ = ["Ald", "Ddnm", "Ddrm", "Mcg", "Projected"]
@@ -173,7 +173,7 @@ class Mcg(Gradient):
         """One call, one gradient."""
         mean, _, pullback = self.evaluated(x, t)
         part = self.measurement.operator.part
-        rest = self.measurement.residual(mean.to(self.measurement.y.dtype)).to(mean)
+        rest = in_precision(self.measurement.residual(in_precision(mean, self.measurement.y)), mean)
         size = torch.linalg.vector_norm(rest.flatten(1), dim=1).reshape(-1, *[1] * (rest.ndim - 1))
         g = pullback(part.adjoint(torch.where(size > 0, rest / torch.where(size > 0, size, 1.0), 0.0)))
         new = ancestral_step(self.process, x, t, s, mean, draw(1)[0])
@@ -211,7 +211,7 @@ class Ald(Method):
         if sigma is None:
             raise InputError("score_ald", "noise that is not white", "GaussianNoise.white(sigma)")
         h = self.process.moments(t).h.flatten(1)[:, :1].reshape(r.shape)
-        rest = self.measurement.residual((x / h.to(x.real)).to(self.measurement.y.dtype)).to(x)
+        rest = in_precision(self.measurement.residual(in_precision(x / h.to(x.real), self.measurement.y)), x)
         up = self.measurement.operator.adjoint(rest)
         return (r / (sigma + r * self._square)).to(x.real) * up
 

@@ -20,6 +20,7 @@ from retrodict.posterior.method import (
     Method,
     ancestral_step,
     drawn_step,
+    in_precision,
     number_clock,
     renoise_step,
     spread_of,
@@ -57,7 +58,7 @@ class Dds(Method):
 
     def _decomposed(self, mean: Tensor) -> Tensor:
         m, part = self.measurement, self.measurement.operator.part
-        rest = m.residual(mean.to(m.y.dtype)).to(mean)
+        rest = in_precision(m.residual(in_precision(mean, m.y)), mean)
         right = self.gamma * part.adjoint(rest)
         mask = m.mask
 

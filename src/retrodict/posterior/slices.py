@@ -16,7 +16,7 @@ from retrodict.denoisers.denoiser import Denoiser, Estimate
 from retrodict.denoisers.spread import LocalSpread, SpectralSpread
 from retrodict.denoisers.wrappers import Wrapper
 from retrodict.posterior.law import Root, solve
-from retrodict.posterior.method import Draw, Method, ancestral_step, number_clock, spread_of
+from retrodict.posterior.method import Draw, Method, ancestral_step, in_precision, number_clock, spread_of
 from retrodict.processes.observation import Cond, ratio
 
 __all__ = ["Coupled", "DiffusionMbir", "along_z", "correlation"]
@@ -269,7 +269,7 @@ class DiffusionMbir(Method):
             seen = seen if m.mask is None else seen * m.mask.to(seen.real)
             return part.adjoint(seen) + c * _back(along_z(v))
 
-        rest = m.residual(x.to(m.y.dtype)).to(x)
+        rest = in_precision(m.residual(in_precision(x, m.y)), x)
         right = part.adjoint(rest) + c * _back(z - u - along_z(x))
         x = x + solve(system, lambda v: v, right, 1e-12, self.rounds, axis=0).x
         seen = along_z(x) + u

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from retrodict.bases.spectrum import Spectrum, density_spectrum
 from retrodict.data import Group, PatchSet, read, split
 from retrodict.data.collection import Slice, row_slices, slices_of
 from retrodict.data.index import IndexRow, read_index
+from retrodict.data.level import level_of
 from retrodict.data.spacings import SpacingSet
-from retrodict.data.units import unit
+from retrodict.data.units import percentile_of, unit
 from retrodict.models.model import Intensity
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_data import groups_of, how_to_set, patch_set
@@ -92,7 +93,7 @@ def rows_of(config: FitConfig, base: Path) -> Rows:
         found = "; ".join(f"{n} with {reason}" for reason, n in reasons.items()) or "no row"
         raise InputError("data.indices", f"nothing to train on ({found})", "rows of the split train")
     for row in rows.kept:
-        if row.known_unit not in (None, config.intensity.unit):
+        if percentile_of(config.intensity.unit) is None and row.known_unit not in (None, config.intensity.unit):
             expected = f"{config.intensity.unit!r}, as intensity.unit says"
             hint = "Correct the cell, or take the row out."
             raise InputError(f"{row.where}, column unit", f"{row.known_unit!r}", expected, hint)
@@ -164,24 +165,45 @@ def _check_memory(config: FitConfig, rows: Sequence[IndexRow]) -> None:
 # ---- slices ----------------------------------------------------------------------------------------------------------
 
 
-def _listed(config: FitConfig, rows: Sequence[IndexRow]) -> Iterator[Slice]:
-    for item in row_slices(rows, most=config.data.slices, expect=config.data.modality):
-        if item.image.unit != config.intensity.unit:
-            expected = f"intensity.unit {config.intensity.unit!r}"
-            raise InputError(item.where, f"an image in {item.image.unit!r}", expected, "State it in the column unit.")
-        yield item
+def _listed(config: FitConfig, rows: Sequence[IndexRow]) -> list[Slice]:
+    found = list(row_slices(rows, most=config.data.slices, expect=config.data.modality))
+    return _in_unit(config, found, "State it in the column unit.")
 
 
-def _of_groups(config: FitConfig, groups: Sequence[Group]) -> Iterator[Slice]:
+def _of_groups(config: FitConfig, groups: Sequence[Group]) -> list[Slice]:
+    found: list[Slice] = []
     for group in groups:
         options: dict[str, Any] = {"spacing": group.spacing, "unit": group.unit, "expect": group.expect}
         loaded = [read(s, slices="independent", allow_gaps=True, **options) for s in group.sources()]
         for image in [*loaded, *group.images]:
-            where = f"group {group.name}"
-            if image.unit != config.intensity.unit:
-                expected = f"intensity.unit {config.intensity.unit!r}"
-                raise InputError(where, f"an image in {image.unit!r}", expected)
-            yield from slices_of(image, group.name, where, most=config.data.slices)
+            found += slices_of(image, group.name, f"group {group.name}", most=config.data.slices)
+    return _in_unit(config, found)
+
+
+def _in_unit(config: FitConfig, slices: list[Slice], hint: str = "") -> list[Slice]:
+    """Slices in the unit of the configuration; those of a series together, where that is a relative one.
+
+    `InputError` for a slice in another unit.
+    """
+    wanted = config.intensity.unit
+    part = percentile_of(wanted)
+    if part is None:
+        other = next((item for item in slices if item.image.unit != wanted), None)
+        if other is not None:
+            raise InputError(other.where, f"an image in {other.image.unit!r}", f"intensity.unit {wanted!r}", hint)
+        return slices
+    series: dict[Any, list[int]] = {}
+    for i, item in enumerate(slices):
+        series.setdefault((item.patient, item.image.source or item.where), []).append(i)
+    found = list(slices)
+    for numbers in series.values():
+        level = level_of([slices[i].image.values for i in numbers], part, slices[numbers[0]].where)
+        for i in numbers:
+            item = slices[i]
+            image = replace(item.image, values=item.image.values / level, unit=wanted)
+            noise = None if item.noise is None else item.noise / level
+            found[i] = replace(item, image=image, noise=noise)
+    return found
 
 
 def _check_digests(training: Sequence[Slice], validation: Sequence[Slice]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from retrodict._check import InputError
+from retrodict.data.units import percentile_of
 from retrodict.processes.clocks import ClockLaw, law_from_json
 from retrodict.tasks.config_file import Strict, read_config
 
@@ -47,7 +48,7 @@ class ProcessConfig(RecipeConfig):
 class IntensityConfig(Strict):
     """u = (value - offset) / scale, value in `unit`."""
 
-    unit: str = "HU"
+    unit: str = Field("HU", description="p99.5: relative to the 99.5th percentile of each series")
     scale: float = Field(200.0, gt=0)
     offset: float = -1000.0
 
@@ -248,6 +249,8 @@ class FitConfig(Strict):
             self._check_law()
         elif self.data.spacings is not None:
             raise InputError("data.spacings", "spacings without a law", "law: {name: clocks}, or no spacings")
+        if percentile_of(self.intensity.unit) is not None:
+            self._check_relative()
         if self.data.noise is not None:
             self._check_noise()
         if self.data.slices is not None and self.law is None and not self.data.indices:
@@ -257,6 +260,19 @@ class FitConfig(Strict):
         if self.data.indices and len(self.data.patch) != 2:
             raise InputError("data.patch", f"{len(self.data.patch)} axes", "2: tables list slices")
         return self
+
+    def _check_relative(self) -> None:
+        """What has a unit of its own says nothing of images that are divided by their level."""
+        unit = self.intensity.unit
+        if self.law is None and not self.data.indices:
+            found = f"{unit!r}, relative to each series, without tables and without a law"
+            raise InputError("intensity.unit", found, "data.indices, or law: {name: clocks}")
+        for name in ("noise", "most_noise"):
+            if getattr(self.data, name) is not None:
+                found = f"a level in the unit of the images beside {unit!r}, to which they are brought"
+                raise InputError(f"data.{name}", found, "none: each series has a level of its own")
+        if self.intensity.offset != 0:
+            raise InputError("intensity.offset", self.intensity.offset, f"0 with the relative unit {unit!r}")
 
     def _check_noise(self) -> None:
         """What noisy images ask of the rest."""

@@ -15,9 +15,11 @@ from retrodict.physics.algebra import Affine
 from retrodict.physics.classics import Reconstruction
 from retrodict.physics.crop import Crop
 from retrodict.physics.measurement import Measurement
+from retrodict.physics.phase import Phased, middle_phase
 from retrodict.posterior import posterior_method
 from retrodict.posterior.ensemble import Ensemble, sample_posterior
 from retrodict.posterior.fused import coefficients_of
+from retrodict.posterior.joint import PHASE_ERROR
 from retrodict.tasks.recon_acquired import Acquisition
 from retrodict.tasks.recon_priors import FittedPrior, Prior, prior_for
 
@@ -36,13 +38,30 @@ class Drawing(Reconstruction):
 
 
 @dataclass(frozen=True)
+class Inner:
+    """Where the measured image lies in that of the prior, and the operator that knows its phase where the prior is of
+    real ones."""
+
+    place: tuple[slice, ...]
+    phase: Phased | None = None
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What the record says of the phase."""
+        if self.phase is None:
+            return {}
+        return {"phase": f"of the fully measured middle of k-space, with an error of {PHASE_ERROR:g} rad"}
+
+
+@dataclass(frozen=True)
 class PosteriorSolver:
     """Samples of the posterior of a measurement of one item, by a prior in the unit of the results.
 
     The operator of a measurement has images x in a unit of its own (1/mm) that the results a x + b (HU) come from; of
     those, u = (value - offset) / scale is what the model knows.  Both are folded into the operator once
     (`Affine.rescaled`), and the data are untouched.  Where the network takes no images of that size, the prior is one
-    of a larger grid whose rest is not measured (`Crop`).
+    of a larger grid whose rest is not measured (`Crop`).  Complex images, of which a network knows the real ones, are
+    turned by the phase that the middle of k-space tells (`middle_phase`); what its error leaves is drawn beside them.
 
     `method` is a name of `POSTERIORS` or "auto", `calls` of the network for every sample (None: as the method has it),
     `coupling` the correlation of neighboring slices that are drawn together (`recon_volume`; None: one by one).
@@ -115,7 +134,7 @@ class PosteriorSolver:
         misfit = part.misfit(mean).ratio
         return Drawing(
             mean, residual, misfit, (found.details["steps"],), stopped, kind=found.kind, samples=samples[:, None],
-            about=self._about(found, said),
+            about=self._about(found, said) | inner.about,
         )  # fmt: skip
 
     def digest(self, regions: Any) -> list[Any]:
@@ -145,6 +164,7 @@ class PosteriorSolver:
         return {
             "kind": kind, "said": said, **self.prior.record(), "seed": self.seed, "misfit": misfits, **same,
             "seeds": [a["seeds"] for a in abouts], "warnings": notes, "unit_scale": self.scale,
+            **{k: first[k] for k in ("phase",) if k in first},
             **({} if self.coupling is None else {"coupling": self.coupling}),
         }  # fmt: skip
 
@@ -155,31 +175,34 @@ class PosteriorSolver:
         name = "matched" if self.method == "auto" else self.method
         return max(1, calls // posterior_method(name, denoiser, measurement, style=style, **options).calls)
 
-    def _pair(
-        self, part: Measurement, spacing: Sequence[float], rough: bool = False
-    ) -> tuple[Any, Measurement, Sequence[slice]]:
+    def _pair(self, part: Measurement, spacing: Sequence[float], rough: bool = False) -> tuple[Any, Measurement, Inner]:
         """Prior and measurement of images in the unit of the model, and where the measured image lies in them."""
-        operator = part.operator
+        operator, phase = part.operator, None
         size = operator.domain.shape[1:]
         if operator.domain.shape[0] != 1 or len(size) != 2:
             raise InputError("image", f"images {operator.domain.shape}", "gray slices (1, H, W), as the prior has them")
+        if operator.domain.complex and self.prior.phased:
+            if self.shift:
+                raise InputError("model", "an offset of its unit", "a model whose 0 is 0, for complex images")
+            operator = phase = Phased(operator, middle_phase(part))
         multiple = self.prior.multiple
         wide = tuple(-(-n // multiple) * multiple for n in size)
         before = tuple((m - n) // 2 for m, n in zip(wide, size, strict=True))
         base = Affine.rescaled(operator.part, self.scale, self.shift, "u")
         known: Any = base
         if wide != size:
-            domain = replace(base.domain, shape=(1, *wide))
+            domain = replace(base.domain, shape=(base.domain.shape[0], *wide))
             known = Affine(base.part @ Crop(domain, before, size), base.offset[0])
         if operator.offset is not None:
             known = Affine(known.part, known.offset[0] + operator.offset[0].to(known.offset))
-        inner = tuple(slice(b, b + n) for b, n in zip(before, size, strict=True))
-        denoiser = self.prior.denoiser(wide, spacing, operator.domain.complex, rough)
+        inner = Inner(tuple(slice(b, b + n) for b, n in zip(before, size, strict=True)), phase)
+        denoiser = self.prior.denoiser(wide, spacing, part.operator.domain.complex, rough)
         return denoiser, replace(part, operator=known), inner
 
-    def _back(self, u: Tensor, inner: Sequence[slice]) -> Tensor:
-        """Model unit to that of the operator."""
-        return self.scale * u[(..., *inner)] + self.shift
+    def _back(self, u: Tensor, inner: Inner) -> Tensor:
+        """Model unit to that of the operator, and real images to those of the phase that was found."""
+        x = self.scale * u[(..., *inner.place)] + self.shift
+        return x if inner.phase is None else inner.phase.joined(x)
 
     def _about(self, found: Ensemble, said: list[str]) -> dict[str, Any]:
         return {

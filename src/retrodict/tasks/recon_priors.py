@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +17,18 @@ from retrodict._check import InputError
 from retrodict.bases import Fourier
 from retrodict.bases.spectrum import Spectrum, density_spectrum
 from retrodict.data import discover, read
+from retrodict.data.collection import evenly
+from retrodict.data.level import level_of
+from retrodict.data.units import percentile_of
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.models.held_out import spread_on_patients
 from retrodict.models.model import Model, open_model
 from retrodict.models.prior import prior_of, state_noise, unlike
+from retrodict.models.relative import at_level, level_record
+from retrodict.physics.classics import cgls
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.empirical import FittedSpectrum, basis_of, first_law, fit_spectrum, gaussian_prior
+from retrodict.posterior.joint import with_imaginary
 from retrodict.posterior.moments import DENSE
 from retrodict.processes.observation import Moments
 from retrodict.processes.process import Process
@@ -40,7 +46,8 @@ class Prior(Protocol):
     """What the solver asks of a prior.
 
     Its images are u = (value - offset) / scale of values in `unit`; sides are multiples of `multiple`.  `calls`: steps
-    that are enough, None for those of the method.  `words` goes into the sentence on the result.
+    that are enough, None for those of the method.  `words` goes into the sentence on the result.  `phased`: its images
+    are real, and complex ones come as two channels, turned by their phase (`physics.phase`).
     """
 
     @property
@@ -55,6 +62,8 @@ class Prior(Protocol):
     def calls(self) -> int | None: ...
     @property
     def words(self) -> str: ...
+    @property
+    def phased(self) -> bool: ...
 
     def look(self, part: Measurement) -> None:
         """Raise what can be said before anything is drawn."""
@@ -85,11 +94,13 @@ class Prior(Protocol):
 
 @dataclass(frozen=True)
 class NetworkPrior:
-    """A model of every instrument, or of images alone."""
+    """A model of every instrument, or of images alone; of a relative unit at the `level` of the measurement."""
 
     model: Model
     calls: int | None = None
     words: str = ""
+    phased: bool = True
+    level: Mapping[str, Any] | None = None
 
     @property
     def unit(self) -> str:
@@ -115,12 +126,9 @@ class NetworkPrior:
         """A network has nothing to find out."""
 
     def denoiser(self, size: Sequence[int], spacing: Sequence[float], complex: bool, rough: bool = False) -> Denoiser:
-        """The network as a prior; `InputError` for complex images."""
-        if complex:
-            hint = "Give {prior_spectrum}: a Gaussian prior, found from the data."
-            raise InputError("model", "a prior of real images", "one of complex images, as k-space has", hint,
-                             prior_spectrum=FIT)  # fmt: skip
-        return prior_of(self.model, size, spacing)
+        """The network as a prior; of complex images that are turned by their phase, with one of what that leaves."""
+        found = prior_of(self.model, size, spacing)
+        return with_imaginary(found) if complex else found
 
     def unlike(self, process: Process, law: Moments) -> str:
         """By the law of noise that it was trained on."""
@@ -143,7 +151,8 @@ class NetworkPrior:
         """Where it is from, and the noise of its states."""
         state = {"process": "white noise, sigma_max t", "sigma_max": state_noise(self.model)}
         spread = spread_on_patients(self.model.spec.card, "reconstruct")
-        return {"model": self.model.source, "state": state, "spread_on_patients": spread}
+        level = {} if self.level is None else {"level": dict(self.level)}
+        return {"model": self.model.source, "state": state, "spread_on_patients": spread, **level}
 
 
 # ---- a Gaussian law --------------------------------------------------------------------------------------------------
@@ -167,6 +176,7 @@ class _GaussianPrior:
     offset: float = 0.0
     multiple: int = 1
     calls: int | None = 1
+    phased: bool = False
 
     @property
     def law(self) -> Spectrum:
@@ -295,10 +305,16 @@ class ImagesPrior(_GaussianPrior):
 
 
 def prior_for(made: Acquisition, model: Any, prior_spectrum: str | None) -> Prior:
-    """The prior that was asked for; raises `InputError` for one in another unit than the results."""
+    """The prior that was asked for; raises `InputError` for one in another unit than the results.
+
+    One of a relative unit is brought to the level of the measurement, and so to the unit of the results.
+    """
     if prior_spectrum is None:
         opened = open_model("ct" if model is None else model)
         unit = opened.intensity.unit
+        if percentile_of(unit) is not None and made.unit != unit:
+            level = _level(made, unit)
+            return NetworkPrior(at_level(opened, made.unit, level["value"]), level=level)
         if made.unit != unit:
             hint = "Set image.unit=HU, and image.water to the attenuation of water at the energy of the beam."
             other = (
@@ -312,6 +328,27 @@ def prior_for(made: Acquisition, model: Any, prior_spectrum: str | None) -> Prio
         return FittedPrior(made.unit, measurement=made.part(made.count // 2, False))
     spectrum, source = _spectrum_of(Path(prior_spectrum), made)
     return ImagesPrior(made.unit, spectrum=spectrum, source=source)
+
+
+LOOKED_AT, ROUNDS = 5, 10
+"""Slices by which the level of a measurement is found, and rounds of conjugate gradients for each."""
+
+
+def _level(made: Acquisition, unit: str) -> dict[str, Any]:
+    """The level of a measurement in the unit of its results, as the record says it: that of a classical
+    reconstruction of at most five slices, evenly spaced, by rounds that end where they fit the noise.
+    """
+    percentile, images = percentile_of(unit), []
+    assert percentile is not None
+    for i in evenly(made.count, LOOKED_AT):
+        part = made.part(i, False)
+        found = cgls(part, iterations=ROUNDS, discrepancy=None if part.noise is None else 1.0)
+        images.append(made.shown(found.image))
+    level = level_of(images, percentile, "the measurement")
+    slices = "a slice" if len(images) == 1 else f"{len(images)} slices"
+    said = f"a reconstruction of {slices} by conjugate gradients"
+    log.info("level of the measurement: %.4g %s, percentile %g of %s", level, made.unit, percentile, said)
+    return level_record(percentile, level, made.unit, said)
 
 
 def _spectrum_of(path: Path, made: Acquisition) -> tuple[Spectrum, str]:

@@ -20,7 +20,7 @@ from retrodict.posterior.slices import Coupled, correlation
 from retrodict.tasks.machine import free_memory
 from retrodict.tasks.recon_acquired import Acquisition
 from retrodict.tasks.recon_cost import volume_bytes
-from retrodict.tasks.recon_posterior import Drawing, PosteriorSolver
+from retrodict.tasks.recon_posterior import Drawing, Inner, PosteriorSolver
 from retrodict.tasks.recon_priors import NetworkPrior
 
 __all__ = ["draw_volume", "require_volume"]
@@ -131,7 +131,7 @@ def draw_volume(
 
 def _known(
     solver: PosteriorSolver, parts: Sequence[Measurement], spacing: Sequence[float]
-) -> tuple[Any, list[Measurement], Sequence[slice]]:
+) -> tuple[Any, list[Measurement], Inner]:
     """The prior of slices, and all measurements in its unit; an operator that slices share is folded once."""
     denoiser, first, inner = solver._pair(parts[0], spacing)
     folded: dict[int, Operator] = {id(parts[0].operator): first.operator}

@@ -19,6 +19,7 @@ from retrodict._output import kept_parts, recover, staged, stamp
 from retrodict.data import Image, Source
 from retrodict.data.io import check_writable
 from retrodict.models.model import Model, open_model
+from retrodict.models.relative import at_level_of
 from retrodict.nets.tiles import Tiled
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, calls_of, check_stop
 from retrodict.samplers.plan import GRIDS
@@ -202,11 +203,13 @@ class Job:
         choice("rule", options.rule, RULES)
         if options.grid is not None:
             choice("grid", options.grid, GRIDS)
+        model, level = at_level_of(model, image, name)
         check_image(image, model, name)
         calibration = None if options.calibration is None else Calibration.open(options.calibration)
         work = on_grid(image, model, options.resample, name)
         found, spacing = instrument_of(work, model, options, name), tuple(work.spacing[-len(model.spec.size) :])
         ready, about = prepared(model, options, spacing) if found is None else found.bound(model, options, spacing)
+        about |= level
         if calibration is not None:
             calibration.require(ready, options, image, name)
             about |= {"calibration": calibration.to_json()}
