@@ -4,7 +4,8 @@
     python benchmarks/own_networks.py OUT --device cuda --workers 16 [--jobs 'process|*' ...] [--steps 6000]
     python benchmarks/own_networks.py OUT --list [--jobs ...]        (jobs, and which are done)
     python benchmarks/own_networks.py OUT --show [--json FILE]       (the tables of what is there, and all in one file)
-    python benchmarks/own_networks.py benchmarks/results/own_networks.json --show
+    python benchmarks/own_networks.py benchmarks/results/own_networks.json --show --docs
+    python benchmarks/own_networks.py benchmarks/results/own_networks_pulled.json --show --docs own-networks-pulled
 
 The same network, images, order of images, steps and seeds for every job; CT of 1 mm, 64 x 64 pixels that wrap.
 
@@ -397,7 +398,8 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="only list the jobs")
     parser.add_argument("--show", action="store_true", help="only print the tables of what is there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="gather what is there in one file")
-    parser.add_argument("--docs", action="store_true", help="with --show: write the table of the documents")
+    parser.add_argument("--docs", nargs="?", const="own-networks", metavar="BLOCK",
+                        help="with --show: write a table of the documents; or own-networks-pulled")  # fmt: skip
     a = parser.parse_args()
     s = Settings(a.out, a.device, a.steps, a.batch, a.members, a.most, a.seed, a.keep,
                  precision_for(a.precision, a.device), time.time() + a.seconds)  # fmt: skip
@@ -427,7 +429,7 @@ def main() -> None:
 
         show(a.out, jobs)
         if a.docs:
-            replace_block(PAGE, "own-networks", markdown(read(a.out, jobs)))
+            replace_block(PAGE, a.docs, markdown(read(a.out, jobs)))
         if a.json is not None:
             a.json.write_text(json.dumps(gathered(a.out, jobs), separators=(",", ":")))
     if failed:

@@ -150,21 +150,24 @@ def markdown(found: dict[str, Rows], calls: int = 8) -> str:
             cells = [brief(found.get(f"process|{t}|{name}", {}).get(f"{rule} | {calls}")) for t in tasks]
             if any(cells):
                 lines.append(f"| {name}, {rule} | " + " | ".join(cells) + " |")
+    base = next(n for n in (NAMES[0], "vp", *names) if n in names)
     lines += [
         "",
-        f"Error of the mean above that of `measured`, paired by patient (`matched`, {calls} calls, mean±SD):",
+        f"Error of the mean above that of `{base}`, paired by patient (`matched`, {calls} calls, mean±SD):",
         "",
     ]
     lines += ["| process | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
-    for name in names[1:]:
-        lines.append(f"| {name} | " + " | ".join(above(found, t, name, calls) for t in tasks) + " |")
+    for name in (n for n in names if n != base):
+        lines.append(f"| {name} | " + " | ".join(above(found, t, name, base, calls) for t in tasks) + " |")
+    if not capacity(found):
+        return "\n".join(lines)
     lines += ["", "| process | network | parameters | one call | above | 16 calls, matched | above |", "|---" * 7 + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in capacity(found))])
 
 
-def above(found: dict[str, Rows], task: str, name: str, calls: int) -> str:
-    """Percent above the process that ends at the measurement; nothing where one of them was not done."""
-    pair = [found.get(f"process|{task}|{n}", {}).get(f"matched | {calls}") for n in (name, NAMES[0])]
+def above(found: dict[str, Rows], task: str, name: str, base: str, calls: int) -> str:
+    """Percent above another process; nothing where one of them was not done."""
+    pair = [found.get(f"process|{task}|{n}", {}).get(f"matched | {calls}") for n in (name, base)]
     ours, theirs = (ratios(rows, "error", "wiener") for rows in pair)
     return excess(ours, theirs) if ours and theirs else ""
 
