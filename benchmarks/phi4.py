@@ -257,7 +257,7 @@ def main() -> None:
         show(json.loads((a.out / "phi4.json").read_text()))
         return
     sides, steps = ([int(n) for n in text.split(",")] for text in (a.sizes, a.steps))
-    run(a.out, sides, a.seconds, a.fields, a.samples, steps, a.threads, a.models.split(","))
+    run(a.out.resolve(), sides, a.seconds, a.fields, a.samples, steps, a.threads, a.models.split(","))
 
 
 if __name__ == "__main__":

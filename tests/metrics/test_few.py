@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from retrodict.metrics.bootstrap import SMALLEST_TEST, bootstrap, paired_bootstrap
+from retrodict.metrics.bootstrap import SMALLEST_TEST, _studentized_p, bootstrap, paired_bootstrap
 from retrodict.metrics.task import hotelling_from_samples, laguerre_gauss
 
 
@@ -60,6 +60,12 @@ def test_no_p_value_is_below_that_of_the_fewest_flips():
         ).p_value
         assert p >= 2 / 2**n
         assert (p < 0.05) == (n >= SMALLEST_TEST)
+
+
+def test_the_studentized_p_value_is_two_sided():
+    """A mean of zero in the middle of a symmetric law: half of the scores lie on either side, and p is 1."""
+    x = torch.linspace(-3, 3, 12, dtype=torch.float64)
+    assert _studentized_p(x, 0, 4000) == pytest.approx(1, abs=0.05)
 
 
 def test_the_p_value_is_that_of_student_where_it_is_the_largest():
