@@ -70,6 +70,11 @@ def test_counts_have_the_poisson_law_itself_and_an_image_that_is_impossible_has_
     assert torch.allclose(method.weights, logs.softmax(0), rtol=1e-10)
     assert float(method.weights[2]) == 0.0
     assert method.log_evidence == pytest.approx(math.log(float(logs.exp().sum()) / M), abs=1e-10)
+    dark = Measurement(m.operator, torch.zeros_like(m.y), PoissonNoise())  # where exp(-rate) would favor it
+    dark = posterior_method("enumerated", EmpiricalDenoiser(vp(Pixel(SIZE)), images), dark)
+    logs = -rate.sum(1)
+    logs[2] = -math.inf
+    assert torch.allclose(dark.weights, logs.softmax(0), rtol=1e-10)
 
 
 def test_members_are_images_of_the_list_as_often_as_their_weights_say():

@@ -96,8 +96,8 @@ class Enumerated(Method):
         log p(k | y) = log p_k - (y - A m_k)^H (A W A^H + Sigma)^-1 (y - A m_k) / 2 + constant,
 
     and a member is a draw of k and one of N(m_k, W) given y (perturb and solve).  `weights`, `mean` and, of images,
-    `sd` and `log_evidence` are those of the law itself and not of draws.  An image whose data would have a negative
-    variance, as a negative mean of counts has, cannot be the one.
+    `sd` and `log_evidence` are those of the law itself and not of draws.  An image that the law of the noise excludes, as
+    one of a negative mean of counts, has no weight.
 
     Raises `InputError` for another prior, images of more channels, Gaussians with noise that is not Gaussian, and data
     that no image of the list can have given.
@@ -145,19 +145,12 @@ class Enumerated(Method):
     @torch.inference_mode(mode=False)
     def log_odds(self) -> Tensor:
         """Log p_k p(y | k) `(M,)` float64: of images with all constants, of Gaussians without those that are alike."""
-        part = self._likelihood if self.list.points else self._distance
+        part = self._double.log_likelihood if self.list.points else self._distance
         logs = self.list.logs + torch.cat([part(x) for x in self.list.means.split(BATCH)])
         if not bool(torch.isfinite(logs.max())):
             found = "data that no image of the prior can have given, by the law of the noise"
             raise InputError("enumerated: y", found, "data of one of its images", "Look at operator, unit and noise.")
         return logs
-
-    def _likelihood(self, x: Tensor) -> Tensor:
-        m = self._double
-        logs = m.log_likelihood(x)
-        variance = m.law.variance(m.operator.forward(x)).expand(len(x), *m.y.shape[1:])
-        off = variance < 0 if m.mask is None else (variance < 0) & (m.mask.to(variance.device) > 0)
-        return torch.where(off.flatten(1).any(1) | torch.isnan(logs), -math.inf, logs)
 
     def _distance(self, x: Tensor) -> Tensor:
         return -0.5 * self.conditioner.squared_distance(x, self._root)
