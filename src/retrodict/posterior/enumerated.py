@@ -96,8 +96,8 @@ class Enumerated(Method):
         log p(k | y) = log p_k - (y - A m_k)^H (A W A^H + Sigma)^-1 (y - A m_k) / 2 + constant,
 
     and a member is a draw of k and one of N(m_k, W) given y (perturb and solve).  `weights`, `mean` and, of images,
-    `sd` and `log_evidence` are those of the law itself and not of draws.  An image that the law of the noise excludes, as
-    one of a negative mean of counts, has no weight.
+    `sd` and `log_evidence` are those of the law itself and not of draws.  An image that the law of the noise excludes,
+    as one of a negative mean of counts, has no weight.
 
     Raises `InputError` for another prior, images of more channels, Gaussians with noise that is not Gaussian, and data
     that no image of the list can have given.
