@@ -1,6 +1,7 @@
 """Posteriors of measured data: limited-angle and tooth sinograms, and 8-coil k-space, judged by data left out.
 
     python benchmarks/inverse_measured.py OUT [--data ../shared/data] [--only helsinki tooth kspace] [--samples 8]
+    python benchmarks/inverse_measured.py --docs  # the tables of docs/posterior.md, of what was found
 
 No truth is known of these (of the Helsinki disc a segmentation is), so the judge is what was measured and left out: a
 tenth of the views of a sinogram, or of the samples of k-space outside the middle, of which `reconstruct --posterior
@@ -38,8 +39,10 @@ from retrodict.tasks.recon_held_out import HeldOut
 from retrodict.tasks.recon_inputs import acquired
 from retrodict.tasks.recon_kspace import outer_noise
 from retrodict.tasks.recon_options import ReconstructOptions
+from tables import replace_block
 
 RESULTS = Path(__file__).resolve().parent / "results" / "inverse-measured.json"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "posterior.md"
 SHARE = 0.1
 Case = dict[str, Any]
 
@@ -183,35 +186,44 @@ def score(image: np.ndarray, truth: np.ndarray) -> float:
     return matthews(fine > float(otsu(torch.from_numpy(fine))), truth)
 
 
-def shown(cases: dict[str, Case]) -> str:
+NAMES = {"cg_sense": "`cg_sense`, 15 rounds", "fista": "TV (`fista`)", "posterior": "posterior, Gaussian prior"}
+
+
+def shown(name: str, case: Case) -> str:
+    """The table of one case."""
     cells = []
-    for name, case in cases.items():
-        for row in case["rows"]:
-            noise, judged = "", ["-", "-", "-"]
-            if "refused" in row:
-                cells.append([name, f"`{row['method']}`, noise as measured", "refused", *["-"] * 6])
-                continue
-            if row["method"] == "posterior":
-                noise = f", noise {row['sigma']:.3g}" if isinstance(row["sigma"], float) else ", noise as measured"
-                ratio = f"{row['ratio']:.2f} ± {row['ratio_error']:.2f}"
-                judged = [f"{row['covered']:.1%}", ratio, f"{row['misfit']:.2f} ± {row['misfit_sd']:.2f}"]
-            chi2 = f"{row['chi2']:.2f}" if "chi2" in row else "-"
-            said = [f"{row['held_residual']:.2%}", chi2, *judged]
-            said += [f"{row['score']:.3f}" if row.get("score") is not None else "-", f"{row['seconds']:.0f}"]
-            cells.append([name, f"`{row['method']}`{noise}", *said])
-    head = ["data", "method", "left out, residual", "chi² / m", "in 90 % intervals", "error² / predicted",
-            "chi² of samples", "score", "CPU s"]  # fmt: skip
+    scored = any(row.get("score") is not None for row in case["rows"])
+    for row in case["rows"]:
+        method, judged = NAMES.get(row["method"], f"`{row['method']}`"), ["-", "-", "-"]
+        if row["method"] == "posterior" and name == "tooth":
+            method += ", noise as TV leaves it" if isinstance(row["sigma"], float) else ", noise of the counts"
+        if "refused" in row:
+            cells.append([method, "refused", *["-"] * (5 + scored)])
+            continue
+        if row["method"] == "posterior":
+            ratio = f"{row['ratio']:.2f} ± {row['ratio_error']:.2f}"
+            judged = [f"{100 * row['covered']:.1f} %", ratio, f"{row['misfit']:.2f} ± {row['misfit_sd']:.2f}"]
+        chi2 = f"{row['chi2']:.2f}" if "chi2" in row else "-"
+        said = [f"{100 * row['held_residual']:.2f} %", chi2, *judged, *([f"{row['score']:.2f}"] if scored else [])]
+        cells.append([method, *said, f"{row['seconds']:.0f}"])
+    head = ["method", "left out, residual", "chi² / m of the mean", "in 90 % intervals", "error² / predicted",
+            "chi² of samples", *(["score"] if scored else []), "CPU s"]  # fmt: skip
     return table(head, cells)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", default=Path("docs/images"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--only", nargs="*", choices=sorted(CASES), default=list(CASES))
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--json", type=Path, default=RESULTS)
+    parser.add_argument("--docs", action="store_true", help="write the tables of what was found")
     asked = parser.parse_args()
+    if asked.docs:
+        for name, case in json.loads(asked.json.read_text())["cases"].items():
+            replace_block(DOCS, f"measured-{name}", shown(name, case))
+        return
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
@@ -222,7 +234,8 @@ def main() -> None:
         record["command"] = "python benchmarks/inverse_measured.py docs/images"
         asked.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         picture(asked.out / f"posterior-{name}.png", panels)
-    print(shown({k: record["cases"][k] for k in CASES if k in record["cases"]}))
+    for name in asked.only:
+        print(f"{name}\n{shown(name, record['cases'][name])}")
 
 
 if __name__ == "__main__":

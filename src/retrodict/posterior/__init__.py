@@ -12,6 +12,7 @@ from retrodict.denoisers.denoiser import Denoiser
 from retrodict.physics.measurement import Measurement
 from retrodict.posterior.carried import Carried
 from retrodict.posterior.counted import Counted
+from retrodict.posterior.enumerated import Enumerated
 from retrodict.posterior.gradient import CalibratedPigdm, Dps, Jacobian, Pigdm
 from retrodict.posterior.matched import Fuse, Matched
 from retrodict.posterior.messages import Propagated
@@ -75,6 +76,10 @@ POSTERIORS: dict[str, Posterior] = {
         "sample", None, Counted, "this library; Laplace's method: Tierney and Kadane 1986",
         LAW + "; a law of counts, or of independent Gaussian noise",
         "Gaussian data of many counts or Gaussian noise, any steps, any operator; few counts nearly",
+    ),
+    "enumerated": Posterior(
+        "sample", None, Enumerated, "Bayes' rule",
+        "a prior that is a list: images, or Gaussians of one width and Gaussian noise", "any operator; its list",
     ),
     "dps": Posterior("sample", Dps, None, "Chung et al. 2023, arXiv 2209.14687", GRADIENT, "never"),
     "pigdm": Posterior(

@@ -20,6 +20,7 @@ from retrodict.posterior import POSTERIORS, posterior_method
 from retrodict.posterior.card import affine_card, dense_posterior, prior_matrix
 from retrodict.posterior.check import FAR, check_pair, prior_distance
 from retrodict.posterior.counted import Counted
+from retrodict.posterior.enumerated import Enumerated
 from retrodict.posterior.gradient import CalibratedPigdm
 from retrodict.posterior.matched import Fuse, Matched
 from retrodict.posterior.messages import Propagated
@@ -86,12 +87,13 @@ def sample_posterior(
 ) -> Ensemble:
     """Draw `samples` images of p(x | y) for every item of a measurement, with a denoiser as prior.
 
-    `method` is a name of `POSTERIORS`; "auto" takes "fuse" where process, operator and noise are diagonal in one basis;
-    else "propagated" where the prior is known to be a mixture (`Denoiser.modes`), whose weights "matched" does not
-    find; else "matched".  `style` "paper" or "calibrated" (None: calibrated where there is one).  `steps` None: the
-    default of the method; `options` are those of the method.  Item b uses the seed stream `items[b]` (default b); a
-    sample depends on (seed, item, member) alone.  `unit`: that of the prior's images, compared with the operator's.
-    `uncalibrated`: a deviation also of methods whose spread is not that of the posterior.  `watch(done, total)`.
+    `method` is a name of `POSTERIORS`; "auto" takes "enumerated" where the prior is a list of images or of Gaussians of
+    one width; else "fuse" where process, operator and noise are diagonal in one basis; else "propagated" where the
+    prior is known to be a mixture (`Denoiser.modes`), whose weights "matched" does not find; else "matched".  `style`
+    "paper" or "calibrated" (None: calibrated where there is one).  `steps` None: the default of the method; `options`
+    are those of the method.  Item b uses the seed stream `items[b]` (default b); a sample depends on (seed, item,
+    member) alone.  `unit`: that of the prior's images, compared with the operator's.  `uncalibrated`: a deviation also
+    of methods whose spread is not that of the posterior.  `watch(done, total)`.
 
     Raises `InputError` for a prior of other images, noise that is not known, an operator that is not linear, options
     that a method does not have.  Warns, in `warnings` and by `warnings.warn`, of data outside the range of the prior,
@@ -146,8 +148,8 @@ def sample_posterior(
 
 
 def _auto(denoiser: Denoiser, measurement: Measurement) -> str:
-    """The first that is defined: "fuse", and of a known mixture "propagated"."""
-    for name in ("fuse", *(("propagated",) if _several(denoiser) else ())):
+    """The first that is defined: of a known mixture "enumerated", then "fuse", and of a mixture "propagated"."""
+    for name in ("enumerated", "fuse", "propagated") if _several(denoiser) else ("fuse",):
         try:
             posterior_method(name, denoiser, measurement)
         except InputError:
@@ -177,7 +179,7 @@ def _moded(method: Method) -> list[str]:
     return [
         f"the prior is a mixture of {method.denoiser.modes}, and method {_name_of(method)!r} fits one Gaussian to it "
         "at every step: the modes do not get their weights, nor the samples their spread, and their misfit does not "
-        "show it: use 'auto', 'fuse', 'propagated' or 'carried'"
+        "show it: use 'auto', 'enumerated', 'fuse', 'propagated' or 'carried'"
     ]
 
 
@@ -280,6 +282,8 @@ def posterior_verdict(method: Method, steps: int | None = None, *, dense: bool =
         return Verdict(False, "a point method: it gives one image, and its scatter means nothing")
     if method.style == "paper":
         return Verdict(False, "as published: its mean and spread are not those of the posterior (docs/posterior.md)")
+    if isinstance(method, Enumerated):
+        return Verdict(True, "exact: every image or Gaussian of the prior has its weight by Bayes' rule")
     if isinstance(method, Fuse):
         grid, count = method.grid, steps or method.steps
 
