@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,25 @@ def test_only_a_calibrated_method_gives_a_deviation_unasked(name, style):
     assert torch.allclose(found.mean, found.samples.mean(0))
     assert found.reason
     assert (found.method, found.style) == (name, style)
+
+
+def test_samples_that_do_not_fit_the_data_are_no_posterior_of_them():
+    """Data ten deviations away from the prior: N(0, 1) and y = 10 +- 1 is 5 +- 0.7, and chi^2 is 25, not 1."""
+    denoiser, m = bed(sigma=1.0)
+    basis = denoiser.process.basis
+    white = GaussianDenoiser(denoiser.process, torch.zeros(basis.shape, **F), torch.ones(basis.shape, **F))
+    near = Measurement(Blur.gaussian(SIZE, fwhm=1e-3, spacing=(1.0, 1.0)), 0 * m.y + 1.0, m.noise)
+    for y, kind in ((near.y, "posterior"), (10 * near.y, "uncalibrated")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            part = replace(near, y=y)
+            found = sample_posterior(white, part, "matched", samples=4, steps=2)
+            asked = sample_posterior(white, part, "matched", samples=4, steps=2, uncalibrated=True)
+        assert found.kind == kind
+        assert (found.sd is not None) == (kind == "posterior")
+        assert ("chi^2" in found.reason) == (kind == "uncalibrated")
+        assert asked.sd is not None
+    assert float(found.misfit.mean()) == pytest.approx(25.5, rel=0.1)
 
 
 def test_the_page_names_every_method_and_its_source():

@@ -41,12 +41,16 @@ class Verdict:
     reason: str
 
 
+Kind = Literal["posterior", "uncalibrated", "point"]
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """What is known of images `(B, C, *N)` from measurements of B items, in the unit of the prior.
 
     `kind` "posterior": `mean`, `sd` (unbiased over members) and `samples` `(K, B, C, *N)` stand for p(x | y).
-    "uncalibrated": samples of a method whose spread is not that of the posterior; `sd` only where it was asked for.
+    "uncalibrated": samples of a method whose spread is not that of the posterior, or that fit the data of an item far
+    worse than a true image would (chi^2 above 3); `sd` only where it was asked for.
     "point": one image, no uncertainty.  `reason` says how that is known.  `misfit` `(K, B)`: chi^2 of every sample per
     real datum; of posterior samples it has the law of the true image, mean 1 and deviation `misfit_sd`.  `warnings`:
     what speaks against the result.  `calls`, `gradients`: of the denoiser, a member.
@@ -55,7 +59,7 @@ class Ensemble:
     mean: Tensor
     sd: Tensor | None
     samples: Tensor
-    kind: Literal["posterior", "uncalibrated", "point"]
+    kind: Kind
     method: str
     style: str
     reason: str
@@ -125,10 +129,11 @@ def sample_posterior(
     x = torch.stack([f.x for f in found], 1)
     misfit, width = _misfit(measurement, x)
     _require_sane(name, x, misfit)
-    kind = "point" if made.kind == "point" else "posterior" if checked.calibrated else "uncalibrated"
+    kind: Kind = "point" if made.kind == "point" else "posterior" if checked.calibrated else "uncalibrated"
     said += _unfit(misfit, width, kind)
     for text in said:
         warnings.warn(text, stacklevel=2)
+    kind, reason = _stamped(kind, checked.reason, misfit, width)
     sd = x.double().var(0).sqrt().to(x.real) if not x.is_complex() and samples > 1 else None
     if x.is_complex() and samples > 1:
         sd = (0.5 * (x.real.double().var(0) + x.imag.double().var(0))).sqrt().to(x.real)
@@ -142,7 +147,7 @@ def sample_posterior(
     seconds = time.perf_counter() - started
     calls, gradients = found[0].calls, found[0].gradients
     return Ensemble(
-        mean, sd, x, kind, name, made.style, checked.reason, misfit, width, tuple(said), calls, gradients, seeds,
+        mean, sd, x, kind, name, made.style, reason, misfit, width, tuple(said), calls, gradients, seeds,
         seconds, details,
     )  # fmt: skip
 
@@ -252,6 +257,17 @@ def _outside(denoiser: Denoiser, measurement: Measurement, item: int) -> list[st
         f"measurement {item}: chi^2 of the data under the prior is {distance:.3g} per datum, where 1 is expected and "
         f"{FAR:g} is the limit: they are outside the range of this prior (unit, scale, offset, or other images)"
     ]
+
+
+def _stamped(kind: Kind, reason: str, misfit: Tensor, width: float) -> tuple[Kind, str]:
+    """Kind and reason of samples that may fit the data far worse than a true image: then they are no posterior of them,
+    however right the method.
+    """
+    worst = float(misfit.mean(0).max())
+    if kind != "posterior" or worst <= max(FAR, 1 + 5 * width):
+        return kind, reason
+    found = f"chi^2 of the samples is {worst:.3g} per datum, where 1 is expected and {FAR:g} is the limit"
+    return "uncalibrated", f"{found}: prior, operator or noise is not that of the data, so this is not their posterior"
 
 
 def _unfit(misfit: Tensor, width: float, kind: str) -> list[str]:

@@ -146,7 +146,8 @@ class PosteriorSolver:
 
     def record(self, abouts: list[dict[str, Any]], kind: str) -> dict[str, Any]:
         """The record of all slices, with one sentence on the spread and its fit."""
-        first, misfits = abouts[0], [a["misfit"] for a in abouts]
+        first = next((a for a in abouts if a["kind"] == kind), abouts[0])  # whose reason is that of the kind
+        misfits = [a["misfit"] for a in abouts]
         worst = max(misfits, key=lambda v: abs(v - 1))
         words = {
             "posterior": f"Posterior{self.prior.words} of {first['samples']} samples a slice",
