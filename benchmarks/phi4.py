@@ -3,6 +3,7 @@
     python benchmarks/phi4.py OUT                      # 32 x 32, ten CPU minutes of training a model
     python benchmarks/phi4.py OUT --sizes 16,32,64     # cut short, it goes on where it was
     python benchmarks/phi4.py OUT --show               # print what is there
+    python benchmarks/phi4.py OUT --docs               # ... into benchmarks/results and the documents
 
 E(x) = sum_i (x_i^4 - x_i^2) - beta sum_<ij> x_i x_j on a periodic square lattice, critical near beta = 0.68 (Guth et
 al. 2022).  Fields are drawn by checkerboard Metropolis steps and Swendsen-Wang clusters of signs.  What is compared, of
@@ -230,14 +231,30 @@ def _named(found: dict[str, float]) -> dict[str, float]:
 
 
 def show(known: dict[str, Any]) -> None:
-    """The table in Markdown."""
+    """Print the table."""
+    print(table(known))
+
+
+def documents(out: Path) -> None:
+    """What is in OUT, into benchmarks/results and the page of cascades."""
+    from tables import replace_block
+
+    root = Path(__file__).resolve().parents[1]
+    known = json.loads((out / "phi4.json").read_text())
+    (root / "benchmarks" / "results" / "phi4.json").write_text(json.dumps(known, indent=1))
+    replace_block(root / "docs" / "experiment-wavelet-cascade.md", "phi4", table(known))
+
+
+def table(known: dict[str, Any]) -> str:
+    """All rows in Markdown."""
     names = ("spectrum", "site", "mean field", "identity", "<m2>", "<m4>", "<nn>", "<M2>", "<U4>")
-    print("| side | model | rule | steps | full-grid calls | " + " | ".join(names) + " |")
-    print("|" + "---|" * (5 + len(names)))
+    lines = ["| side | model | rule | steps | full-grid calls | " + " | ".join(names) + " |"]
+    lines.append("|" + "---|" * (5 + len(names)))
     for row in known.values():
         head = [str(row["side"]), row["model"], row.get("rule", ""), str(row.get("steps", ""))]
         head.append(f"{row['full']:.3g}" if "full" in row else "")
-        print("| " + " | ".join([*head, *(f"{row[n]:.3f}" if n in row else "" for n in names)]) + " |")
+        lines.append("| " + " | ".join([*head, *(f"{row[n]:.3f}" if n in row else "" for n in names)]) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -252,7 +269,10 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--show", action="store_true")
+    parser.add_argument("--docs", action="store_true", help="write what is there into the documents")
     a = parser.parse_args()
+    if a.docs:
+        return documents(a.out)
     if a.show:
         show(json.loads((a.out / "phi4.json").read_text()))
         return
