@@ -30,7 +30,7 @@ def foreign_denoiser(
 
     x `(B, C, *N)` is the state as that network saw it in training, timestep `(B,)` of the dtype of x what it was told
     then.  It may return a tensor, a tuple or an object with `sample`; a learned variance (twice the channels) is left
-    out.  With x_t = h x_0 + s e and the answer F:
+    out.  With x_t = h x_0 + s e and the answer F::
 
         eps: D = (x - s F)/h     data: D = F     q: D = h x - s F  (v-prediction, h^2 + s^2 = 1)
         flow: D = x - s F  (F = e - x_0)

@@ -1,7 +1,7 @@
 """The forward processes as a list: what each is, its law, source, options, and a picture of its states.
 
 All of it is read from the constructors of `PROCESSES`: the first sentence of a docstring says what a process is, the
-sentences with `h = ` are its law, and a name with a year is its source.
+sentences with h = ... are its law, and a name with a year is its source.
 """
 
 from __future__ import annotations
