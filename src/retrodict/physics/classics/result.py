@@ -68,7 +68,8 @@ def each_item(measurement: Measurement, one: Callable[[Measurement], Reconstruct
 @dataclass(frozen=True)
 class Stop:
     """When iterations end: after `iterations`, where the image moves by less than `tolerance` of itself, or where the
-    misfit |W (y - A x)|^2 is at most the square of `discrepancy` times the number of data (Morozov's principle; 1 is the noise).
+    misfit |W (y - A x)|^2 is at most the square of `discrepancy` times the number of data (Morozov's principle; 1 is
+    the noise).
     """
 
     iterations: int
