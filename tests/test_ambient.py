@@ -13,7 +13,15 @@ from retrodict.denoisers.mixture import MixtureDenoiser, MixtureLaw
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.processes.clocks import at_rest
 from retrodict.processes.fourier import fourier
-from retrodict.training.ambient import Ambient, ambient_mean, compared, own_error, pseudo_clean, two_looks
+from retrodict.training.ambient import (
+    Ambient,
+    ambient_mean,
+    compared,
+    own_error,
+    posterior_draw,
+    pseudo_clean,
+    two_looks,
+)
 from retrodict.training.calibrate_law import calibrate_over_law
 from retrodict.training.losses import Example, denoising_loss
 
@@ -149,6 +157,20 @@ def test_images_to_train_on_are_too_narrow_in_the_published_scheme_and_right_in_
         pseudo_clean(bound.with_spread("none"), y, seeds(12))
 
 
+@pytest.mark.parametrize("parts", [(), (0.25, 0.06), (0.7, 0.3, 0.01)])
+def test_a_draw_by_parts_of_the_noise_has_the_law_of_the_posterior(parts):
+    """v = 1: g = v/(v + s2) of y is left on average, and v s2/(v + s2) is the variance around it."""
+    v, s2, size = 1.0, 2.0, 64
+    denoiser = white_denoiser(v, bands=2, size=size)
+    noise = torch.full((12, 1, *denoiser.process.basis.shape), s2, dtype=F64)
+    y = (v + s2) ** 0.5 * normal(12, 1, size, size)
+    drawn, nothing = (posterior_draw(denoiser, x, noise, seeds(12), parts) for x in (y, torch.zeros_like(y)))
+    assert torch.allclose(drawn - nothing, v / (v + s2) * y, atol=1e-10)  # the same draws: what is left of y alone
+    assert float(nothing.var()) == pytest.approx(v * s2 / (v + s2), rel=4 * (2 / y.numel()) ** 0.5)
+    alone = posterior_draw(denoiser, y[3:5], noise[3:5], seeds(12)[3:5], parts)
+    assert torch.allclose(drawn[3:5], alone, atol=1e-12)
+
+
 def trained_gain(denoiser, loss, clock):
     """Gain at a white clock where `loss(denoiser)`, a parabola in the one weight, has its minimum."""
     values = []
@@ -182,6 +204,14 @@ def test_training_on_noisy_images_finds_the_filter_of_clean_ones_and_the_publish
 
     tolerance = 4 * (2 / y.numel()) ** 0.5 * 3  # errors of the target are up to three times those of clean images
     assert trained_gain(noisy, above, 2.5 * s2) == pytest.approx(1 / (1 + 2.5 * s2), abs=tolerance)
+    mean = right.at(at_rest(basis, noise))(y, torch.ones(48, dtype=F64))
+
+    def tower(denoiser):
+        bound = denoiser.at(at_rest(basis, looks.clock))
+        known = (torch.ones(48, dtype=torch.bool), mean)
+        return compared(bound, looks.state, looks.target, looks.variance, 0.0, known)
+
+    assert trained_gain(noisy, tower, 2.5 * s2) == pytest.approx(1 / (1 + 2.5 * s2), abs=tolerance / 6)
     objective = Ambient(LAW, own=1.0, below=0.0)
     own = lambda d: objective(d, Example(y, noise=noise), seeds(48), "unit", 0.0)  # noqa: E731
     assert trained_gain(noisy, own, s2) == pytest.approx(1 / (1 + s2), abs=tolerance)
@@ -260,6 +290,8 @@ def test_what_cannot_be_trained_is_refused():
         Ambient(LAW, own=0.8, below=0.4)
     with pytest.raises(InputError, match="papers"):
         Ambient(LAW, "papers")
+    with pytest.raises(InputError, match="tower"):
+        Ambient(LAW, tower=1.5)
     with pytest.raises(InputError, match="noise of their own"):
         denoising_loss(denoiser, Example(y, noise=noise), seeds(2))
 

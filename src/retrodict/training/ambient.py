@@ -6,13 +6,16 @@ w = x_0 + sqrt(r) z) is trained in three ranges:
 - r above N everywhere, exactly: w = y + sqrt(e) z with e = r - N, against t = y - (N / sqrt(e)) z.  The noise of t has
   variance N + N^2 / e and is independent of that of w: t is a second image of the object, and E[t | w] = E[x_0 | w].
   That is the ambient identity E[x_0 | w] = (r E[y | w] - N w) / (r - N) (Daras, Dimakis and Daskalakis 2024, arXiv
-  2404.10177, for white noise), and the recorrupted pair of Pang et al. (2021), coefficient by coefficient.
+  2404.10177, for white noise), and the recorrupted pair of Pang et al. (2021), coefficient by coefficient.  As w is y
+  with more noise, E[x_0 | w] = E[D(y) | w] too, D(y) = E[x_0 | y] the denoiser at r = N: most items are compared with
+  it (without a gradient), which has none of the noise of t, and is as right as the denoiser is at N.
 - r = N, exactly: w = y, by Stein's unbiased estimate of the error (1981) with a random probe of the divergence (Ramani,
   Blu and Unser 2008), or against a second scan (Noise2Noise, Lehtinen et al. 2018).
 - r below N somewhere: no noisy image can be made of y.  The denoiser is trained on draws from its own posterior of x_0
   given y (expectation maximization, Rozet et al. 2024, arXiv 2405.13712).  Draws of the true posterior have the law of
-  clean images, so the truth is a fixed point; the draws of one call have a mean and a local covariance that were
-  learned from the ranges above (`LocalSpread`), and are else Gaussian.
+  clean images, so the truth is a fixed point.  The draws of one call have a mean and a local covariance that were
+  learned (`LocalSpread`), and are else Gaussian; so a draw goes on by ancestral steps to `PARTS` of the noise, and what
+  is Gaussian in the end is the little that the last of them leaves.
 
 `style="paper"` is SURE-Score (Aali et al. 2023, arXiv 2305.01166), the published scheme of WISGM (Wu et al. 2024, IEEE
 TMI) with one network and without its feedback: Stein's estimate at r = N, and denoising score matching on denoised
@@ -22,7 +25,8 @@ learned is too narrow by v / (v + N).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -37,12 +41,25 @@ from retrodict.processes.clocks import at_rest
 from retrodict.processes.observation import Cond, noise_like, ratio
 from retrodict.training.losses import Example, Losses, bind, denoising_loss, example, mean_over
 
-__all__ = ["STYLES", "Ambient", "Clocks", "Looks", "ambient_mean", "own_error", "pseudo_clean", "two_looks"]
+__all__ = [
+    "STYLES",
+    "Ambient",
+    "Clocks",
+    "Looks",
+    "ambient_mean",
+    "own_error",
+    "posterior_draw",
+    "pseudo_clean",
+    "two_looks",
+]
 
 STYLES = ("ambient", "paper")
 
 STEP = 0.02
 """Length of the probe of the divergence in units of the noise: bfloat16 could not see it, float32 does."""
+
+PARTS = (0.25, 0.06)
+"""Parts of the noise of an image at which a draw from its posterior stops on the way: chosen on validation patients."""
 
 NEAR, FAR, DEEP = 0.05, 50.0, 1e-3
 """Least and largest added noise over the own noise of an image, and least clock over it."""
@@ -118,10 +135,13 @@ def own_error(
     return mean, seen - own + 2 * halves * probed
 
 
-def pseudo_clean(denoiser: NetDenoiser, y: Tensor, seeds: Tensor, style: str = "ambient") -> Tensor:
+def pseudo_clean(
+    denoiser: NetDenoiser, y: Tensor, seeds: Tensor, style: str = "ambient", stream: str = "posterior"
+) -> Tensor:
     """Images to train on in place of clean ones, of noisy images y `(B, C, *N)`; denoiser: at the clock of their noise.
 
-    "ambient": one draw from the posterior that a call states, D(y) + e.  "paper": D(y), which is too smooth.
+    "ambient": a draw from the posterior that one call states, D(y) + e of the seeds and the stream.  "paper": D(y),
+    which is too smooth.
 
     Raises `InputError` for a denoiser that states no spread to draw from.
     """
@@ -131,8 +151,29 @@ def pseudo_clean(denoiser: NetDenoiser, y: Tensor, seeds: Tensor, style: str = "
             return said.mean
         if said.spread is None:
             raise InputError("spread", "a denoiser without a law of its error", "one: it is drawn from", "bands: 4")
-        z = torch.stack([noise_like(y, seeds, "posterior", k) for k in range(said.spread.fields)])
+        z = torch.stack([noise_like(y, seeds, stream, k) for k in range(said.spread.fields)])
         return said.mean + said.spread.draw(z).to(y)
+
+
+def posterior_draw(
+    denoiser: NetDenoiser, y: Tensor, noise: Tensor, seeds: Tensor, parts: Sequence[float] = PARTS
+) -> Tensor:
+    """A draw of x_0 given noisy images y `(B, C, *N)` of variance `noise` `(B, 1, *K)`, by 1 + len(parts) calls.
+
+    From x drawn at the noise of y, the state at a part p of it is x + p (y - x) + sqrt(p (1 - p) N) z, its law between
+    x and y (Ho et al. 2020, eq. 7, for clocks p N); a draw given that state is the next x.  Exact where the spread that
+    a call states is the law of its error, at any `parts` (falling, between 1 and 0).
+    """
+    basis, root = denoiser.process.basis, noise.sqrt().to(y.real)
+    x = pseudo_clean(denoiser.at(at_rest(basis, noise)), y, seeds)
+    before = 1.0
+    for number, part in enumerate(parts):
+        share = part / before
+        z = basis.inverse(root * basis.forward(noise_like(y, seeds, "ancestral", number)))
+        y = x + share * (y - x) + math.sqrt(part * (1 - share)) * z
+        x = pseudo_clean(denoiser.at(at_rest(basis, part * noise)), y, seeds, stream=f"posterior-{number}")
+        before = part
+    return x
 
 
 # ---- the objective ---------------------------------------------------------------------------------------------------
@@ -143,25 +184,29 @@ class Ambient:
     """An objective of `train` for noisy images: batches are `Example`s of which `noise` says the variance of x0.
 
     law: of the clocks that the denoiser is to serve.  An image is shown with noise of the law, or a multiple of its
-    own, *added* to it; `own` and `below` are the shares of items at the noise of the image, and below it.  style:
-    "ambient", or "paper" (SURE-Score), of which half the items are at the own noise and half are states of D(y).
+    own, *added* to it; `own` and `below` are the shares of items at the noise of the image, and below it; `tower` is
+    the share of those above it that are compared with D(y), the others with a second look at y.  style: "ambient", or
+    "paper" (SURE-Score), of which half the items are at the own noise and half are states of D(y).
 
     Squared errors count over c_out^2 + the variance of what they are compared with, coefficient by coefficient: for
     clean images that is the loss "unit".  What the noise of the target adds is taken off, so that a value estimates the
-    error to the truth nobody has; single values may be negative.  Variances are trained by the likelihood of the
-    target, whose known noise is part of its variance.
+    error to the truth nobody has (to D(y) where that is the target); single values may be negative.  Variances are
+    trained by the likelihood of the noisy target, whose known noise is part of its variance.
     """
 
     law: Clocks
     style: str = "ambient"
     own: float = 0.25
     below: float = 0.25
+    tower: float = 0.9
 
     def __post_init__(self) -> None:
         """Refuse an unknown style and shares that are none."""
         choice("style", self.style, STYLES)
         if not (self.own >= 0 and self.below >= 0 and self.own + self.below <= 1):
             raise InputError("own, below", (self.own, self.below), "shares that sum to at most 1")
+        if not 0 <= self.tower <= 1:
+            raise InputError("tower", self.tower, "a share from 0 to 1")
 
     def __call__(
         self, denoiser: NetDenoiser, batch: Tensor | Example, seeds: Tensor, weight: str, spread_weight: float
@@ -204,7 +249,10 @@ class Ambient:
         white = noise_like(made.x0, seeds, "state", 0)
         looks = two_looks(made.x0, noise, self.added(basis, seeds, noise), white, basis)
         bound = denoiser.at(at_rest(basis, looks.clock))
-        return compared(bound, looks.state, looks.target, looks.variance, spread_weight)
+        with torch.no_grad():
+            mean = denoiser.at(at_rest(basis, noise))(made.x0, _rest(made.x0))
+        smooth = uniform(seeds, "ambient-tower", 0) < self.tower
+        return compared(bound, looks.state, looks.target, looks.variance, spread_weight, (smooth, mean))
 
     def _own(self, denoiser: NetDenoiser, made: Example, seeds: Tensor, spread_weight: float) -> Losses:
         basis, noise = denoiser.process.basis, made.noise
@@ -226,19 +274,36 @@ class Ambient:
     def _below(self, denoiser: NetDenoiser, made: Example, seeds: Tensor, spread_weight: float) -> Losses:
         basis, noise = denoiser.process.basis, made.noise
         assert noise is not None
-        clean = pseudo_clean(denoiser.at(at_rest(basis, noise)), made.x0, seeds, self.style)
+        if self.style == "paper":
+            clean = pseudo_clean(denoiser.at(at_rest(basis, noise)), made.x0, seeds, "paper")
+        else:
+            clean = posterior_draw(denoiser, made.x0, noise, seeds)
         clocks = self.lower(basis, seeds, noise)
         law = lambda bound, _: at_rest(bound, clocks)  # noqa: E731
         return denoising_loss(denoiser, Example(clean, spacing=made.spacing), seeds, "unit", spread_weight, law=law)
 
 
-def compared(bound: NetDenoiser, state: Tensor, target: Tensor, variance: Tensor, spread_weight: float) -> Losses:
-    """The losses of a state against an image of independent noise of `variance` `(B, 1, *K)`."""
+def compared(
+    bound: NetDenoiser,
+    state: Tensor,
+    target: Tensor,
+    variance: Tensor,
+    spread_weight: float,
+    known: tuple[Tensor, Tensor] | None = None,
+) -> Losses:
+    """The losses of a state against an image of independent noise of `variance` `(B, 1, *K)`.
+
+    known: items `(B,)` whose mean is compared with images `(B, C, *N)` of no noise instead; their spread is not.
+    """
     basis = bound.process.basis
     terms = bound.training_terms(state, _rest(state), Cond())
-    off = target - bound.answer(terms)
-    found = basis.energy(basis.forward(off)) - variance.to(off.real)
-    error = mean_over(found * _weight(terms, variance).to(found), basis)
+    answer = bound.answer(terms)
+    off, gap, left = target - answer, target - answer, variance
+    if known is not None:
+        which, images = _lift(known[0], target), known[1]
+        gap, left = torch.where(which, images - answer, off), torch.where(_lift(known[0], variance), 0.0, variance)
+    found = basis.energy(basis.forward(gap)) - left.to(gap.real)
+    error = mean_over(found * _weight(terms, left).to(found), basis)
     if terms.log_ratio is None:
         return Losses(error, error, torch.zeros_like(error))
     nll = _likelihood(bound, off.detach(), terms, variance)
