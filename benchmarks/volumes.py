@@ -1,7 +1,10 @@
 """Volumes."""
-import sys, json
+import json
+import sys
 from pathlib import Path
+
 import numpy as np
+
 D = Path("/work/shared/data/petct_sts")
 def prepare(out: Path) -> None:
     split = json.loads((D / "split.json").read_text())

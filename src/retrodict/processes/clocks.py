@@ -219,7 +219,6 @@ class _Draw:
         across = axes[1] * angle.cos() - axes[0] * angle.sin()
         return torch.where(self("stretched") < 0.3, ((along * stretch) ** 2 + (across / stretch) ** 2).sqrt(), plain)
 
-
     def stretched_radius(self) -> Tensor:
         """|f| of all axes `(B|1, *K)`, on three axes with the first one stretched."""
         if self.basis.ndim != 3:

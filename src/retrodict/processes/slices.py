@@ -7,7 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["MOST_CORRELATION", "slice_mtf", "slice_power"]
+from retrodict._check import InputError
+from retrodict.bases import Basis, Fourier
+
+__all__ = ["MOST_CORRELATION", "plane_of", "slice_mtf", "slice_power"]
 
 
 TERMS = 24
@@ -15,6 +18,14 @@ TERMS = 24
 
 MOST_CORRELATION = 0.9
 """Largest correlation of the noise of neighboring slices: profiles of 3.6 distances."""
+
+
+def plane_of(basis: Basis) -> Fourier:
+    """The basis of one slice of a volume; `InputError` for another basis than a real Fourier one of three axes."""
+    if not isinstance(basis, Fourier) or basis.ndim != 3:
+        found = f"a {type(basis).__name__} basis of {basis.ndim} axes"
+        raise InputError("slices", found, "a Fourier basis of three axes: slices, rows, columns")
+    return Fourier(basis.size[1:], basis.spacing[1:], basis.device, basis.complex)
 
 
 def slice_mtf(frequency: Tensor, width: Tensor | float) -> Tensor:

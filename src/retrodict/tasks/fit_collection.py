@@ -304,7 +304,10 @@ def _card(
 
 def _volume_card(training: PatchSet, validation: PatchSet | None) -> dict[str, Any]:
     """As `_card`, of volumes: their slices are known by the pixels that they have on the grid of the model."""
-    sides = {"training_images": training.images(), "validation_images": [] if validation is None else validation.images()}
+    sides = {
+        "training_images": training.images(),
+        "validation_images": [] if validation is None else validation.images(),
+    }
     digests = {side: {digest[:DIGITS] for _, x in images for digest in map(slice_digest, x.unbind(1))}
                for side, images in sides.items()}  # fmt: skip
     both = digests["training_images"] & digests["validation_images"]

@@ -341,7 +341,9 @@ class FitConfig(Strict):
             if getattr(self.data, name) is not None:
                 raise InputError(f"data.{name}", "a value beside three axes", "none: it is for slices")
         if percentile_of(self.intensity.unit) is not None:
-            raise InputError("intensity.unit", repr(self.intensity.unit), "a unit of its own, with three axes and a law")
+            raise InputError(
+                "intensity.unit", repr(self.intensity.unit), "a unit of its own, with three axes and a law"
+            )
 
     @property
     def spacings(self) -> tuple[float, float]:
