@@ -151,10 +151,8 @@ def slices_outside(model: Model, profile: float, correlation: float) -> str:
     if not 0.98 * low <= profile <= 1.02 * high:
         return f"its slice profile is {profile:g} mm wide, and the model was trained on {low:.3g} to {high:.3g} mm"
     if correlation > law.overlap + 0.02:
-        known = f"of up to {law.overlap:g}"
-        return (
-            f"its slices have a noise correlation of {correlation:g}, and the model was trained on correlations {known}"
-        )
+        known = f"and the model was trained on up to {law.overlap:g}"
+        return f"the noise of its neighboring slices has a correlation of {correlation:g}, {known}"
     return ""
 
 
