@@ -112,11 +112,10 @@ def measured(
     exceeds 1 (sharp kernels) the variance follows the clock instead, Sigma = rho (H / MTF)^2 NPS / volume, so that
     the noise-to-signal clock still never decreases.  `unit_scale`: data unit per model unit (NPS / unit_scale^2).
 
-    slices: on three axes, curves are those of a slice (rows, columns; NPS in unit^2 mm^2), and a record of "profile" and
-    "correlation" says what happens along the first: H = MTF(f_y, f_x) `slice_mtf`(f_z, profile), Sigma = rho
-    NPS(f_y, f_x) /
-    (pixel area) `slice_power`(f_z, distance, correlation).  profile: full width at half maximum of the slice
-    sensitivity profile in mm; correlation: of the noise of neighboring slices.
+    slices: on three axes, where curves are those of a slice (rows, columns; NPS in unit^2 mm^2), a record of "profile"
+    and "correlation" says what happens along the first: H = MTF(f_y, f_x) `slice_mtf`(f_z, profile) and Sigma = rho
+    NPS(f_y, f_x) `slice_power`(f_z, distance, correlation) / (pixel area).  profile: full width at half maximum of the
+    slice sensitivity profile in mm; correlation: of the noise of neighboring slices.
     """
     mtf_curve, nps_curve = Curve.parse(mtf, "mtf"), Curve.parse(nps, "nps")
     plane = basis if slices is None else plane_of(basis)

@@ -114,13 +114,12 @@ def _slices(model: Model, options: RestoreOptions) -> dict[str, float] | None:
         return None
     missing = [name for name, value in stated.items() if value is None]
     if missing:
-        name = f"slice_{missing[0]}"
-        what = {
-            "slice_profile": "the full width at half maximum of the slice sensitivity profile in mm",
-            "slice_correlation": "the correlation of the noise of neighboring slices, 0 where they are independent",
-        }[name]
-        raise InputError(name, "nothing: curves say what happens in the plane of a slice alone", what, "Give {%s}." % name,
-                         **{name: 0.0 if name == "slice_correlation" else model.spec.spacing[0]})  # fmt: skip
+        found = "nothing: the curves say what happens in the plane of a slice alone"
+        if missing[0] == "profile":
+            what, hint = "the width of the slice sensitivity profile at half maximum in mm", "Give {slice_profile}."
+            raise InputError("slice_profile", found, what, hint, slice_profile=model.spec.spacing[0])
+        what = "the correlation of the noise of neighboring slices, 0 where they are independent"
+        raise InputError("slice_correlation", found, what, "Give {slice_correlation}.", slice_correlation=0)
     return {name: float(value) for name, value in stated.items() if value is not None}
 
 
