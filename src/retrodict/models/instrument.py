@@ -23,8 +23,8 @@ from retrodict.processes.process import Process
 __all__ = ["Agreement", "as_scanned", "measure", "measured_inside", "model_with_instrument", "own_curves"]
 
 
-AROUND = 32
-"""Mirrored pixels around an image that is measured: farther than an MTF reaches."""
+AROUND = {1: 32, 2: 32, 3: 8}
+"""Mirrored pixels around an image that is measured, by its axes: farther than an MTF reaches, in larger voxels too."""
 
 
 NOISE_FACTOR = 1.5
@@ -134,7 +134,7 @@ def _agreement(process: Process, trained: Moments, found: Moments) -> Agreement:
     return Agreement(ratio, difference)
 
 
-def measure(image: Image, model: Model, seed: int = 0, *, margin: int = AROUND) -> Image:
+def measure(image: Image, model: Model, seed: int = 0, *, margin: int = AROUND[2]) -> Image:
     """Measurement of a clean 2-D image by the instrument of the model: its MTF, then noise of its NPS.
 
     margin: pixels of mirrored border (see `measured_inside`); 0 takes the image as periodic.

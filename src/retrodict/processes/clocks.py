@@ -21,7 +21,7 @@ from retrodict.bases import Basis, Fourier
 from retrodict.processes.fourier import family_to
 from retrodict.processes.observation import Moments, Pairing
 from retrodict.processes.process import Process
-from retrodict.processes.slices import slice_mtf, slice_power
+from retrodict.processes.slices import along, slice_mtf, slice_power
 
 __all__ = ["LAWS", "ClockLaw", "at_rest", "law_from_json"]
 
@@ -227,11 +227,11 @@ class _Draw:
         return (across.clamp_min(0) + (fz * self.between("through", 0.5, 2.0, log=True)) ** 2).sqrt()
 
     def frequency(self, axis: int) -> Tensor:
-        """Frequency along an axis `(*K)`; on three axes the basis has to be `Fourier`."""
+        """Frequency along an axis, which broadcasts with `(*K)`; on three axes the basis has to be `Fourier`."""
         if not isinstance(self.basis, Fourier):
             found = f"a {type(self.basis).__name__} basis of three axes"
             raise InputError("ClockLaw", found, "a Fourier basis: an instrument knows slices from rows")
-        return self.basis.frequencies()[axis]
+        return along(self.basis, axis)
 
 
 def _lift(x: Tensor, basis: Basis) -> Tensor:

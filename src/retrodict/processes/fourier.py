@@ -14,7 +14,7 @@ from retrodict.bases import Basis, Fourier
 from retrodict.bases.curve import Curve
 from retrodict.processes.observation import Moments
 from retrodict.processes.process import Law, Process, assemble
-from retrodict.processes.slices import MOST_CORRELATION, plane_of, slice_mtf, slice_power
+from retrodict.processes.slices import MOST_CORRELATION, along, plane_of, slice_mtf, slice_power
 
 __all__ = ["FourierProcess", "ct_filters", "family_to", "fourier", "measured"]
 
@@ -129,7 +129,7 @@ def measured(
         if between is None:
             return _measurement(gain, noise)
         assert isinstance(bound, Fourier)
-        f, (profile, correlation) = bound.frequencies()[0], between
+        f, (profile, correlation) = along(bound, 0), between
         return _measurement(slice_mtf(f, profile) * gain, slice_power(f, bound.spacing[0], correlation) * noise)
 
     options = {"mtf": mtf_curve.to_json(), "nps": nps_curve.to_json(), "unit_scale": unit_scale}

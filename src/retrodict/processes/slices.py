@@ -10,7 +10,7 @@ from torch import Tensor
 from retrodict._check import InputError
 from retrodict.bases import Basis, Fourier
 
-__all__ = ["MOST_CORRELATION", "plane_of", "slice_mtf", "slice_power"]
+__all__ = ["MOST_CORRELATION", "along", "plane_of", "slice_mtf", "slice_power"]
 
 
 TERMS = 24
@@ -26,6 +26,12 @@ def plane_of(basis: Basis) -> Fourier:
         found = f"a {type(basis).__name__} basis of {basis.ndim} axes"
         raise InputError("slices", found, "a Fourier basis of three axes: slices, rows, columns")
     return Fourier(basis.size[1:], basis.spacing[1:], basis.device, basis.complex)
+
+
+def along(basis: Fourier, axis: int) -> Tensor:
+    """Signed frequency in cycles/mm along one axis, with all other axes of length 1."""
+    whole = basis.frequencies()[axis]
+    return whole[tuple(slice(None) if k == axis else slice(1) for k in range(basis.ndim))]
 
 
 def slice_mtf(frequency: Tensor, width: Tensor | float) -> Tensor:

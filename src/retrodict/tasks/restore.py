@@ -22,6 +22,7 @@ from retrodict.models.model import Model, open_model
 from retrodict.models.relative import at_level_of
 from retrodict.nets.tiles import Tiled
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, calls_of, check_stop
+from retrodict.samplers.margin import MARGIN
 from retrodict.samplers.plan import GRIDS
 from retrodict.samplers.rules import RULES
 from retrodict.tasks.calibration import Calibration
@@ -53,9 +54,6 @@ log = logging.getLogger("retrodict")
 ALONE = 256**2
 """Pixels from which members run one by one: tensors beyond 32 MB are taken from the system anew for every layer, which
 costs a sixth of the time."""
-
-VOLUME_MARGIN = 8
-"""Voxels of border round a volume: 16, as round an image, would be half of a volume of 60 slices again."""
 
 Watch = Callable[[str, int, int], None]
 """Told the name of the input, network calls done and in all."""
@@ -223,8 +221,7 @@ class Job:
             factor, about["noise_map"] = noise_map_of(options, image, work, ready, name)
         ndim = len(ready.spec.size)
         sampling = _sampling(options)
-        if ndim == 3:
-            sampling = replace(sampling, margin=VOLUME_MARGIN)
+        sampling = replace(sampling, margin=MARGIN[ndim])
         check_stop(ready.denoiser.process, sampling)
         size = tuple(n + 2 * sampling.margin for n in work.values.shape[-ndim:])
         if math.prod(size) > ALONE:
