@@ -22,6 +22,7 @@ from retrodict.processes.fourier import fourier
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_collection import training_sets
 from retrodict.tasks.fit_config import load_config
+from retrodict.tasks.held_out import SIDES
 from retrodict.tasks.in_use import by_intensity, in_use
 from retrodict.training.calibrate_law import calibrate_over_law
 

@@ -208,7 +208,7 @@ def along(spacing: Spacing, ndim: int) -> tuple[float, ...]:
 
 
 def center(x: Tensor, more: int = 0) -> Tensor:
-    """The middle of an image `(C, *N)`, at most as many pixels along every axis as `SIDES` says, and `more` on both sides."""
+    """The middle of an image `(C, *N)`: at most `SIDES` pixels along every axis, and `more` on both sides."""
     side = SIDES[x.ndim - 1] + 2 * more
     cuts = [slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in x.shape[1:]]
     return x[(slice(None), *cuts)]

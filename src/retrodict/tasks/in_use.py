@@ -143,9 +143,7 @@ def _pixels(
     """
     for i, (image, spacing) in enumerate(images):
         for own, bound in _instruments(denoiser, law, spacing, seed, i):
-            y, truth = (
-                center(x) for x in (measured_inside(bound.process, image[None], own, AROUND[image.ndim - 1])[0], image)
-            )
+            y, truth = _measured(bound.process, image, own), center(image)
             result = restore_batch(bound, y[None], _once(bound.process.ndim, own))
             if result.sd is None:
                 continue
@@ -163,6 +161,11 @@ def _instruments(
     for k in range(INSTRUMENTS):
         own = key(seed, f"instrument-{k}", index)
         yield own, denoiser.at(law.instrument(basis, own))
+
+
+def _measured(process: Process, image: Tensor, seed: int) -> Tensor:
+    """The middle of an image `(C, *N)`, as it is measured."""
+    return center(measured_inside(process, image[None], seed, AROUND[image.ndim - 1])[0])
 
 
 def _once(ndim: int, seed: int) -> SamplingOptions:
@@ -207,7 +210,7 @@ def _ring(ends: Sequence[NetDenoiser], process: Process, image: Tensor, seed: in
     nothing = torch.zeros(3, dtype=torch.float64, device="cpu")
     if short or not bool(inside.any()):
         return nothing
-    y, found = center(measured_inside(process, image[None], seed, AROUND[image.ndim - 1])[0]), []
+    y, found = _measured(process, image, seed), []
     options = SamplingOptions(samples=MEMBERS, steps=CALLS, seed=seed, margin=MARGIN[truth.ndim - 1])
     for end in ends:
         result = unchecked(end.at(process), y[None], options)
@@ -226,9 +229,7 @@ def _rows(
     depths = torch.zeros(2, BORDER, dtype=torch.float64, device="cpu")
     for i, (image, spacing) in enumerate(images):
         for own, bound in _instruments(denoiser, law, spacing, seed, i):
-            y, truth = (
-                center(x) for x in (measured_inside(bound.process, image[None], own, AROUND[image.ndim - 1])[0], image)
-            )
+            y, truth = _measured(bound.process, image, own), center(image)
             result = restore_batch(bound, y[None], _once(bound.process.ndim, own))
             if result.sd is None:
                 continue
