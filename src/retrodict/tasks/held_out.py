@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 
-SIDES = {1: 128, 2: 128, 3: 40}
+SIDES = {1: 128, 2: 128, 3: 32}
 """Largest side in pixels, by axes, of the part of an image that is measured: a larger image scatters less."""
 
 Spacing = float | tuple[float, ...]

@@ -24,8 +24,8 @@ from retrodict.tasks.held_out import IMAGES, SIDES, Spacing, along, center
 
 __all__ = ["by_intensity", "in_use"]
 
-INSTRUMENTS = 4
-"""Instruments of the law that measure every image."""
+INSTRUMENTS = {1: 4, 2: 4, 3: 2}
+"""Instruments of the law that measure every image, by its axes: a volume says more than an image."""
 
 BORDER = 8
 """Pixels that have factors of their own: one call knows one margin around an image, and a network takes it for a
@@ -158,7 +158,7 @@ def _instruments(
 ) -> Iterator[tuple[int, NetDenoiser]]:
     """A seed and the denoiser of each of `INSTRUMENTS` instruments of the law at a pixel spacing."""
     basis = replace(denoiser.process.basis, spacing=along(spacing, denoiser.process.ndim))
-    for k in range(INSTRUMENTS):
+    for k in range(INSTRUMENTS[denoiser.process.ndim]):
         own = key(seed, f"instrument-{k}", index)
         yield own, denoiser.at(law.instrument(basis, own))
 
@@ -192,7 +192,7 @@ def _share(
     for n, images in enumerate(patients.values()):
         for image, spacing in images[:1]:
             basis = replace(denoiser.process.basis, spacing=along(spacing, denoiser.process.ndim))
-            for k in range(INSTRUMENTS):
+            for k in range(INSTRUMENTS[denoiser.process.ndim]):
                 own = key(seed, f"margin-{n}", k)
                 total += _ring(ends, law.instrument(basis, own), image, own)
     error, none, whole = total.tolist()
@@ -247,7 +247,7 @@ def _rows(
 def _on_the_way(denoiser: NetDenoiser, image: Tensor, seed: int) -> list[Tensor]:
     """Noise level, and squared error over variance inside, of the states of an image `(C, *N)` at `TIMES`."""
     multiple, whole, found = denoiser.multiple, image[None], []
-    most = SIDES[image.ndim - 1] + 2 * REACH
+    most = SIDES[image.ndim - 1] + 2 * (REACH if image.ndim < 4 else REACH // 2)
     size = [min(n, most) // multiple * multiple for n in image.shape[1:]]
     starts = [(n - m) // 2 for n, m in zip(image.shape[1:], size, strict=True)]
     cut = (..., *(slice(a, a + m) for a, m in zip(starts, size, strict=True)))
