@@ -37,8 +37,8 @@ NODES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TIMES = (0.1, 0.2, 0.35, 0.6)
 """Of states on the way from the measurement to the image, whose errors count as that at the measurement does."""
 
-REACH = 16
-"""Pixels at the border of a state that are not looked at: it is taken as periodic."""
+REACH = {1: 16, 2: 16, 3: 8}
+"""Pixels, by axes, at the border of a state that are not looked at: it is taken as periodic."""
 
 LEAST, MOST = 0.7, 1.5
 """Of the factor: more says that something else is wrong."""
@@ -205,8 +205,9 @@ def _ring(ends: Sequence[NetDenoiser], process: Process, image: Tensor, seed: in
     """
     truth = center(image)
     short = any(n < m + AROUND[image.ndim - 1] for n, m in zip(image.shape[1:], truth.shape[1:], strict=True))
-    depth = depth_of(truth.shape[1:], REACH, range(truth.ndim - 1))
-    inside, ring = depth >= REACH, (depth >= RING[0]) & (depth < RING[1])
+    reach = REACH[truth.ndim - 1]
+    depth = depth_of(truth.shape[1:], reach, range(truth.ndim - 1))
+    inside, ring = depth >= reach, (depth >= RING[0]) & (depth < RING[1])
     nothing = torch.zeros(3, dtype=torch.float64, device="cpu")
     if short or not bool(inside.any()):
         return nothing
@@ -247,12 +248,13 @@ def _rows(
 def _on_the_way(denoiser: NetDenoiser, image: Tensor, seed: int) -> list[Tensor]:
     """Noise level, and squared error over variance inside, of the states of an image `(C, *N)` at `TIMES`."""
     multiple, whole, found = denoiser.multiple, image[None], []
-    most = SIDES[image.ndim - 1] + 2 * (REACH if image.ndim < 4 else REACH // 2)
+    reach = REACH[image.ndim - 1]
+    most = SIDES[image.ndim - 1] + 2 * reach
     size = [min(n, most) // multiple * multiple for n in image.shape[1:]]
     starts = [(n - m) // 2 for n, m in zip(image.shape[1:], size, strict=True)]
     cut = (..., *(slice(a, a + m) for a, m in zip(starts, size, strict=True)))
     process, part, truth = denoiser.process.on(tuple(image.shape[1:])), denoiser.on(size), whole[cut]
-    inside = (..., *(slice(REACH, -REACH) if n > 3 * REACH else slice(None) for n in size))
+    inside = (..., *(slice(reach, -reach) if n > 3 * reach else slice(None) for n in size))
     for number, time in enumerate(TIMES):
         t = torch.tensor([time], dtype=torch.float64, device="cpu")
         z = noise_like(whole, torch.tensor([seed], device="cpu"), "in-use", number)
