@@ -52,6 +52,8 @@ def slice_power(frequency: Tensor, distance: float, correlation: Tensor | float)
     """
     rho = torch.as_tensor(correlation, dtype=torch.float64, device=frequency.device)
     total = torch.ones_like(frequency) + 0 * rho
+    term, ratio = torch.ones_like(rho), rho
     for k in range(1, TERMS + 1):
-        total = total + 2 * rho ** (k * k) * torch.cos(2 * math.pi * k * distance * frequency)
+        term, ratio = term * ratio, ratio * rho * rho  # rho^(k^2), rho^(2 k + 1): products are the same in every batch
+        total = total + 2 * term * torch.cos(2 * math.pi * k * distance * frequency)
     return total.clamp_min(0)
