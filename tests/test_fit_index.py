@@ -22,6 +22,7 @@ from retrodict.processes.fourier import fourier
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_collection import training_sets
 from retrodict.tasks.fit_config import load_config
+from retrodict.tasks.held_out import SIDES
 from retrodict.tasks.in_use import by_intensity, in_use
 from retrodict.training.calibrate_law import calibrate_over_law
 
@@ -375,7 +376,7 @@ def test_the_factor_in_use_is_the_ratio_where_the_spread_is_wrong(tmp_path):
 
 def test_what_a_margin_costs_is_known_where_images_go_on(tmp_path, monkeypatch):
     """A zero network on Gaussian data is the linear estimate, which knows it: no factors at the border but 1."""
-    monkeypatch.setattr("retrodict.tasks.held_out.SIDE", 48)
+    monkeypatch.setitem(SIDES, 2, 48)
     denoiser = planned(settings(tmp_path), tmp_path / "run").spec.build("test")
     basis = denoiser.process.on((80, 80)).basis
     z = torch.randn(6, 1, *basis.size, generator=torch.Generator().manual_seed(3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from retrodict.processes.process import Process
 __all__ = ["Agreement", "as_scanned", "measure", "measured_inside", "model_with_instrument", "own_curves"]
 
 
-AROUND = 32
-"""Mirrored pixels around an image that is measured: farther than an MTF reaches."""
+AROUND = {1: 32, 2: 32, 3: 8}
+"""Mirrored pixels around an image that is measured, by its axes: farther than an MTF reaches, in larger voxels too."""
 
 
 NOISE_FACTOR = 1.5
@@ -86,19 +87,21 @@ def as_scanned(model: Model) -> bool:
     return isinstance(model.spec.card.get("noise"), dict)
 
 
-def model_with_instrument(model: Model, mtf: Any = None, nps: Any = None) -> tuple[Model, Agreement]:
+def model_with_instrument(
+    model: Model, mtf: Any = None, nps: Any = None, slices: Mapping[str, float] | None = None
+) -> tuple[Model, Agreement]:
     """The model with its process bound to a measured MTF and NPS (`Curve`, record, or path; None keeps its own).
 
     The Wiener part of the denoiser and the sampler follow the measured curves exactly; the network, which sees a
     standardized noise estimate, is the one that was trained.  Raises `InputError` for a model whose process does not
     end at the measurement, and for curves that do not reach its Nyquist frequency or are in another unit.  A model that
-    was trained on noisy scans (`as_scanned`) has an MTF of 1 where none is given.
+    was trained on noisy scans (`as_scanned`) has an MTF of 1 where none is given.  slices: with curves of a slice, what
+    a model of volumes has to be told of the third axis (`processes.measured`).
     """
     process, scale = model.denoiser.process, model.intensity.scale
     if not process.pairing.starts:
         raise InputError("model", f"a process with conditioning {process.pairing.kind!r}", "a terminal one")
     mtf = AS_SCANNED if mtf is None and as_scanned(model) else mtf
-    own_mtf, own_nps = own_curves(process, scale)
     given = None if nps is None else Curve.parse(nps, "nps")
     if given is not None and given.unit.split("^")[0] != model.intensity.unit:
         raise InputError("nps.unit", repr(given.unit), f"{model.intensity.unit}^2 mm^2, the unit of the model")
@@ -106,7 +109,9 @@ def model_with_instrument(model: Model, mtf: Any = None, nps: Any = None) -> tup
     if missing:
         found = "a model of every instrument, which has no curves of its own"
         raise InputError(missing[0], found, "the measured curve", "Measure it with 'retrodict measure'.")
-    bound = measured(process.basis, own_mtf if mtf is None else mtf, own_nps if given is None else given, scale)
+    own_mtf, own_nps = (mtf, given) if mtf is not None and given is not None else own_curves(process, scale)
+    ends = own_mtf if mtf is None else mtf, own_nps if given is None else given
+    bound = measured(process.basis, *ends, scale, slices)
     assert process.measurement is not None
     assert bound.measurement is not None
     agreement = _agreement(process, process.measurement, bound.measurement)
@@ -129,7 +134,7 @@ def _agreement(process: Process, trained: Moments, found: Moments) -> Agreement:
     return Agreement(ratio, difference)
 
 
-def measure(image: Image, model: Model, seed: int = 0, *, margin: int = AROUND) -> Image:
+def measure(image: Image, model: Model, seed: int = 0, *, margin: int = AROUND[2]) -> Image:
     """Measurement of a clean 2-D image by the instrument of the model: its MTF, then noise of its NPS.
 
     margin: pixels of mirrored border (see `measured_inside`); 0 takes the image as periodic.

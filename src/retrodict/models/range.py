@@ -26,8 +26,8 @@ from retrodict.processes.process import Process
 
 __all__ = ["Neighbor", "at_spacing", "far_from", "fits", "neighbor", "outside"]
 
-DRAWS, SIDE = 1000, 48
-"""Clocks that stand for the law, and the side of the grid on which they are compared."""
+DRAWS, SIDE = 1000, {1: 48, 2: 48, 3: 20}
+"""Clocks that stand for the law, and by axes the side of the grid on which they are compared."""
 
 NEAR = 0.95
 """Part of the draws of the law that count as being of its kind."""
@@ -102,7 +102,7 @@ def neighbor(model: Model, process: Process | None = None) -> Neighbor | None:
     """The nearest clock of the law of a model to the end of a process (default its own); None without a law."""
     if model.spec.law is None:
         return None
-    bound = (process or model.denoiser.process).to("cpu").on((SIDE,) * model.denoiser.process.ndim)
+    bound = _compared((process or model.denoiser.process).to("cpu"))
     law = law_from_json(model.spec.law, f"{model.source}: law")
     m = bound.measurement
     if m is None:
@@ -131,7 +131,7 @@ def far_from(model: Model, process: Process, m: Moments) -> tuple[float, float, 
         return None
     bound = process.to("cpu")
     told = _told(model.denoiser, bound, m.s2.to("cpu"), m.h.to("cpu"))
-    table, limit = _table(_Key(model.spec.law, model.spec.spectrum, bound.on((SIDE,) * process.ndim), model.denoiser))
+    table, limit = _table(_Key(model.spec.law, model.spec.spectrum, _compared(bound), model.denoiser))
     gaps = (table - told).abs()
     nearest = int(gaps.amax(1).argmin())
     worst, edges = int(gaps[nearest].argmax()), (*EDGES, math.inf)
@@ -142,6 +142,23 @@ def outside(model: Model, process: Process | None = None) -> str:
     """Why an instrument is not of the kind that the model was trained on, in words; empty where it is, or unknown."""
     found = neighbor(model, process)
     return "" if found is None else found.why
+
+
+def slices_outside(model: Model, profile: float, correlation: float) -> str:
+    """Why slices of a profile (mm) and a correlation of neighbors are not of the kind of the law, in words, or ""."""
+    law, distance = law_from_json(model.spec.law or {}, f"{model.source}: law"), model.spec.spacing[0]
+    low, high = (width * distance for width in law.profile)
+    if not 0.98 * low <= profile <= 1.02 * high:
+        return f"its slice profile is {profile:g} mm wide, and the model was trained on {low:.3g} to {high:.3g} mm"
+    if correlation > law.overlap + 0.02:
+        known = f"and the model was trained on up to {law.overlap:g}"
+        return f"the noise of its neighboring slices has a correlation of {correlation:g}, {known}"
+    return ""
+
+
+def _compared(process: Process) -> Process:
+    """On the grid on which clocks are compared."""
+    return process.on((SIDE[process.ndim],) * process.ndim)
 
 
 class _Key:

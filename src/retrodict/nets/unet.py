@@ -148,7 +148,20 @@ class Conv3(nn.Module):
         self.conv = CONV[ndim](inputs, outputs, 3, padding=0 if circular else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return steady(self.conv, wrap(x) if self.circular else x)
+        x = wrap(x) if self.circular else x
+        if flat_on_cpu(x):
+            with torch.autocast("cpu", enabled=False):
+                return steady(self.conv, x.to(self.conv.weight.dtype))
+        return steady(self.conv, x)
+
+
+def flat_on_cpu(x: Tensor) -> bool:
+    """Whether x `(B, C, *N)` has three axes, the first of 2 or less, on a CPU.
+
+    There the gradient of a bfloat16 weight is made with memory that nobody has written (torch 2.13, oneDNN): now and
+    then it is not a number.  From 3 on it is right.
+    """
+    return x.ndim == 5 and x.shape[2] <= 2 and x.device.type == "cpu"
 
 
 class Block(nn.Module):

@@ -21,6 +21,7 @@ from retrodict.bases import Basis, Fourier
 from retrodict.processes.fourier import family_to
 from retrodict.processes.observation import Moments, Pairing
 from retrodict.processes.process import Process
+from retrodict.processes.slices import along, slice_mtf, slice_power
 
 __all__ = ["LAWS", "ClockLaw", "at_rest", "law_from_json"]
 
@@ -54,6 +55,10 @@ class ClockLaw:
     the frequency (cycles/mm) at which an MTF falls to a half.  `white`, `smooth` and `fused` are probabilities; the
     rest are instruments.  A tenth of the white clocks reach up to `hidden` times the largest noise, as the start of a
     generative process does.  Every draw is a function of its seed.
+
+    On three axes (slices, rows, columns) an instrument is that of a slice times `processes.slices`: a profile whose
+    width at half maximum is within `profile`, in distances of slices, and noise whose correlation between neighboring
+    slices is 0 for the part `independent` of the instruments and up to `overlap` for the others.
     """
 
     noise: tuple[float, float] = (2.0, 250.0)
@@ -63,6 +68,9 @@ class ClockLaw:
     smooth: float = 0.15
     fused: float = 0.2
     hidden: float = 60.0
+    profile: tuple[float, float] = (0.0, 2.0)
+    independent: float = 0.5
+    overlap: float = 0.7
 
     def __post_init__(self) -> None:
         """Refuse ranges that are none and probabilities that do not fit in one."""
@@ -71,6 +79,13 @@ class ClockLaw:
             object.__setattr__(self, name, (low, high))  # a list, from a record, is as good
             if not 0 < low <= high < math.inf:
                 raise InputError(f"ClockLaw.{name}", (low, high), "a range of positive numbers")
+        low, high = map(float, self.profile)
+        object.__setattr__(self, "profile", (low, high))
+        if not 0 <= low <= high < math.inf:
+            raise InputError("ClockLaw.profile", (low, high), "a range of widths in distances of slices, from 0")
+        if not (0 <= self.independent <= 1 and 0 <= self.overlap < 1):
+            found = (self.independent, self.overlap)
+            raise InputError("ClockLaw: independent, overlap", found, "a probability, and a correlation below 1")
         if not 0 < self.scale < math.inf:
             raise InputError("ClockLaw.scale", self.scale, "a positive number of data units per model unit")
         if not 1 <= self.hidden < math.inf:
@@ -98,10 +113,7 @@ class ClockLaw:
         """A process that starts at the measurements of one instrument of the law; the same on grids of every size."""
 
         def terminal(bound: Basis) -> Moments:
-            draw = _Draw(torch.tensor([seed], device="cpu"), 0, bound)
-            f = draw.radius()
-            mtf = self._mtf(draw, f)
-            noise = self._variance(draw) * _normal_shape(self._nps(draw, f, mtf), bound)
+            mtf, noise = self._end(_Draw(torch.tensor([seed], device="cpu"), 0, bound))
             return Moments(mtf[0], torch.zeros_like(mtf[0]), noise[0])
 
         return Process(family_to(terminal), basis, Pairing("terminal", terminal))
@@ -122,7 +134,7 @@ class ClockLaw:
 
     def _smooth(self, draw: _Draw) -> Tensor:
         """Log r is a broken line over |f| with normal heights."""
-        nodes, radius = (0.0, 0.1, 0.25, 0.5, 0.9, 1.5), draw.basis.radius()
+        nodes, radius = (0.0, 0.1, 0.25, 0.5, 0.9, 1.5), draw.stretched_radius()
         heights = [1.5 * draw.normal(f"height-{k}") for k in range(len(nodes))]
         curve = torch.zeros_like(radius)
         for k, height in enumerate(heights):
@@ -131,14 +143,30 @@ class ClockLaw:
 
     def _instrument(self, draw: _Draw) -> Tensor:
         """Somewhere along the ramps of `processes.fourier.measured`, at an end of its own."""
-        f = draw.radius()
-        mtf = self._mtf(draw, f)
-        noise = self._variance(draw) * _normal_shape(self._nps(draw, f, mtf), draw.basis)
+        mtf, noise = self._end(draw)
         t = torch.where(draw("end") < 0.4, 1.0, draw.between("time", 0.03, 1.0))
         q = (torch.exp(-5 * t**2) - math.exp(-5.0)) / -math.expm1(-5.0)
         rho = -torch.expm1(-10 * t**2) / -math.expm1(-10.0)
         h = mtf + (1 - mtf) * q
         return torch.where(mtf > 1, rho * noise / mtf**2, rho * noise / h**2)
+
+    def _end(self, draw: _Draw) -> tuple[Tensor, Tensor]:
+        """MTF and variance of the noise `(B, *K)` of an instrument."""
+        f = draw.radius()
+        mtf = self._mtf(draw, f)
+        shape = self._nps(draw, f, mtf)
+        if draw.basis.ndim == 3:
+            through, together = self._through(draw)
+            mtf, shape = mtf * through, shape * together
+        return mtf, self._variance(draw) * _normal_shape(shape, draw.basis)
+
+    def _through(self, draw: _Draw) -> tuple[Tensor, Tensor]:
+        """What slices do: MTF and power of the noise along the first axis `(B, *K)`."""
+        fz, distance = draw.frequency(0), draw.basis.spacing[0]
+        width = distance * draw.between("profile", *self.profile)
+        apart = draw("apart") < self.independent
+        correlation = torch.where(apart, 0.0, draw.between("overlap", 0.0, self.overlap))
+        return slice_mtf(fz, width), slice_power(fz, distance, correlation)
 
     def _mtf(self, draw: _Draw, f: Tensor) -> Tensor:
         """exp(-ln 2 (f / f_half)^p), with a floor or the lift of a sharp kernel now and then."""
@@ -176,16 +204,34 @@ class _Draw:
         return math.sqrt(2.0) * torch.erfinv((2 * self(name) - 1).clamp(-0.9999, 0.9999))
 
     def radius(self) -> Tensor:
-        """|f| `(B, *K)`, for three items in ten stretched along an axis of their own (two dimensions only)."""
+        """|f| in the plane `(B, *K)`, for three items in ten stretched along an axis of their own.
+
+        On one axis, and in a basis without signed frequencies, nothing is stretched; there all axes are of the plane.
+        """
         basis = self.basis
-        plain = basis.radius().expand(len(self.seeds), *basis.shape)
-        if not isinstance(basis, Fourier) or basis.ndim != 2:
-            return plain
-        axes = basis.frequencies()
+        if not isinstance(basis, Fourier) or basis.ndim == 1:
+            return basis.radius().expand(len(self.seeds), *basis.shape)
+        axes = basis.frequencies()[-2:]
+        own = basis.radius() if basis.ndim == 2 else (axes[0] ** 2 + axes[1] ** 2).sqrt()
+        plain = own.expand(len(self.seeds), *basis.shape)
         angle, stretch = math.pi * self("angle"), torch.exp(self.between("stretch", -0.35, 0.35))
         along = axes[0] * angle.cos() + axes[1] * angle.sin()
         across = axes[1] * angle.cos() - axes[0] * angle.sin()
         return torch.where(self("stretched") < 0.3, ((along * stretch) ** 2 + (across / stretch) ** 2).sqrt(), plain)
+
+    def stretched_radius(self) -> Tensor:
+        """|f| of all axes `(B|1, *K)`, on three axes with the first one stretched."""
+        if self.basis.ndim != 3:
+            return self.basis.radius()
+        across, fz = self.basis.radius() ** 2 - self.frequency(0) ** 2, self.frequency(0)
+        return (across.clamp_min(0) + (fz * self.between("through", 0.5, 2.0, log=True)) ** 2).sqrt()
+
+    def frequency(self, axis: int) -> Tensor:
+        """Frequency along an axis, which broadcasts with `(*K)`; on three axes the basis has to be `Fourier`."""
+        if not isinstance(self.basis, Fourier):
+            found = f"a {type(self.basis).__name__} basis of three axes"
+            raise InputError("ClockLaw", found, "a Fourier basis: an instrument knows slices from rows")
+        return along(self.basis, axis)
 
 
 def _lift(x: Tensor, basis: Basis) -> Tensor:

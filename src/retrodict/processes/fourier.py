@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from retrodict._check import InputError
 from retrodict.bases import Basis, Fourier
 from retrodict.bases.curve import Curve
 from retrodict.processes.observation import Moments
 from retrodict.processes.process import Law, Process, assemble
+from retrodict.processes.slices import MOST_CORRELATION, along, plane_of, slice_mtf, slice_power
 
 __all__ = ["FourierProcess", "ct_filters", "family_to", "fourier", "measured"]
 
@@ -95,25 +97,62 @@ def _weighted(weights: Sequence[float], filters: Sequence[Tensor]) -> Tensor:
     return torch.stack([w * f for w, f in zip(weights, filters, strict=True)]).sum(0)
 
 
-def measured(basis: Basis, mtf: Any, nps: Any, unit_scale: float = 1.0, **pairing: Any) -> Process:
+def measured(
+    basis: Basis,
+    mtf: Any,
+    nps: Any,
+    unit_scale: float = 1.0,
+    slices: Mapping[str, float] | None = None,
+    **pairing: Any,
+) -> Process:
     """Fourier diffusion that ends at a measured MTF and NPS (`Curve` records or their JSON form).
 
     H = 1 + (MTF - 1)(1 - q), Sigma = rho NPS / (pixel volume) with the normalised ramps of `fourier`, of which it is
     the form for any instrument (Tivnan et al. 2023, eqs. 31-34 without their filters).  Where the MTF
     exceeds 1 (sharp kernels) the variance follows the clock instead, Sigma = rho (H / MTF)^2 NPS / volume, so that
     the noise-to-signal clock still never decreases.  `unit_scale`: data unit per model unit (NPS / unit_scale^2).
+
+    slices: on three axes, where curves are those of a slice (rows, columns; NPS in unit^2 mm^2), a record of "profile"
+    and "correlation" says what happens along the first: H = MTF(f_y, f_x) `slice_mtf`(f_z, profile) and Sigma = rho
+    NPS(f_y, f_x) `slice_power`(f_z, distance, correlation) / (pixel area).  profile: full width at half maximum of the
+    slice sensitivity profile in mm; correlation: of the noise of neighboring slices.
     """
     mtf_curve, nps_curve = Curve.parse(mtf, "mtf"), Curve.parse(nps, "nps")
-    mtf_curve.require("mtf", basis)
-    nps_curve.require("nps", basis)
+    plane = basis if slices is None else plane_of(basis)
+    mtf_curve.require("mtf", plane)
+    nps_curve.require("nps", plane)
+    between = None if slices is None else _between(slices)
 
     def terminal(bound: Basis) -> Moments:
-        volume = math.prod(bound.spacing)
-        return _measurement(mtf_curve.on(bound), nps_curve.on(bound) / (volume * unit_scale**2))
+        own = bound if between is None else plane_of(bound)
+        gain, noise = mtf_curve.on(own), nps_curve.on(own) / (math.prod(own.spacing) * unit_scale**2)
+        if between is None:
+            return _measurement(gain, noise)
+        assert isinstance(bound, Fourier)
+        f, (profile, correlation) = along(bound, 0), between
+        return _measurement(slice_mtf(f, profile) * gain, slice_power(f, bound.spacing[0], correlation) * noise)
 
     options = {"mtf": mtf_curve.to_json(), "nps": nps_curve.to_json(), "unit_scale": unit_scale}
+    if between is not None:
+        options["slices"] = dict(zip(BETWEEN, between, strict=True))
     defaults = {"conditioning": "terminal", "measurement": terminal}
     return assemble(family_to(terminal), basis, "measured", options, **{**defaults, **pairing})
+
+
+BETWEEN = ("profile", "correlation")
+
+
+def _between(slices: Mapping[str, float]) -> tuple[float, float]:
+    """Profile in mm and correlation of neighbors; `InputError` for what cannot be."""
+    if not isinstance(slices, Mapping) or set(slices) != set(BETWEEN):
+        raise InputError("slices", repr(slices)[:80], "a record of profile (mm) and correlation")
+    numbers: dict[str, float] = {}
+    for name, most in zip(BETWEEN, (1000.0, MOST_CORRELATION), strict=True):
+        value = slices[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            raise InputError(f"slices.{name}", repr(value)[:80], f"a number from 0 to {most:g}")
+        numbers[name] = float(value)
+    return numbers["profile"], numbers["correlation"]
 
 
 def family_to(terminal: Callable[[Basis], Moments]) -> Callable[[Basis], Law]:

@@ -29,11 +29,14 @@ from retrodict.bases.solve import Solution, conjugate_gradients
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.observation import noise_like, ratio
 
-__all__ = ["Frame", "depth_of", "frame_of", "mirrored", "placed", "say_left", "surrounded"]
+__all__ = ["MARGIN", "Frame", "depth_of", "frame_of", "mirrored", "placed", "say_left", "surrounded"]
 
 TOLERANCE, ROUNDS = 1e-3, 300
 """Residual of the conjugate gradients over what they start from, and the most rounds; about ten are usual.  At the
 tolerance the margin is its law to a tenth of the noise or less: its own share of what is not known at the border."""
+
+MARGIN = {1: 16, 2: 16, 3: 8}
+"""Pixels of border by the axes of an image: 16 would be half of a volume of 60 slices again."""
 
 log = logging.getLogger("retrodict")
 

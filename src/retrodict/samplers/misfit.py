@@ -160,10 +160,12 @@ def flat_pixels(values: Tensor) -> Tensor:
 
 def grown(mask: Tensor, by: int) -> Tensor:
     """The mask `(B, *N)` widened by `by` pixels along every axis; what lies outside the image counts as inside it."""
-    ndim = mask.ndim - 1
-    pool = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}[ndim]
-    x = F.pad(mask[:, None].double(), [by] * (2 * ndim), value=1.0)
-    return pool(x, 2 * by + 1, 1)[:, 0] > 0
+    x = F.pad(mask.double(), [by] * (2 * (mask.ndim - 1)), value=1.0)
+    for axis in range(1, mask.ndim):  # a box is lines along every axis: 3 (2 by + 1) numbers, not their cube
+        lines = x.movedim(axis, -1)
+        x = F.max_pool1d(lines.reshape(1, -1, lines.shape[-1]), 2 * by + 1, 1)
+        x = x.reshape(*lines.shape[:-1], -1).movedim(-1, axis)
+    return x > 0
 
 
 # ---- the statistic -----------------------------------------------------------------------------------------------
@@ -295,7 +297,8 @@ class BandMisfit:
 
 def bands_of(denoiser: Denoiser) -> Bands:
     """The bands in which the noise of a denoiser's measurement is judged."""
-    small = denoiser.to("cpu").on((64,) * denoiser.process.ndim)
+    ndim = denoiser.process.ndim
+    small = denoiser.to("cpu").on((64 if ndim < 3 else 32,) * ndim)
     prior = small.prior()
     assert prior is not None
     return noise_bands(small.process, prior[1])

@@ -26,6 +26,7 @@ from retrodict.data import PatchSet
 from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.cascade import is_cascade
+from retrodict.models.instrument import AROUND
 from retrodict.models.model import Intensity, ModelSpec, model_files, save_model
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import precision_for
@@ -34,7 +35,7 @@ from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.fit_noise import OwnNoise, calibrated_without_truth, check_noise, clean_spectrum, own_noise
-from retrodict.tasks.held_out import by_group, held_out, held_out_over_law
+from retrodict.tasks.held_out import by_group, center, held_out, held_out_over_law
 from retrodict.tasks.in_use import in_use
 from retrodict.tasks.machine import device_named, torch_threads, usable_cores
 from retrodict.training.ambient import Ambient
@@ -194,11 +195,7 @@ def calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     law, seed = plan.config.clocks(), plan.config.training.seed
     if law is not None:
         scale = calibrate_over_law(denoiser, batch, law, seed=seed)
-        pairs: dict[str, list[Any]] = {}
-        if isinstance(plan.validation, SpacingSet):
-            for item in plan.validation.slices:
-                own = plan.spec.intensity.encode(item.image.values), math.sqrt(math.prod(item.spacing))
-                pairs.setdefault(item.patient, []).append(own)
+        pairs = _pairs(plan)
         scale = in_use(replace(denoiser, spread_scale=scale), law, pairs, seed)
         spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
         record = held_out_over_law(replace(denoiser, spread_scale=scale), law, pairs, seed)
@@ -208,6 +205,20 @@ def calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     encoded = ((name, plan.spec.intensity.encode(image)) for name, image in plan.validation.images())
     record = held_out(replace(denoiser, spread_scale=scale), by_group(encoded), seed)
     return spec if record is None else replace(spec, held_out=record.to_json())
+
+
+def _pairs(plan: FitPlan) -> dict[str, list[tuple[Tensor, Any]]]:
+    """Of every patient who is held out, images in model units and their spacing in mm: along each axis of a volume."""
+    found: dict[str, list[tuple[Tensor, Any]]] = {}
+    encode = plan.spec.intensity.encode
+    if isinstance(plan.validation, SpacingSet):
+        for item in plan.validation.slices:
+            own = encode(item.image.values), math.sqrt(math.prod(item.spacing))
+            found.setdefault(item.patient, []).append(own)
+    elif plan.validation is not None:
+        for name, image in plan.validation.images():
+            found.setdefault(name, []).append((encode(center(image, AROUND[image.ndim - 1])), plan.spec.spacing))
+    return found
 
 
 def options_of(config: FitConfig) -> TrainingOptions:

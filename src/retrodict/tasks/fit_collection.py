@@ -15,7 +15,7 @@ from retrodict._check import InputError
 from retrodict._random import uniform
 from retrodict.bases.spectrum import Spectrum, density_spectrum
 from retrodict.data import Group, PatchSet, read, split
-from retrodict.data.collection import Slice, row_slices, slices_of
+from retrodict.data.collection import Slice, row_slices, slice_digest, slices_of
 from retrodict.data.index import IndexRow, read_index
 from retrodict.data.level import level_of
 from retrodict.data.spacings import SpacingSet
@@ -49,8 +49,9 @@ def training_sets(config: FitConfig, base: Path) -> Sets:
     others = groups_of(config, base)
     data = config.data
     kept, held = split(others, data.validation, config.training.seed) if others else ([], [])
-    if not data.indices and config.law is None:
-        return Sets(patch_set(config, kept), patch_set(config, held) if held else None, {})
+    if not data.indices and (config.law is None or config.volumes):
+        first, second = patch_set(config, kept), patch_set(config, held) if held else None
+        return Sets(first, second, {} if config.law is None else _volume_card(first, second))
     rows = rows_of(config, base)
     _check_apart(rows, others)
     sides = {side: [r for r in rows.kept if r.split == side] for side in ("train", "validation")}
@@ -299,6 +300,25 @@ def _card(
         "training_images": _short(training),
         "validation_images": _short(validation),
     }  # fmt: skip
+
+
+def _volume_card(training: PatchSet, validation: PatchSet | None) -> dict[str, Any]:
+    """As `_card`, of volumes: their slices are known by the pixels that they have on the grid of the model."""
+    sides = {
+        "training_images": training.images(),
+        "validation_images": [] if validation is None else validation.images(),
+    }
+    digests = {side: {digest[:DIGITS] for _, x in images for digest in map(slice_digest, x.unbind(1))}
+               for side, images in sides.items()}  # fmt: skip
+    both = digests["training_images"] & digests["validation_images"]
+    if both:
+        found = f"{len(both)} slices that are trained on, too"
+        raise InputError("data.validation", found, "volumes that training does not see")
+    return {
+        "patients": len({name for name, _ in training.images()}),
+        "slices": sum(x.shape[1] for _, x in training.images()),
+        **{side: sorted(found) for side, found in digests.items()},
+    }
 
 
 def _set(name: str, rows: Sequence[IndexRow]) -> dict[str, Any]:

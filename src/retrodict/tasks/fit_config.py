@@ -313,17 +313,37 @@ class FitConfig(Strict):
         self.clocks()  # a law that cannot be built
         if self.level != "clock":
             raise InputError("level", repr(self.level), "'clock': with a law the network is told the clock")
-        if len(self.data.patch) != 2 or self.data.patch[0] != self.data.patch[1]:
-            raise InputError("data.patch", self.data.patch, "two equal numbers with a law")
-        if self.data.coarser != "keep":
+        if len(self.data.patch) not in (2, 3) or self.data.patch[-1] != self.data.patch[-2]:
+            raise InputError("data.patch", self.data.patch, "rows and columns of equal number with a law, and slices")
+        if self.volumes:
+            self._check_volumes()
+        elif self.data.coarser != "keep":
             raise InputError("data.coarser", repr(self.data.coarser), "'keep': with a law data.spacings says the rest")
         if self.data.channels != 1:
             raise InputError("data.channels", self.data.channels, "1: a law is for gray images")
         if self.process.basis != RecipeConfig(name="fourier"):
             raise InputError("process.basis", self.process.basis.name, "fourier, without options, with a law")
         least, most = self.spacings
-        if not all(least <= s <= most for s in self.spacing):
+        if not self.volumes and not all(least <= s <= most for s in self.spacing):
             raise InputError("spacing", self.spacing, f"mm within data.spacings, {least:g} to {most:g}")
+
+    @property
+    def volumes(self) -> bool:
+        """Whether the model is one of volumes."""
+        return len(self.data.patch) == 3
+
+    def _check_volumes(self) -> None:
+        """Volumes of a law have one grid, that of the model."""
+        if self.data.coarser == "keep":
+            wanted = "'refuse' or 'resample': all volumes of a law are on the grid of the model"
+            raise InputError("data.coarser", "'keep', with three axes and a law", wanted)
+        for name in ("spacings", "noise", "slices"):
+            if getattr(self.data, name) is not None:
+                raise InputError(f"data.{name}", "a value beside three axes", "none: it is for slices")
+        if percentile_of(self.intensity.unit) is not None:
+            raise InputError(
+                "intensity.unit", repr(self.intensity.unit), "a unit of its own, with three axes and a law"
+            )
 
     @property
     def spacings(self) -> tuple[float, float]:

@@ -16,11 +16,14 @@ from retrodict.models.held_out import QUIET, HeldOut, scatter
 from retrodict.models.instrument import AROUND, measured_inside
 from retrodict.processes.clocks import ClockLaw
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
+from retrodict.samplers.margin import MARGIN
 from retrodict.samplers.misfit import BandMisfit, bands_of, flat_pixels, one_call
 
 __all__ = [
-    "SIDE",
+    "SIDES",
     "Row",
+    "Spacing",
+    "along",
     "by_group",
     "center",
     "held_out",
@@ -32,8 +35,11 @@ __all__ = [
 ]
 
 
-SIDE = 128
-"""Largest side in pixels of the part of an image that is measured: a larger image scatters less."""
+SIDES = {1: 128, 2: 128, 3: 32}
+"""Largest side in pixels, by axes, of the part of an image that is measured: a larger image scatters less."""
+
+Spacing = float | tuple[float, ...]
+"""Of square pixels, or one for each axis; mm."""
 
 
 IMAGES = 2
@@ -61,7 +67,7 @@ def held_out(denoiser: NetDenoiser, patients: Mapping[str, Sequence[Tensor]], se
 
 
 def held_out_over_law(
-    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, float]]], seed: int = 0
+    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int = 0
 ) -> HeldOut | None:
     """`held_out` of a model of every instrument: each image is measured by instruments of its own, drawn from `law`,
     one of much noise and one of little.
@@ -98,13 +104,13 @@ def held_out_as_measured(patients: Mapping[str, Sequence[tuple[NetDenoiser, Tens
 
 
 def _drawn(
-    denoiser: NetDenoiser, law: ClockLaw, spacing: float, seed: int, quiet: bool
+    denoiser: NetDenoiser, law: ClockLaw, spacing: Spacing, seed: int, quiet: bool
 ) -> tuple[NetDenoiser, int] | None:
     """The denoiser at an instrument of the law that is quiet, or is not (`models.held_out.QUIET`), and its seed; None
     where 200 draws have none.
     """
     process = denoiser.process
-    basis = replace(process.basis, spacing=(spacing,) * process.ndim)
+    basis = replace(process.basis, spacing=along(spacing, process.ndim))
     for trial in range(200):
         own = key(seed, "instrument", trial)
         bound = denoiser.at(law.instrument(basis, own))
@@ -166,20 +172,23 @@ def record_of(patients: Sequence[Sequence[Row]], edges: tuple[float, ...]) -> He
 
 def _row(denoiser: NetDenoiser, x0: Tensor, seed: int, options: SamplingOptions | None) -> Row | None:
     """The numbers of an image; None where no pixel of it can be looked at."""
-    return _row_of(denoiser, center(measured_inside(denoiser.process, x0[None], seed, AROUND)[0])[None], seed, options)
+    return _row_of(
+        denoiser, center(measured_inside(denoiser.process, x0[None], seed, AROUND[x0.ndim - 1])[0])[None], seed, options
+    )
 
 
 def _row_of(denoiser: NetDenoiser, y: Tensor, seed: int, options: SamplingOptions | None) -> Row | None:
     """The numbers of a measured image y `(1, C, *N)`."""
-    misfit = BandMisfit(denoiser, y, flat_pixels(y))
-    sample = one_call(denoiser, y, seed=seed)[1]
+    margin = MARGIN[denoiser.process.ndim]
+    misfit = BandMisfit(denoiser, y, flat_pixels(y), margin)
+    sample = one_call(denoiser, y, margin=margin, seed=seed)[1]
     if sample is None or misfit.counts[0] == 0:
         return None
     one = numbers_of(misfit, sample)
     if options is None:
         return Row(one, one, misfit.counts[0], max(1, misfit.tiles[0]))
     try:
-        members = restore_batch(denoiser, y, replace(options, seed=seed)).samples
+        members = restore_batch(denoiser, y, replace(options, seed=seed, margin=margin)).samples
     except (NotCalibratedError, InputError):  # a model without a posterior sampler has no members to look at
         return Row(one, one, misfit.counts[0], max(1, misfit.tiles[0]))
     assert members is not None
@@ -193,9 +202,15 @@ def numbers_of(misfit: BandMisfit, samples: Tensor) -> list[float]:
     return [math.log(x) if 0 < x < math.inf else 0.0 for x in found]
 
 
-def center(x: Tensor) -> Tensor:
-    """The middle of an image `(C, *N)`, at most `SIDE` pixels along every axis."""
-    cuts = [slice(max(0, (n - SIDE) // 2), max(0, (n - SIDE) // 2) + SIDE) for n in x.shape[1:]]
+def along(spacing: Spacing, ndim: int) -> tuple[float, ...]:
+    """A spacing for every axis."""
+    return (spacing,) * ndim if isinstance(spacing, float | int) else spacing
+
+
+def center(x: Tensor, more: int = 0) -> Tensor:
+    """The middle of an image `(C, *N)`: at most `SIDES` pixels along every axis, and `more` on both sides."""
+    side = SIDES[x.ndim - 1] + 2 * more
+    cuts = [slice(max(0, (n - side) // 2), max(0, (n - side) // 2) + side) for n in x.shape[1:]]
     return x[(slice(None), *cuts)]
 
 

@@ -19,13 +19,13 @@ from retrodict.processes.clocks import ClockLaw
 from retrodict.processes.observation import Moments, noise_like, wiener
 from retrodict.processes.process import Process
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch, unchecked
-from retrodict.samplers.margin import depth_of
-from retrodict.tasks.held_out import IMAGES, SIDE, center
+from retrodict.samplers.margin import MARGIN, depth_of
+from retrodict.tasks.held_out import IMAGES, SIDES, Spacing, along, center
 
 __all__ = ["by_intensity", "in_use"]
 
-INSTRUMENTS = 4
-"""Instruments of the law that measure every image."""
+INSTRUMENTS = {1: 4, 2: 4, 3: 2}
+"""Instruments of the law that measure every image, by its axes: a volume says more than an image."""
 
 BORDER = 8
 """Pixels that have factors of their own: one call knows one margin around an image, and a network takes it for a
@@ -37,8 +37,8 @@ NODES = (0.05, 0.25, 0.5, 0.75, 0.95)
 TIMES = (0.1, 0.2, 0.35, 0.6)
 """Of states on the way from the measurement to the image, whose errors count as that at the measurement does."""
 
-REACH = 16
-"""Pixels at the border of a state that are not looked at: it is taken as periodic."""
+REACH = {1: 16, 2: 16, 3: 8}
+"""Pixels, by axes, at the border of a state that are not looked at: it is taken as periodic."""
 
 LEAST, MOST = 0.7, 1.5
 """Of the factor: more says that something else is wrong."""
@@ -60,7 +60,7 @@ MEMBERS, CALLS = 4, 2
 
 
 def in_use(
-    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, float]]], seed: int = 0
+    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int = 0
 ) -> SpreadScale | None:
     """The factors of `denoiser`, times a function of the noise level that makes SSR^2 = 1 where patients count alike.
 
@@ -81,7 +81,8 @@ def in_use(
     scale = denoiser.spread_scale
     if scale is None or len(patients) < 2:
         return scale
-    share = _share(denoiser, law, patients, seed)
+    # chains of volumes would take most of the time of a calibration: their margins keep the whole deviation
+    share = 1.0 if denoiser.process.ndim == 3 else _share(denoiser, law, patients, seed)
     plain = replace(denoiser, spread_scale=replace(scale, border=(), margin=share))
     depths, rows = torch.zeros(2, BORDER, dtype=torch.float64, device="cpu"), []
     for n, images in enumerate(patients.values()):
@@ -103,7 +104,7 @@ def in_use(
 
 
 def by_intensity(
-    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, float]]], seed: int = 0
+    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int = 0
 ) -> IntensityScale | None:
     """Factors on the variance of a pixel by what the restored image shows there: squared error over variance.
 
@@ -136,15 +137,15 @@ def by_intensity(
 
 
 def _pixels(
-    denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, float]], seed: int
+    denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, Spacing]], seed: int
 ) -> Iterator[Tensor]:
     """What the restored pixels of every image show under every instrument, squared error and variance, `(3, pixels)`,
     the latter two over the mean variance of the image.
     """
     for i, (image, spacing) in enumerate(images):
         for own, bound in _instruments(denoiser, law, spacing, seed, i):
-            y, truth = (center(x) for x in (measured_inside(bound.process, image[None], own, AROUND)[0], image))
-            result = restore_batch(bound, y[None], SamplingOptions(samples=2, instant=True, seed=own))
+            y, truth = _measured(bound.process, image, own), center(image)
+            result = restore_batch(bound, y[None], _once(bound.process.ndim, own))
             if result.sd is None:
                 continue
             inside = _beyond(truth.shape[1:])
@@ -154,13 +155,23 @@ def _pixels(
 
 
 def _instruments(
-    denoiser: NetDenoiser, law: ClockLaw, spacing: float, seed: int, index: int
+    denoiser: NetDenoiser, law: ClockLaw, spacing: Spacing, seed: int, index: int
 ) -> Iterator[tuple[int, NetDenoiser]]:
     """A seed and the denoiser of each of `INSTRUMENTS` instruments of the law at a pixel spacing."""
-    basis = replace(denoiser.process.basis, spacing=(spacing,) * denoiser.process.ndim)
-    for k in range(INSTRUMENTS):
+    basis = replace(denoiser.process.basis, spacing=along(spacing, denoiser.process.ndim))
+    for k in range(INSTRUMENTS[denoiser.process.ndim]):
         own = key(seed, f"instrument-{k}", index)
         yield own, denoiser.at(law.instrument(basis, own))
+
+
+def _measured(process: Process, image: Tensor, seed: int) -> Tensor:
+    """The middle of an image `(C, *N)`, as it is measured."""
+    return center(measured_inside(process, image[None], seed, AROUND[image.ndim - 1])[0])
+
+
+def _once(ndim: int, seed: int) -> SamplingOptions:
+    """One call."""
+    return SamplingOptions(samples=2, instant=True, seed=seed, margin=MARGIN[ndim])
 
 
 def _beyond(size: Sequence[int]) -> tuple[Any, ...]:
@@ -169,7 +180,7 @@ def _beyond(size: Sequence[int]) -> tuple[Any, ...]:
 
 
 def _share(
-    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, float]]], seed: int
+    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int
 ) -> float:
     """Deviation of the margins, over that of their Gaussian law, with which chains are as wide near a border as inside.
 
@@ -181,8 +192,8 @@ def _share(
     ends = [replace(denoiser, spread_scale=replace(scale, border=(), margin=m)) for m in (0.0, 1.0)]
     for n, images in enumerate(patients.values()):
         for image, spacing in images[:1]:
-            basis = replace(denoiser.process.basis, spacing=(spacing,) * denoiser.process.ndim)
-            for k in range(INSTRUMENTS):
+            basis = replace(denoiser.process.basis, spacing=along(spacing, denoiser.process.ndim))
+            for k in range(INSTRUMENTS[denoiser.process.ndim]):
                 own = key(seed, f"margin-{n}", k)
                 total += _ring(ends, law.instrument(basis, own), image, own)
     error, none, whole = total.tolist()
@@ -194,14 +205,15 @@ def _ring(ends: Sequence[NetDenoiser], process: Process, image: Tensor, seed: in
     image `(C, *N)` that does not go on beyond what is restored of it.
     """
     truth = center(image)
-    short = any(n < m + AROUND for n, m in zip(image.shape[1:], truth.shape[1:], strict=True))
-    depth = depth_of(truth.shape[1:], REACH, range(truth.ndim - 1))
-    inside, ring = depth >= REACH, (depth >= RING[0]) & (depth < RING[1])
+    short = any(n < m + AROUND[image.ndim - 1] for n, m in zip(image.shape[1:], truth.shape[1:], strict=True))
+    reach = REACH[truth.ndim - 1]
+    depth = depth_of(truth.shape[1:], reach, range(truth.ndim - 1))
+    inside, ring = depth >= reach, (depth >= RING[0]) & (depth < RING[1])
     nothing = torch.zeros(3, dtype=torch.float64, device="cpu")
     if short or not bool(inside.any()):
         return nothing
-    y, found = center(measured_inside(process, image[None], seed, AROUND)[0]), []
-    options = SamplingOptions(samples=MEMBERS, steps=CALLS, seed=seed)
+    y, found = _measured(process, image, seed), []
+    options = SamplingOptions(samples=MEMBERS, steps=CALLS, seed=seed, margin=MARGIN[truth.ndim - 1])
     for end in ends:
         result = unchecked(end.at(process), y[None], options)
         found += [result["sd"]] if found else [result["mean"] - truth, result["sd"]]
@@ -210,17 +222,17 @@ def _ring(ends: Sequence[NetDenoiser], process: Process, image: Tensor, seed: in
 
 
 def _rows(
-    denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, float]], seed: int
+    denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, Spacing]], seed: int
 ) -> tuple[Tensor, Tensor]:
     """Noise level, and squared error over variance, of every image under every instrument, `(n, 2)`; and both within
     `BORDER` pixels of a border, `(2, BORDER)`, the error over its mean inside and the variance over its own.
     """
-    found, options = [], SamplingOptions(samples=2, instant=True)
+    found = []
     depths = torch.zeros(2, BORDER, dtype=torch.float64, device="cpu")
     for i, (image, spacing) in enumerate(images):
         for own, bound in _instruments(denoiser, law, spacing, seed, i):
-            y, truth = (center(x) for x in (measured_inside(bound.process, image[None], own, AROUND)[0], image))
-            result = restore_batch(bound, y[None], replace(options, seed=own))
+            y, truth = _measured(bound.process, image, own), center(image)
+            result = restore_batch(bound, y[None], _once(bound.process.ndim, own))
             if result.sd is None:
                 continue
             inside = _beyond(truth.shape[1:])
@@ -228,7 +240,7 @@ def _rows(
             error, variance = (x[inside].mean() for x in squares)
             found.append(torch.stack([_level(bound.on(tuple(y.shape[1:]))), error / variance]))
             found += _on_the_way(bound, image, own)
-            if all(n >= m + AROUND for n, m in zip(image.shape[1:], truth.shape[1:], strict=True)):
+            if all(n >= m + AROUND[image.ndim - 1] for n, m in zip(image.shape[1:], truth.shape[1:], strict=True)):
                 depths += torch.stack([_by_depth(x / x[inside].mean()) for x in squares])
     rows = torch.stack(found) if found else torch.zeros(0, 2, dtype=torch.float64, device="cpu")
     return rows, depths
@@ -237,11 +249,13 @@ def _rows(
 def _on_the_way(denoiser: NetDenoiser, image: Tensor, seed: int) -> list[Tensor]:
     """Noise level, and squared error over variance inside, of the states of an image `(C, *N)` at `TIMES`."""
     multiple, whole, found = denoiser.multiple, image[None], []
-    size = [min(n, SIDE + 2 * REACH) // multiple * multiple for n in image.shape[1:]]
+    reach = REACH[image.ndim - 1]
+    most = SIDES[image.ndim - 1] + 2 * reach
+    size = [min(n, most) // multiple * multiple for n in image.shape[1:]]
     starts = [(n - m) // 2 for n, m in zip(image.shape[1:], size, strict=True)]
     cut = (..., *(slice(a, a + m) for a, m in zip(starts, size, strict=True)))
     process, part, truth = denoiser.process.on(tuple(image.shape[1:])), denoiser.on(size), whole[cut]
-    inside = (..., *(slice(REACH, -REACH) if n > 3 * REACH else slice(None) for n in size))
+    inside = (..., *(slice(reach, -reach) if n > 3 * reach else slice(None) for n in size))
     for number, time in enumerate(TIMES):
         t = torch.tensor([time], dtype=torch.float64, device="cpu")
         z = noise_like(whole, torch.tensor([seed], device="cpu"), "in-use", number)

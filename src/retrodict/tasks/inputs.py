@@ -44,15 +44,16 @@ def _opened(source: Any, options: RestoreOptions, model: Model) -> tuple[Image, 
 
 def _read(source: Source, options: RestoreOptions, model: Model) -> Image:
     # air with noise reaches below -1024 HU: clipping it would bend the law of the measurement
+    volume, planes = len(model.spec.size) == 3, len(model.spec.size) == 2 or model.spec.law is not None
     return read(
         source,
         spacing=tuple(options.spacing) if options.spacing else None,
         unit=options.unit,
         expect=None if options.expect == "any" else options.expect,
-        slices="independent",
+        slices="volume" if volume else "independent",
         allow_gaps=options.allow_gaps,
         clip=False,
-        plane="axial" if len(model.spec.size) == 2 else None,  # in which its slices were trained
+        plane="axial" if planes else None,  # in which its slices were trained
     )
 
 

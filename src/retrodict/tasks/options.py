@@ -63,6 +63,14 @@ class RestoreOptions:
     ] = None
     mtf: Annotated[Any, Option("Measured MTF of the instrument (retrodict measure mtf).")] = None
     nps: Annotated[Any, Option("Measured NPS of the instrument (retrodict measure nps).")] = None
+    slice_profile: Annotated[
+        float | None,
+        Option("Full width at half maximum of the slice sensitivity profile in mm, for a model of volumes."),
+    ] = None
+    slice_correlation: Annotated[
+        float | None,
+        Option("Correlation of the noise of neighboring slices (0: independent), for a model of volumes."),
+    ] = None
     process: Annotated[
         str | None,
         Option("Process of the chain, such as vp or ve, instead of the instrument's own."),

@@ -13,7 +13,7 @@ from retrodict.bases import Fourier
 from retrodict.data import Image
 from retrodict.models.instrument import as_scanned, model_with_instrument
 from retrodict.models.model import Model, open_model
-from retrodict.models.range import at_spacing, neighbor
+from retrodict.models.range import at_spacing, neighbor, slices_outside
 from retrodict.nets import precision_for
 from retrodict.processes import PROCESSES
 from retrodict.processes.process import Process
@@ -84,10 +84,11 @@ def _of_every_instrument(
     if spacing is None:
         return model, {}
     moved = model if model.spec.spacings is None else at_spacing(model, spacing)
-    bound, _ = model_with_instrument(moved, options.mtf, options.nps)
+    slices = _slices(moved, options)
+    bound, _ = model_with_instrument(moved, options.mtf, options.nps, slices)
     found = neighbor(bound)
     assert found is not None
-    why = found.why
+    why = found.why or ("" if slices is None else slices_outside(bound, **slices))
     if why and not options.point:
         raise NotCalibratedError(
             f"The measured instrument is not of the kind that the model was trained on: {why}. Check unit and spacing "
@@ -97,9 +98,29 @@ def _of_every_instrument(
         )
     if options.process is not None:
         bound = replace(bound, denoiser=bound.denoiser.at(_chain(options.process, bound.denoiser.process)))
+    nearest_slices = {} if slices is None else {"slices": slices}
     files = ["MTF 1" if options.mtf is None else str(options.mtf), str(options.nps)]
     nearest = {"distance": found.distance, "limit": found.limit, "noise": found.noise, "in_range": not why, "why": why}
-    return bound, {"instrument": {**nearest, "files": files}}
+    return bound, {"instrument": {**nearest, **nearest_slices, "files": files}}
+
+
+def _slices(model: Model, options: RestoreOptions) -> dict[str, float] | None:
+    """What the options say of the third axis; None for a model of slices, which has none."""
+    stated = {"profile": options.slice_profile, "correlation": options.slice_correlation}
+    if len(model.spec.size) != 3:
+        extra = next((name for name, value in stated.items() if value is not None), None)
+        if extra is not None:
+            raise InputError(f"slice_{extra}", stated[extra], "nothing: this model restores slices one by one")
+        return None
+    missing = [name for name, value in stated.items() if value is None]
+    if missing:
+        found = "nothing: the curves say what happens in the plane of a slice alone"
+        if missing[0] == "profile":
+            what, hint = "the width of the slice sensitivity profile at half maximum in mm", "Give {slice_profile}."
+            raise InputError("slice_profile", found, what, hint, slice_profile=model.spec.spacing[0])
+        what = "the correlation of the noise of neighboring slices, 0 where they are independent"
+        raise InputError("slice_correlation", found, what, "Give {slice_correlation}.", slice_correlation=0)
+    return {name: float(value) for name, value in stated.items() if value is not None}
 
 
 def _chain(name: str, instrument: Process) -> Process:

@@ -22,6 +22,7 @@ from retrodict.models.model import Model, open_model
 from retrodict.models.relative import at_level_of
 from retrodict.nets.tiles import Tiled
 from retrodict.samplers.ensemble import Finished, Restoration, SamplingOptions, calls_of, check_stop
+from retrodict.samplers.margin import MARGIN
 from retrodict.samplers.plan import GRIDS
 from retrodict.samplers.rules import RULES
 from retrodict.tasks.calibration import Calibration
@@ -220,6 +221,7 @@ class Job:
             factor, about["noise_map"] = noise_map_of(options, image, work, ready, name)
         ndim = len(ready.spec.size)
         sampling = _sampling(options)
+        sampling = replace(sampling, margin=MARGIN[ndim])
         check_stop(ready.denoiser.process, sampling)
         size = tuple(n + 2 * sampling.margin for n in work.values.shape[-ndim:])
         if math.prod(size) > ALONE:
