@@ -61,7 +61,7 @@ def run_demo(
     for index, name in enumerate(SLICES[:slices]):
         truth = read(assets / f"{name}.dcm")
         description = "simulated measurement (standard kernel, 30 HU of noise)"
-        scanner, _ = model_with_instrument(at_spacing(model, truth.spacing[-2:]), **given)
+        scanner, _ = model_with_instrument(at_spacing(model, truth.spacing[-2:]), given["mtf"], given["nps"])
         measured = measure(truth, scanner, seed=index)
         path = measured_files[index]
         write(measured, path, like=truth, role="measured", description=description, force=force)
