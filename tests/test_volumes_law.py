@@ -200,8 +200,8 @@ def test_the_gradient_of_two_slices_is_made_of_written_memory():
 
 
 def volumes(folder, count=4):
-    """Smooth volumes in HU of 16 x 24 x 24 voxels."""
-    basis = Fourier((16, 24, 24), (3.0, 2.0, 2.0))
+    """Smooth volumes in HU of 28 x 32 x 32 voxels."""
+    basis = Fourier((28, 32, 32), (3.0, 2.0, 2.0))
     root = Spectrum.power_law(0.0, 3e5, 0.03, 3.0).on(basis).sqrt()
     folder.mkdir(parents=True)
     for k in range(count):
@@ -237,8 +237,8 @@ def test_a_trained_model_of_volumes_knows_its_law_and_its_patients(model):
     spec = open_model(model).spec
     assert spec.law["options"]["profile"] == [0.0, 2.0]
     assert spec.spacings is None
-    assert len(spec.card["training_images"]) == 32
-    assert len(spec.card["validation_images"]) == 32
+    assert len(spec.card["training_images"]) == 56
+    assert len(spec.card["validation_images"]) == 56
     assert not set(spec.card["training_images"]) & set(spec.card["validation_images"])
     assert len(spec.spread_scale["level"]) == 8
 
