@@ -200,8 +200,8 @@ def test_the_gradient_of_two_slices_is_made_of_written_memory():
 
 
 def volumes(folder, count=4):
-    """Smooth volumes in HU of 16 x 24 x 24 voxels."""
-    basis = Fourier((16, 24, 24), (3.0, 2.0, 2.0))
+    """Smooth volumes in HU of 28 x 32 x 32 voxels."""
+    basis = Fourier((28, 32, 32), (3.0, 2.0, 2.0))
     root = Spectrum.power_law(0.0, 3e5, 0.03, 3.0).on(basis).sqrt()
     folder.mkdir(parents=True)
     for k in range(count):
@@ -237,8 +237,8 @@ def test_a_trained_model_of_volumes_knows_its_law_and_its_patients(model):
     spec = open_model(model).spec
     assert spec.law["options"]["profile"] == [0.0, 2.0]
     assert spec.spacings is None
-    assert len(spec.card["training_images"]) == 32
-    assert len(spec.card["validation_images"]) == 32
+    assert len(spec.card["training_images"]) == 56
+    assert len(spec.card["validation_images"]) == 56
     assert not set(spec.card["training_images"]) & set(spec.card["validation_images"])
     assert len(spec.spread_scale["level"]) == 8
 
@@ -253,8 +253,8 @@ def test_a_volume_is_restored_as_a_volume(model, tmp_path):
     np.savez(source, hu=(truth.values + noise)[0].numpy(), spacing=np.array([3.0, 2.0, 2.0]), unit="HU", note="kept")
     done = retrodict.restore(source, tmp_path / "out", model=model, samples=2, steps=1, **CURVES)
     assert done.mean.values.shape == truth.values.shape
-    assert done.sd is not None
-    assert bool((done.sd.values > 0).all())
+    assert done.kind == "point"  # so small a volume does not tell its noise, and the verdict says so
+    assert "too few" in done.verdict.text
     back = read(tmp_path / "out" / "scan_mean.npz")
     assert back.spacing == (3.0, 2.0, 2.0)
     assert str(back.header.others["note"]) == "kept"
@@ -284,7 +284,7 @@ def test_slices_outside_the_law_are_not_calibrated(model):
     assert "slice profile" in slices_outside(opened, 9.0, 0.5)
     assert "correlation" in slices_outside(opened, 3.0, 0.85)
     image = read(model.parents[1] / "volumes" / "p3.npz")
-    with pytest.raises(NotCalibratedError, match="slice profile"):
+    with pytest.raises(NotCalibratedError, match="not of the kind"):
         retrodict.restore(image, model=model, **{**CURVES, "slice_profile": 9.0})
 
 
