@@ -18,6 +18,7 @@ from retrodict.bases.spectrum import Spectrum
 from retrodict.cli.app import app
 from retrodict.data import read
 from retrodict.denoisers.network import NetDenoiser
+from retrodict.models.held_out import HeldOut
 from retrodict.models.model import open_model
 from retrodict.models.range import slices_outside
 from retrodict.nets.unet import Conv3
@@ -263,6 +264,31 @@ def test_a_volume_is_restored_as_a_volume(model, tmp_path):
     assert record["verdict"]
     other = retrodict.restore(read(source), model=model, samples=2, steps=1, **{**CURVES, "slice_correlation": 0.0})
     assert not torch.equal(other.mean.values, done.mean.values)
+
+
+def test_a_volume_of_a_model_that_knows_its_patients_has_a_deviation(model, tmp_path):
+    """Large enough to see its noise, and with many patients on record: a posterior, of independent slices."""
+    opened = open_model(model)
+    known = ((0.0,) * 5, (0.1,) * 5)
+    record = HeldOut((), 30, 30, 9000, 4, known, known).to_json()
+    opened = replace(opened, spec=replace(opened.spec, held_out=record))
+    part = read(model.parents[1] / "volumes" / "p3.npz")
+    clean = np.tile(part.values[0].numpy(), (3, 3, 3))[:72, :80, :80]
+    noise = measured(Fourier(clean.shape, (3.0, 2.0, 2.0)), MTF, NPS, 1.0, {"profile": 0.0, "correlation": 0.3})
+    x = torch.as_tensor(clean, dtype=torch.float64)[None, None]
+    y = noise.pairing.simulate(x, noise.basis, torch.tensor([4]))
+    scan = replace(part, values=y[0].float())
+    done = retrodict.restore(scan, model=opened, samples=2, instant=True, **{**CURVES, "slice_profile": 0.0})
+    assert done.kind == "posterior", done.verdict.text
+    assert done.sd.values.shape == scan.values.shape
+    assert bool((done.sd.values > 0).all())
+    assert float((done.mean.values - x[0]).square().mean()) < float((y[0] - x[0]).square().mean())
+    inside = (0, *(slice(12, -12),) * 3)
+    error, variance = (done.mean.values - x[0])[inside].square().mean(), done.sd.values[inside].square().mean()
+    assert 0.5 < float(error / variance) < 2
+    other = {**CURVES, "slice_profile": 0.0, "slice_correlation": 0.0}
+    told = retrodict.restore(scan, model=opened, samples=2, instant=True, **other)
+    assert not torch.equal(told.mean.values, done.mean.values)
 
 
 @pytest.mark.parametrize("name", ["slice_profile", "slice_correlation"])

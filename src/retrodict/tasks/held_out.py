@@ -35,8 +35,9 @@ __all__ = [
 ]
 
 
-SIDES = {1: 128, 2: 128, 3: 32}
-"""Largest side in pixels, by axes, of the part of an image that is measured: a larger image scatters less."""
+SIDES = {1: 128, 2: 128, 3: 64}
+"""Largest side in pixels, by axes, of the part of an image that is measured: a larger image scatters less, and of one
+of less than twice the reach of the bands (`samplers.misfit.reach`) nothing is looked at."""
 
 Spacing = float | tuple[float, ...]
 """Of square pixels, or one for each axis; mm."""
