@@ -12,6 +12,8 @@ import math
 import textwrap
 from pathlib import Path
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -178,7 +180,7 @@ def new_patients(found, full=False):
     """The model of every instrument on patients never seen: a row for each instrument and pixel spacing."""
     if found is None:
         return missing("python benchmarks/new_patients.py")
-    sizes, rows, more, tissues = ("2 mm", "5 mm", "10 mm", "20 mm"), [], [], []
+    sizes, rows, more, tissues, own = ("2 mm", "5 mm", "10 mm", "20 mm"), [], [], [], []
     for label, each in found["rows"].items():
         if not each:
             continue
@@ -191,6 +193,7 @@ def new_patients(found, full=False):
         cells = [_between(each, "bands", band) for band in bands]
         cells = [c if share >= 0.01 else f"({c})" for c, share in zip(cells, shares, strict=True)]
         more.append([*start[:2], *cells])
+        own.append([*start[:2], *_of_own_noise(each, "ssr2"), *_of_own_noise(each, "bands", -1)])
         if "expected" in each[0]:
             kinds = ("tissue", "of_truth", "expected")
             tissues.append([*start[:2], *(_tissue(each, kinds, t) for t in ("lung", "fat", "soft", "bone"))])
@@ -200,6 +203,15 @@ def new_patients(found, full=False):
         return text
     fifths = [f"SSR^2, {i / 5:g}-{(i + 1) / 5:g} Nyquist" for i in range(5)]
     text += "\n\n" + table(["instrument", "pixels, mm", *fifths], more)
+    words = (
+        "How much of the scatter between patients is the noise of their truth, which no posterior of the measurement "
+        "holds: rank correlation of SSR^2 with the noise of the scan that stands for the truth (`noise_hu` of the "
+        "index), and deviation of SSR^2 between patients before and after a line in the log of that noise."
+    )
+    head = [
+        f"SSR^2, {where}: {what}" for where in ("all", "0.8-1 Nyquist") for what in ("rank correlation", "SD, left")
+    ]
+    text += "\n\n" + textwrap.fill(words, 120) + "\n\n" + table(["instrument", "pixels, mm", *head], own)
     if not tissues:
         return text
     words = (
@@ -209,6 +221,16 @@ def new_patients(found, full=False):
     )
     head = ["instrument", "pixels, mm", "lung", "fat", "soft tissue", "bone"]
     return text + "\n\n" + textwrap.fill(words, 120) + "\n\n" + table(head, tissues)
+
+
+def _of_own_noise(rows, key, part=None):
+    """Rank correlation with the own noise of the truth, and deviation without and with a line in its log."""
+    pairs = [(r["noise_hu"], r[key] if part is None else r[key][part]) for r in rows]
+    noise, value = np.array([p for p in pairs if np.isfinite(p).all()]).T
+    order = [np.argsort(np.argsort(x)) for x in (noise, value)]
+    line = np.polyval(np.polyfit(np.log(noise), value, 1), np.log(noise))
+    left = np.sqrt(((value - line) ** 2).sum() / (len(value) - 2))
+    return f"{np.corrcoef(*order)[0, 1]:+.2f}", f"{value.std(ddof=1):.2f}, {left:.2f}"
 
 
 def _tissue(rows, kinds, name):
