@@ -113,9 +113,9 @@ def measured(
     the noise-to-signal clock still never decreases.  `unit_scale`: data unit per model unit (NPS / unit_scale^2).
 
     slices: on three axes, where curves are those of a slice (rows, columns; NPS in unit^2 mm^2), a record of "profile"
-    and "correlation" says what happens along the first: H = MTF(f_y, f_x) M(f_z) with M the `slice_mtf` of the profile,
-    and Sigma = rho NPS(f_y, f_x) P(f_z) / (pixel area) with P the `slice_power` of the correlation.  profile: full
-    width at half maximum of the slice sensitivity profile in mm; correlation: of the noise of neighboring slices.
+    and "correlation" says what happens along the first.  The MTF is that of the slice times `slice_mtf` of the profile
+    (full width at half maximum of the slice sensitivity profile, mm), and the noise NPS / (pixel area) times
+    `slice_power` of the correlation of the noise of neighboring slices.
     """
     mtf_curve, nps_curve = Curve.parse(mtf, "mtf"), Curve.parse(nps, "nps")
     plane = basis if slices is None else plane_of(basis)
