@@ -225,8 +225,14 @@ def shown(values: list[float]) -> str:
 def table(content: dict[str, Any]) -> str:
     """The Markdown table of the results."""
     found = {(r["std"], r["method"]): r["found"] for r in content["records"]}
+    seconds = {(r["std"], r["method"]): r["seconds"] for r in content["records"]}
     names = {"0.25": "a quarter", "1.0": "own noise", "4.0": "four times"}
-    head = ["noise", "trained on", *(f"{kind}, {n}" for n in names.values() for kind in ("error", "SSR²"))]
+    head = [
+        "noise",
+        "trained on",
+        *(f"{kind}, {n}" for n in names.values() for kind in ("error", "SSR²")),
+        "CPU seconds",
+    ]
     rows = []
     for (std, method), result in sorted(
         found.items(), key=lambda x: (x[0][0], [*METHODS, "tv", "wavelet"].index(x[0][1]))
@@ -240,7 +246,7 @@ def table(content: dict[str, Any]) -> str:
             ratio = shown([a / b for a, b in zip(ours, clean, strict=True)])
             cells.append(f"{sum(ours) / len(ours):.1f} HU" if method == "clean" else ratio)
             cells.append(shown(result[part]["ssr2"]) if "ssr2" in result[part] else "")
-        rows.append([f"{std:g} HU", NAMES[method], *cells])
+        rows.append([f"{std:g} HU", NAMES[method], *cells, f"{seconds[std, method] / seconds[std, 'clean']:.1f}"])
     patients = content["setup"]["patients"]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
     said = (f"{content['setup']['steps']} steps of 8 patches; {patients['train']} patients to train, "

@@ -13,6 +13,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import spearmanr
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -193,7 +194,7 @@ def new_patients(found, full=False):
         cells = [_between(each, "bands", band) for band in bands]
         cells = [c if share >= 0.01 else f"({c})" for c, share in zip(cells, shares, strict=True)]
         more.append([*start[:2], *cells])
-        own.append([*start[:2], *_of_own_noise(each, "ssr2"), *_of_own_noise(each, "bands", -1)])
+        own.append([*start, *_of_own_noise(each, "ssr2"), *_of_own_noise(each, "bands", -1)])
         if "expected" in each[0]:
             kinds = ("tissue", "of_truth", "expected")
             tissues.append([*start[:2], *(_tissue(each, kinds, t) for t in ("lung", "fat", "soft", "bone"))])
@@ -211,7 +212,7 @@ def new_patients(found, full=False):
     head = [
         f"SSR^2, {where}: {what}" for where in ("all", "0.8-1 Nyquist") for what in ("rank correlation", "SD, left")
     ]
-    text += "\n\n" + textwrap.fill(words, 120) + "\n\n" + table(["instrument", "pixels, mm", *head], own)
+    text += "\n\n" + textwrap.fill(words, 120) + "\n\n" + table(["instrument", "pixels, mm", "patients", *head], own)
     if not tissues:
         return text
     words = (
@@ -227,10 +228,9 @@ def _of_own_noise(rows, key, part=None):
     """Rank correlation with the own noise of the truth, and deviation without and with a line in its log."""
     pairs = [(r["noise_hu"], r[key] if part is None else r[key][part]) for r in rows]
     noise, value = np.array([p for p in pairs if np.isfinite(p).all()]).T
-    order = [np.argsort(np.argsort(x)) for x in (noise, value)]
     line = np.polyval(np.polyfit(np.log(noise), value, 1), np.log(noise))
     left = np.sqrt(((value - line) ** 2).sum() / (len(value) - 2))
-    return f"{np.corrcoef(*order)[0, 1]:+.2f}", f"{value.std(ddof=1):.2f}, {left:.2f}"
+    return f"{spearmanr(noise, value).statistic:+.2f}", f"{value.std(ddof=1):.2f}, {left:.2f}"
 
 
 def _tissue(rows, kinds, name):

@@ -229,6 +229,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("volumes")
     volumes(folder / "volumes")
     plan = prepare_fit(settings(folder), folder / "run", folder)
+    assert any("2 held-out patients are few" in note for note in plan.notes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("retrodict.training.calibrate_law.MOST_PIXELS", 2**18)
         return fit(plan, folder / "run", tensorboard=False)

@@ -48,6 +48,10 @@ from retrodict.training.losses import Batch, Example, denoising_loss
 __all__ = ["FitPlan", "batcher", "calibrated", "fit", "options_of", "prepare_fit"]
 
 
+ENOUGH = 10
+"""Held-out patients below which a training on volumes says that they are few."""
+
+
 @dataclass
 class FitPlan:
     """A training run that is ready to start, and what it will cost.
@@ -106,10 +110,25 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     start, notes = _start(config, folder, identity)
     spec = replace(spec, card={**spec.card, "run": signature(identity)})
     plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first, identity, known + notes, device)
+    plan.notes += _few(plan)
     plan.noise = noise
     with torch_threads(config.training.threads):
         plan.seconds_per_step = _time_step(plan)
     return plan
+
+
+def _few(plan: FitPlan) -> list[str]:
+    """A sentence where so few patients are held out that a verdict on volumes will hardly ever let a deviation pass."""
+    if not plan.config.volumes or plan.config.law is None:
+        return []
+    assert not isinstance(plan.validation, SpacingSet)
+    held = set() if plan.validation is None else {name for name, _ in plan.validation.images()}
+    if len(held) >= ENOUGH:
+        return []
+    few = (
+        f"{len(held)} held-out patients are few: intervals from them are so wide that restored volumes will have a mean"
+    )
+    return [f"{few} and mostly no deviation. Name {ENOUGH} or more in data.validation."]
 
 
 def _start(config: FitConfig, folder: Path, identity: dict[str, Any]) -> tuple[int, list[str]]:

@@ -160,9 +160,10 @@ def posterior_draw(
 ) -> Tensor:
     """A draw of x_0 given noisy images y `(B, C, *N)` of variance `noise` `(B, 1, *K)`, by 1 + len(parts) calls.
 
-    From x drawn at the noise of y, the state at a part p of it is x + p (y - x) + sqrt(p (1 - p) N) z, its law between
-    x and y (Ho et al. 2020, eq. 7, for clocks p N); a draw given that state is the next x.  Exact where the spread that
-    a call states is the law of its error, at any `parts` (falling, between 1 and 0).
+    From x drawn given a state y of noise b N (b = 1 first), the state at a part p < b is x + q (y - x) +
+    sqrt(p (1 - q) N) z, q = p / b, its law between x and y (Ho et al. 2020, eq. 7, for clocks p N); a draw given that
+    state is the next x.  Exact where the spread that a call states is the law of its error, at any `parts` (falling,
+    between 1 and 0).
     """
     basis, root = denoiser.process.basis, noise.sqrt().to(y.real)
     x = pseudo_clean(denoiser.at(at_rest(basis, noise)), y, seeds)
@@ -298,7 +299,8 @@ def compared(
     basis = bound.process.basis
     terms = bound.training_terms(state, _rest(state), Cond())
     answer = bound.answer(terms)
-    off, gap, left = target - answer, target - answer, variance
+    off = target - answer
+    gap, left = off, variance
     if known is not None:
         which, images = _lift(known[0], target), known[1]
         gap, left = torch.where(which, images - answer, off), torch.where(_lift(known[0], variance), 0.0, variance)
