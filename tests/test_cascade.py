@@ -95,7 +95,7 @@ def test_views_are_of_unit_scale_and_are_put_back():
     """Mean subtraction included: the coarse mean of an image that is 5 deviations off is recovered (T14, T15)."""
     basis = Wavelet((16, 16), levels=2, family="haar")
     power = power_law((16, 16), 2.0)
-    views = Views(basis, spectrum_of(basis, power, mean=5.0))
+    views = Views.of(basis, spectrum_of(basis, power, mean=5.0))
     noise = torch.randn(400, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     x = 5.0 + torch.fft.ifft2(power.sqrt() * torch.fft.fft2(noise)).real
     u = basis.forward(x)
@@ -402,7 +402,7 @@ def test_models_that_restore_are_not_drawn_from_and_cascades_do_not_restore(trai
         (lambda d: replace(d, process=vp(d.process.basis)), "wavelet_cascade"),
         (lambda d: replace(d, process=wavelet_cascade(d.process.basis, overlap=1.0, spectrum=d.spectrum)), "overlap"),
         (lambda d: replace(d, process=wavelet_cascade(d.process.basis)), "other statistics"),
-        (lambda d: Views(Wavelet((8, 8), levels=(2, 1)), d.spectrum), "as many levels"),
+        (lambda d: Views.of(Wavelet((8, 8), levels=(2, 1)), d.spectrum), "as many levels"),
         (lambda d: CascadeNet(Linear, levels=0), "levels"),
         (lambda d: d.model.on(Wavelet((8, 8), levels=1)), "those of the networks"),
     ],

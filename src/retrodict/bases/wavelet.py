@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import get_args
 
 import torch
@@ -125,22 +126,34 @@ class Wavelet(Basis):
 
 def band_powers(basis: Wavelet, table: Tensor) -> dict[Band, Tensor]:
     """Variance of the coefficients of every band, of stationary data with a power `(..., *N)` at every frequency of the
-    whole discrete Fourier grid of the image.
+    whole discrete Fourier grid of the image, or `(..., *K)` on the half of it that a real image has.
 
     v_b = mean over frequencies of P(w) prod_axes |F_b(w_axis)|^2, F_b the filter of the band: 1 for white data.
     """
     shares = [_responses(n, own, basis.family) for n, own in zip(basis.size, basis.each, strict=True)]
+    last = basis.size[-1]
+    if table.shape[-1] == last // 2 + 1 < last:  # the other half is the same
+        shares = [*shares[:-1], {k: _folded(share) for k, share in shares[-1].items()}]
     found = {}
     for level, name in basis.places():
         rest = table.double()
         for letter, own, share in zip(reversed(name), reversed(basis.each), reversed(shares), strict=True):
-            rest = rest @ share[letter, min(level, own)].to(rest) / rest.shape[-1]
+            rest = rest @ share[letter, min(level, own)].to(rest)
         found[level, name] = rest
     return found
 
 
+def _folded(share: Tensor) -> Tensor:
+    """A share of all n frequencies on 0 to n/2, those that stand for two counted twice."""
+    half = share[: len(share) // 2 + 1].clone()
+    half[1 : (len(share) + 1) // 2] *= 2
+    return half
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
 def _responses(n: int, levels: int, family: str) -> dict[tuple[str, int], Tensor]:
-    """|F|^2 at the n frequencies of an axis, float64, of the low- and high-pass filter of every level."""
+    """|F|^2 / n at the n frequencies of an axis, float64, of the low- and high-pass filter of every level."""
     low = taps(family)
     index = torch.arange(n, dtype=torch.float64, device="cpu")[:, None] * torch.arange(
         len(low), dtype=torch.float64, device="cpu"
@@ -154,4 +167,4 @@ def _responses(n: int, levels: int, family: str) -> dict[tuple[str, int], Tensor
         # |h(w)|^2 + |h(w + pi)|^2 = 2, and |g(w)| = |h(w + pi)|
         shares["d", level], shares["a", level] = kept * (2 - response), kept * response
         kept = kept * response
-    return shares
+    return {name: share / n for name, share in shares.items()}

@@ -75,38 +75,48 @@ class LevelModel(Protocol):
 # ---- sub-lattices ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Views:
-    """Coefficients of a `Wavelet` basis as what the levels see, in units of `spectrum`, and back."""
+    """Coefficients of a `Wavelet` basis as what the levels see, in units of their deviations, and back.
+
+    variances `(B|1, C|1, bands)` float64, in the order of `Wavelet.places`; mean `(C|1,)` of the image.
+    """
 
     basis: Wavelet
-    spectrum: BandSpectrum
+    variances: Tensor
+    mean: Tensor
 
     def __post_init__(self) -> None:
         """Refuse levels that differ between axes: a sub-lattice then has no scale."""
         if len(set(self.basis.each)) != 1:
             raise InputError("cascade basis", f"levels {self.basis.each}", "as many levels along every axis")
 
+    @classmethod
+    @torch.inference_mode(mode=False)
+    def of(cls, basis: Wavelet, spectrum: BandSpectrum) -> Views:
+        """In units of a spectrum, the same for all items."""
+        table = torch.tensor(spectrum.variances, dtype=torch.float64, device=basis.device)
+        mean = torch.as_tensor(spectrum.mean, dtype=torch.float64, device=basis.device).reshape(-1)
+        return cls(basis, table.reshape(1, -1, table.shape[-1]), mean)
+
     @cached_property
     @torch.inference_mode(mode=False)
     def _scales(self) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
-        """Deviations `(D, C|1, *1)` of the bands of a scale and `(C|1, *1)` of its coarse image; mean `(C|1, *1)`."""
-        ones = [1] * self.basis.ndim
-        table = torch.tensor(self.spectrum.variances, dtype=torch.float64, device=self.basis.device)
-        table = table.reshape(-1, table.shape[-1])  # (C|1, bands)
-        mean = torch.as_tensor(self.spectrum.mean, dtype=torch.float64, device=self.basis.device).reshape(-1, *ones)
-        bands, depth, power = list(self.basis.places()), self.basis.depth, table[:, 0]
-        deviations = {depth: table[:, :1].T.sqrt().reshape(1, -1, *ones)}
+        """Deviations `(B|1, D, C|1, *1)` of the bands of a scale and `(B|1, C|1, *1)` of its coarse image; mean
+        `(C|1, *1)`."""
+        ones, table = [1] * self.basis.ndim, self.variances
+        bands, depth, power = list(self.basis.places()), self.basis.depth, table[..., 0]
+        deviations = {depth: table[:, None, :, 0].sqrt()[(..., *[None] * len(ones))]}
         coarse = {}
         for level in range(depth, 0, -1):
             own = [i for i, (j, name) in enumerate(bands) if j == level and "d" in name]
-            coarse[level - 1] = power.sqrt().reshape(-1, *ones)
-            deviations[level - 1] = table[:, own].T.sqrt().reshape(len(own), -1, *ones)
-            power = (power + table[:, own].sum(1)) / (len(own) + 1)
-        return deviations, coarse, mean
+            coarse[level - 1] = power.sqrt()[(..., *[None] * len(ones))]
+            deviations[level - 1] = table[..., own].movedim(-1, 1).sqrt()[(..., *[None] * len(ones))]
+            power = (power + table[..., own].sum(-1)) / (len(own) + 1)
+        return deviations, coarse, self.mean.reshape(-1, *ones)
 
     def deviation(self, scale: int) -> Tensor:
-        """Of the bands of a scale, `(D, C|1, *1)`."""
+        """Of the bands of a scale, `(B|1, D, C|1, *1)`."""
         return self._scales[0][scale]
 
     def level(self, scale: int) -> int:
@@ -195,7 +205,7 @@ class CascadeSpread:
                 continue
             for finer in range(scale + 1):
                 share = 2.0 ** (-views.level(finer) * views.basis.ndim)
-                power = views.deviation(finer).square().flatten(1) * share  # (D, C|1)
+                power = views.deviation(finer)[0].square().flatten(1) * share  # (D, C|1)
                 out[which] += (power * law.variance.double()).sum(1) if finer == scale else power.sum(0)
         return out[(..., *[None] * views.basis.ndim)].expand(*out.shape, *views.basis.size)
 
@@ -237,7 +247,7 @@ class CascadeDenoiser(Denoiser):
     def views(self) -> Views:
         """What the levels see."""
         assert isinstance(self.process.basis, Wavelet)
-        return Views(self.process.basis, self.spectrum)
+        return Views.of(self.process.basis, self.spectrum)
 
     @property
     def multiple(self) -> int:  # type: ignore[override]

@@ -61,6 +61,11 @@ class FlowMap(NetDenoiser):
         begin, end = (NetDenoiser._told(self, x).clamp_min(LEAST) for x in (linear.v, v))
         return self.answer(self._terms(linear, torch.cat([NetDenoiser._told(self, linear.v), end - begin], -1)))
 
+    @property
+    def features(self) -> int:
+        """Those of the beginning, and the differences to the end."""
+        return features_of(self.level)
+
     def _told(self, v: Tensor) -> Tensor:
         """Of a step that stays where it is."""
         found = super()._told(v)

@@ -217,6 +217,11 @@ class NetDenoiser(Observer):
         return self.level != "rms"
 
     @property
+    def features(self) -> int:
+        """How many features of the noise level the network is told."""
+        return LEVELS[self.level].features
+
+    @property
     def multiple(self) -> int:  # type: ignore[override]
         """Every image axis has to be a multiple of the stride of the network."""
         return self.net.stride
@@ -337,14 +342,18 @@ class NetDenoiser(Observer):
 
     def _terms(self, linear: LinearEstimate, level: Tensor | None = None) -> Terms:
         """One pass; `level` is what the network is told where that is not the noise level alone."""
-        basis, (w, d, v, y, m) = self.process.basis, linear
-        real = w.real.dtype
-        skip = basis.inverse(d)
-        inputs = [self.unit_image(skip), self._noise(w - m.h.to(real) * d, m.s2 - m.h**2 * v, m)]
+        basis, v = self.process.basis, linear.v
+        skip = basis.inverse(linear.d)
+        mean, ratios = self.ask(self._inputs(linear, skip), self._told(v) if level is None else level)
+        return Terms(mean, ratios, root_mean(v, basis), linear, skip)
+
+    def _inputs(self, linear: LinearEstimate, skip: Tensor) -> list[Tensor]:
+        """What the network is shown, images `(B, C, *N)` of unit scale; `skip` is the image of the linear estimate."""
+        w, d, v, y, m = linear
+        inputs = [self.unit_image(skip), self._noise(w - m.h.to(w.real.dtype) * d, m.s2 - m.h**2 * v, m)]
         if y is not None:
             inputs.append(self._second(y, d, v))
-        mean, ratios = self.ask(inputs, self._told(v) if level is None else level)
-        return Terms(mean, ratios, root_mean(v, basis), linear, skip)
+        return inputs
 
     def _told(self, v: Tensor) -> Tensor:
         """Level features `(B, F)` of an error variance v `(B, C|1, *K)`."""

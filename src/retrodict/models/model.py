@@ -20,6 +20,7 @@ from retrodict._check import InputError, Recipe, build, choice, read_json
 from retrodict._output import write_file
 from retrodict.bases.paired import PairedSpectrum
 from retrodict.bases.spectrum import Spectrum
+from retrodict.denoisers.cascade_posterior import CascadePosterior
 from retrodict.denoisers.flow_map import FlowMap, features_of
 from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in, channels_out
 from retrodict.denoisers.spread_scale import SpreadScale
@@ -121,7 +122,7 @@ class ModelSpec:
         with torch.device("cpu"):  # whatever the default device of the caller is
             net = build(NETS, recipe, f"{where}: network", **shape)
         spectrum = Spectrum.from_json(self.spectrum, f"{where}: spectrum")
-        kind = FlowMap if self.flow_map else NetDenoiser
+        kind = self._kind(where)
         return kind(
             net,
             process,
@@ -133,6 +134,12 @@ class ModelSpec:
             spread_scale=self._scale(where),
             paired=None if self.paired is None else PairedSpectrum.from_json(self.paired, f"{where}: paired"),
         )
+
+    def _kind(self, where: str) -> type[NetDenoiser]:
+        cascade = self.network.get("name") == "wavelet_cascade"
+        if cascade and self.flow_map:
+            raise InputError(f"{where}: flow_map", "true, with a wavelet_cascade", "false")
+        return FlowMap if self.flow_map else CascadePosterior if cascade else NetDenoiser
 
     def _scale(self, where: str) -> SpreadScale | None:
         if self.spread_scale is None:

@@ -7,11 +7,28 @@ from collections.abc import Callable
 from retrodict.nets.mixer import Mixer
 from retrodict.nets.network import Network, network
 from retrodict.nets.precision import PRECISIONS, precision_for
+from retrodict.nets.scales import WaveletCascade
 from retrodict.nets.tiles import Tiled
 from retrodict.nets.unet import UNet
 from retrodict.nets.wavelet import WaveletUNet
 
-__all__ = ["NETS", "PRECISIONS", "Mixer", "Network", "Tiled", "UNet", "WaveletUNet", "network", "precision_for"]
+__all__ = [
+    "NETS",
+    "PRECISIONS",
+    "Mixer",
+    "Network",
+    "Tiled",
+    "UNet",
+    "WaveletCascade",
+    "WaveletUNet",
+    "network",
+    "precision_for",
+]
 
-NETS: dict[str, Callable[..., Network]] = {"unet": UNet, "mixer": Mixer, "wavelet_unet": WaveletUNet}
+NETS: dict[str, Callable[..., Network]] = {
+    "unet": UNet,
+    "mixer": Mixer,
+    "wavelet_unet": WaveletUNet,
+    "wavelet_cascade": WaveletCascade,
+}
 """The networks by name, for configurations."""

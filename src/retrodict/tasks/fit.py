@@ -41,6 +41,7 @@ from retrodict.tasks.machine import device_named, torch_threads, usable_cores
 from retrodict.training.ambient import Ambient
 from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.calibrate_law import calibrate_over_law
+from retrodict.training.cascade_posterior import cascade_posterior_loss
 from retrodict.training.checkpoints import newest
 from retrodict.training.loop import Objective, Progress, TrainingOptions, check_resumable, train
 from retrodict.training.losses import Batch, Example, denoising_loss
@@ -273,7 +274,8 @@ def _objective(config: FitConfig) -> Objective:
     law = config.clocks()
     if law is not None and config.data.noise is not None:
         return Ambient(law, config.data.noise.style)
-    return denoising_loss if law is None else partial(denoising_loss, law=law)
+    loss: Any = cascade_posterior_loss if config.network.name == "wavelet_cascade" else denoising_loss
+    return loss if law is None else partial(loss, law=law)
 
 
 def _spectrum(config: FitConfig, training: PatchSet | SpacingSet, intensity: Intensity) -> Spectrum:
@@ -326,7 +328,7 @@ def _spec(config: FitConfig, sets: Sets, base: Path, noise: OwnNoise | None) -> 
             "started_from": config.start_from,
             "training": config.training.model_dump(),
             "data": _data_card(config, training),
-            "validation": config.data.validation,
+            "validation": _held(config, sets),
             "images": len(training),
             **sets.card,
             **own,
@@ -346,6 +348,18 @@ def _data_card(config: FitConfig, training: PatchSet | SpacingSet) -> list[dict[
     if config.data.groups and not config.data.folders and config.data.simulated is None:
         return [g.model_dump() for g in config.data.groups]
     return [{"name": name} for name in dict.fromkeys(name for name, _ in training.images())]
+
+
+def _held(config: FitConfig, sets: Sets) -> list[str]:
+    """Names of the groups that are held out: those of the configuration, or those that its fraction took."""
+    stated, validation = config.data.validation, sets.validation
+    if isinstance(stated, list):
+        return stated
+    if isinstance(validation, SpacingSet):
+        names = [item.patient for item in validation.slices]
+    else:
+        names = [] if validation is None else [name for name, _ in validation.images()]
+    return list(dict.fromkeys(names))
 
 
 def _instrument(record: dict[str, Any], intensity: Intensity, base: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from retrodict._check import InputError
 from retrodict.denoisers.denoiser import Denoiser
-from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in
+from retrodict.denoisers.network import NetDenoiser, channels_in
 from retrodict.nets.tiles import Tiled
 from retrodict.tasks.machine import free_memory
 
@@ -91,7 +91,7 @@ def _probe(denoiser: NetDenoiser) -> tuple[float, float]:
     dtype = next((p.dtype for p in net.parameters()), torch.float32)
     channels = channels_in(denoiser.process, denoiser.spectrum.channels or 1 if denoiser.spectrum else 1)
     x = torch.zeros(1, channels, *(side,) * denoiser.process.ndim, dtype=dtype, device=device)
-    level = torch.zeros(1, LEVELS[denoiser.level].features, dtype=dtype, device=device)
+    level = torch.zeros(1, denoiser.features, dtype=dtype, device=device)
     settings = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": denoiser.precision == "bf16"}
     with torch.no_grad(), torch.autocast(**settings):  # type: ignore[arg-type]
         with _Live() as live:

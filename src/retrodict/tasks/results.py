@@ -217,7 +217,8 @@ def _card(model: Model) -> dict[str, Any]:
     """What a reader of a report should know of the model, in short values."""
     card = model.spec.card
     groups = [g["name"] for g in card.get("data", []) if isinstance(g, dict) and "name" in g]
-    held = list(card.get("validation", []))
+    stated = card.get("validation", [])
+    held = list(stated) if isinstance(stated, list) else [f"a part of {stated:g} of the groups"]  # of older models
     spread = spread_on_patients(card, "restore")
     known = {} if spread is None else {"spread on patients": spread["said"]}
     return {

@@ -150,13 +150,40 @@ def denoising_loss(
     edge); on average over an image `calibrate_spread` sets it right.  `law` draws a process for every item
     (`law(basis, seeds)`), whose denoiser is then trained.  `noise`: see `simulate`.
     """
+    denoiser, x0, t, terms = asked(denoiser, batch, seeds, law=law, noise=noise)
+    return losses_of(denoiser, x0, t, terms, weight, spread_weight)
+
+
+class Asked(NamedTuple):
+    """A denoiser bound to the processes of a batch, the clean images x0 `(B, C, *N)`, times t `(B,)` and what one pass
+    answered to their states."""
+
+    denoiser: NetDenoiser
+    x0: Tensor
+    t: Tensor
+    terms: Terms
+
+
+def asked(
+    denoiser: NetDenoiser,
+    batch: Tensor | Example,
+    seeds: Tensor,
+    *,
+    law: ProcessLaw | None = None,
+    noise: Noise | None = None,
+) -> Asked:
+    """One pass on the states of a batch at random times; arguments and draws are those of `denoising_loss`."""
     x0, y, spacing, _, white, own = example(batch, denoiser)
     if own is not None:
         raise InputError("batch", "images with noise of their own", "clean images", "Train with the objective Ambient.")
     denoiser = bind(denoiser, law, spacing, seeds)
     t = draw_times(seeds)
     xt, cond = simulate(denoiser.process, x0, t, seeds, y, noise, white)
-    terms = denoiser.training_terms(xt, t, cond)
+    return Asked(denoiser, x0, t, denoiser.training_terms(xt, t, cond))
+
+
+def losses_of(denoiser: NetDenoiser, x0: Tensor, t: Tensor, terms: Terms, weight: str, spread_weight: float) -> Losses:
+    """The losses of `denoising_loss` of what was `asked`."""
     mean = denoiser.answer(terms, rate_of(denoiser.process, t))
     if weight == "unit" and denoiser.predicts == "wiener":
         scale = terms.c_out.to(x0.real)
