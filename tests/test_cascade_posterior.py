@@ -18,8 +18,9 @@ from retrodict.bases.wavelet import band_powers
 from retrodict.cli.app import app
 from retrodict.denoisers.cascade import StationaryModel
 from retrodict.denoisers.cascade_posterior import CascadeDraws, CascadePosterior, residual_views
-from retrodict.denoisers.spread import band_filters
-from retrodict.models.model import Intensity, ModelSpec, load_model
+from retrodict.denoisers.spread import LocalSpread, band_filters
+from retrodict.models.model import Intensity, Model, ModelSpec, load_model
+from retrodict.models.prior import prior_of
 from retrodict.nets import WaveletCascade
 from retrodict.nets.scales import analysed, composed
 from retrodict.processes.clocks import ClockLaw
@@ -270,3 +271,13 @@ def test_fit_and_restore_by_a_configuration(tmp_path):
     assert result.exit_code == 0, result.output
     with np.load(tmp_path / "out" / "scan_mean.npz") as made:
         assert made["image"].shape == (64, 64)
+
+
+def test_a_prior_of_a_reconstruction_has_a_covariance():
+    """Its methods apply the law of the error to vectors, which drawing scale by scale is not."""
+    d = denoiser()
+    found = prior_of(Model(spec(), d, "here"), (16, 16), (1.0, 1.0))
+    assert isinstance(found, CascadePosterior)
+    said = found.estimate(torch.randn(1, 1, 16, 16), torch.ones(1, dtype=torch.float64))
+    assert type(said.spread) is LocalSpread
+    assert type(d.estimate(torch.randn(1, 1, 16, 16), torch.ones(1, dtype=torch.float64)).spread) is CascadeDraws

@@ -150,6 +150,7 @@ _PUBLIC = {
     "FlowMap": "denoisers.flow_map",
     "NetDenoiser": "denoisers.network",
     "CascadeDenoiser": "denoisers.cascade",
+    "CascadePosterior": "denoisers.cascade_posterior",
     "Wrapper": "denoisers.wrappers",
     "Conservative": "denoisers.conservative",
     "Guided": "denoisers.wrappers",
@@ -363,6 +364,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.data.raw import open_raw as open_raw
     from retrodict.denoisers.cascade import CascadeDenoiser as CascadeDenoiser
     from retrodict.denoisers.cascade import cascade_of_stationary as cascade_of_stationary
+    from retrodict.denoisers.cascade_posterior import CascadePosterior as CascadePosterior
     from retrodict.denoisers.conservative import Conservative as Conservative
     from retrodict.denoisers.denoiser import Denoiser as Denoiser
     from retrodict.denoisers.denoiser import FunctionDenoiser as FunctionDenoiser

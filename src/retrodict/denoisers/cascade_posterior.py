@@ -123,8 +123,9 @@ class _Shown:
 class CascadePosterior(NetDenoiser):
     """`NetDenoiser` of a `WaveletCascade`: its mean and local variance, and errors that are drawn scale by scale.
 
-    `scale_steps`: of every scale in a draw of the error.  The networks have as many octave bands of log-variances as
-    scales, `bands` = levels + 1.  Real images in the Fourier basis, predicts "wiener".
+    `scale_steps`: of every scale in a draw of the error; 0 draws from the local law in octave bands instead.  The
+    networks have as many octave bands of log-variances as scales, `bands` = levels + 1.  Real images in the Fourier
+    basis, predicts "wiener".
     """
 
     scale_steps: int = 4
@@ -139,8 +140,8 @@ class CascadePosterior(NetDenoiser):
         if self.bands != self.net.levels + 1 or self.predicts != "wiener":
             found = f"bands {self.bands}, predicts {self.predicts!r}"
             raise InputError("CascadePosterior", found, f"bands {self.net.levels + 1}, levels + 1, and 'wiener'")
-        if self.scale_steps < 1:
-            raise InputError("CascadePosterior scale_steps", self.scale_steps, "at least 1")
+        if self.scale_steps < 0:
+            raise InputError("CascadePosterior scale_steps", self.scale_steps, "at least 0")
 
     @property
     def features(self) -> int:
@@ -184,7 +185,7 @@ class CascadePosterior(NetDenoiser):
 
     def _error_law(self, terms: Terms, image: Tensor) -> Spread | None:
         law = super()._error_law(terms, image)
-        if not isinstance(law, LocalSpread):
+        if not isinstance(law, LocalSpread) or self.scale_steps == 0:
             return law
         v = terms.linear.v
         model = _Shown(self, self.guide(terms), self._told(v))

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from retrodict._check import InputError
 from retrodict.bases import Fourier
+from retrodict.denoisers.cascade_posterior import CascadePosterior
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.model import Model
 from retrodict.models.range import at_spacing, far_from, fits
@@ -56,6 +58,8 @@ def prior_of(model: Model, size: Sequence[int], spacing: Sequence[float]) -> Net
     wrong = [n for n in size if n % denoiser.multiple]
     if wrong:
         raise InputError("image.size", tuple(size), f"multiples of {denoiser.multiple}, as the network takes them")
+    if isinstance(denoiser, CascadePosterior):  # posterior methods ask for a covariance, which a cascade has not
+        denoiser = replace(denoiser, scale_steps=0)
     return denoiser.at(process).on(tuple(size))
 
 

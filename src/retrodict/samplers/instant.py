@@ -74,7 +74,8 @@ def instant(
     members = []
     for k in range(len(seeds)):
         z = noise_like(like, seeds[k : k + 1], "instant", 0).transpose(0, 1)
-        error = found.spread.draw(z)
+        with torch.no_grad():  # a law may be one of networks
+            error = found.spread.draw(z)
         if twin is not None:
             error = error + answer(twin, surrounded(denoiser, y, frame, seeds[k : k + 1]), NO_SEED).mean - center
         members.append(mean + wide.sqrt() * error[crop])

@@ -322,4 +322,6 @@ def one_call(denoiser: Denoiser, y: Tensor, *, margin: int = 16, seed: int = 0) 
     if found.spread is None:
         return found.mean[crop], None
     noise = [noise_like(padded, seeds, "one-call", k) for k in range(found.spread.fields)]
-    return found.mean[crop], (found.mean + found.spread.draw(torch.stack(noise)))[crop]
+    with torch.no_grad():  # a law may be one of networks
+        drawn = found.spread.draw(torch.stack(noise))
+    return found.mean[crop], (found.mean + drawn)[crop]
