@@ -12,7 +12,8 @@ are kept after each model in benchmarks/results/noisy_only.json; a run that was 
 Methods: `clean` sees the images without the noise; `naive` takes the noisy ones for clean; `paper` is SURE-Score;
 `ours` is what `data.noise` of a configuration trains.  Spread: calibrated on clean patients for `clean`, on noisy ones
 taken for clean for `naive`, without truth for the others.  Classics: total variation and wavelet shrinkage that know
-the NPS, their strength by Morozov's discrepancy, on one crop of each patient.
+the NPS, their strength by Morozov's discrepancy, on one crop of each patient.  `redcnn`, `unrolled`, `dip`: other
+networks, at the own noise alone (`noisy_rivals.py`); a deep image prior on one crop of each patient.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noisy_rivals import deep_image_prior, supervised
 from retrodict._output import stamp, write_file
 from retrodict._random import key, uniform, white
 from retrodict.bases import Basis, Fourier
@@ -56,8 +58,17 @@ DATA, RESULT = ROOT.parent / "shared" / "data", ROOT / "benchmarks" / "results" 
 SETS, UNIT = ("ct_tcga_lung", "ct_sts_extremity"), Intensity("HU", 200.0, -1000.0)
 METHODS, CLASSICS, TIMES = ("clean", "naive", "paper", "ours"), ("tv", "wavelet"), (0.25, 1.0, 4.0)
 SIDE, CLEANEST = 96, 12.0
-NAMES = {"clean": "clean images", "naive": "noisy, as if clean", "paper": "noisy: SURE-Score",
-         "ours": "noisy: `data.noise`", "tv": "(total variation)", "wavelet": "(wavelet shrinkage)"}  # fmt: skip
+NAMES = {
+    "clean": "clean images",
+    "naive": "noisy, as if clean",
+    "paper": "noisy: SURE-Score",
+    "ours": "noisy: `data.noise`",
+    "redcnn": "pairs: RED-CNN",
+    "unrolled": "pairs: unrolled",
+    "dip": "(deep image prior)",
+    "tv": "(total variation)",
+    "wavelet": "(wavelet shrinkage)",
+}
 
 
 def nps(std: float) -> Curve:
@@ -216,6 +227,31 @@ def classic(penalty: str, items: list[Slice], std: float) -> dict[str, dict[str,
     return {"1.0": {"rmse": [UNIT.scale * math.sqrt(e / w) for e, w in sums.values()]}}
 
 
+def rival(name: str, sides: dict[str, list[Slice]], items: list[Slice], std: float, seconds: float) -> dict:
+    """Error by patient of a network of `noisy_rivals`."""
+    variance = OwnNoise(nps(std), None, False, UNIT.scale).variance
+    basis = Fourier((SIDE, SIDE), (1.0, 1.0))
+    window = inside(basis) ** 2
+    if name != "dip":
+        clean, small = patches(sides["train"]), Fourier((32, 32), (1.0, 1.0))
+        root = variance(small).sqrt()
+
+        def batch(keys: list[int]) -> tuple[Tensor, Tensor]:
+            x = UNIT.encode(clean.batch(keys)[0])
+            z = white(torch.tensor(keys), "pair", 0, tuple(x.shape[1:])).double()
+            return x, x + small.inverse(root * small.forward(z)).to(x)
+
+        answer = supervised(name, batch, variance, seconds)
+    sums: dict[str, list[float]] = {}
+    for n, (patient, x, y) in enumerate(measured(items, std)):
+        if name == "dip" and patient in sums:
+            continue  # one crop of a patient
+        made = deep_image_prior(y, variance(basis)[0, 0], basis, n) if name == "dip" else answer(y)
+        found = [float((window * (made - x).double() ** 2).sum()), float(window.sum())]
+        sums[patient] = [a + b for a, b in zip(sums.get(patient, [0.0] * 2), found, strict=True)]
+    return {"1.0": {"rmse": [UNIT.scale * math.sqrt(e / w) for e, w in sums.values()]}}
+
+
 def shown(values: list[float]) -> str:
     """Mean and SD between patients."""
     x = torch.tensor(values, dtype=torch.float64)
@@ -234,9 +270,7 @@ def table(content: dict[str, Any]) -> str:
         "CPU seconds",
     ]
     rows = []
-    for (std, method), result in sorted(
-        found.items(), key=lambda x: (x[0][0], [*METHODS, "tv", "wavelet"].index(x[0][1]))
-    ):
+    for (std, method), result in sorted(found.items(), key=lambda x: (x[0][0], list(NAMES).index(x[0][1]))):
         cells = []
         for part in names:
             if part not in result:
@@ -267,7 +301,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--levels", type=float, nargs="+", default=[40.0])
-    parser.add_argument("--methods", nargs="+", default=[*METHODS, *CLASSICS], choices=[*METHODS, *CLASSICS])
+    parser.add_argument("--methods", nargs="+", default=list(NAMES), choices=list(NAMES))
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "noisy_only")
     parser.add_argument("--docs", action="store_true", help="only write the table of the how-to")
     given = parser.parse_args()
@@ -292,8 +326,13 @@ def main() -> None:
             folder = given.runs / f"{method}-{std:g}-{given.steps}"
             folder.mkdir(parents=True, exist_ok=True)
             found = numbers(trained(method, std, sides, folder, options), items, std)
-        else:
+        elif method in CLASSICS:
             found = classic(method, items, std)
+        else:
+            budget = [r["seconds"] for r in stored(setup)["records"] if (r["method"], r["std"]) == ("clean", std)]
+            if not budget:
+                parser.error(f"--methods {method}: the CPU seconds are those of clean, which is not there yet")
+            found = rival(method, sides, items, std, budget[0])
         seconds = time.process_time() - start
         content = stored(setup)  # again: another process may have written
         content["records"].append({"method": method, "std": std, "found": found, "seconds": seconds})
