@@ -51,7 +51,7 @@ from retrodict.tasks.fit_noise import OwnNoise, clean_spectrum
 from retrodict.training.ambient import Ambient
 from retrodict.training.calibrate_law import calibrate_over_law, inside
 from retrodict.training.loop import TrainingOptions, train
-from retrodict.training.losses import Batch, Example, denoising_loss
+from retrodict.training.losses import Batch, Example, ProcessLaw, denoising_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, RESULT = ROOT.parent / "shared" / "data", ROOT / "benchmarks" / "results" / "noisy_only.json"
@@ -144,11 +144,16 @@ def plain(items: list[Slice]) -> Batch:
 
 
 def trained(
-    method: str, std: float, sides: dict[str, list[Slice]], folder: Path, options: TrainingOptions
+    method: str,
+    std: float,
+    sides: dict[str, list[Slice]],
+    folder: Path,
+    options: TrainingOptions,
+    law: ProcessLaw | None = None,
 ) -> NetDenoiser:
-    """A calibrated denoiser by one of the methods."""
+    """A calibrated denoiser by one of the methods, over a law of observations: without one that of the scanner."""
     own = OwnNoise(nps(std), None, False, UNIT.scale)
-    law = OneInstrument(own)
+    law = OneInstrument(own) if law is None else law
     seen = {k: v if method == "clean" else noisy(v, nps(std)) for k, v in sides.items()}
     spectrum = body_spectrum(seen["train"], UNIT, 64)
     if method in ("paper", "ours"):
