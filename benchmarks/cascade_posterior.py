@@ -1,26 +1,24 @@
-"""Whole slices of 512 x 512 pixels restored by a wavelet cascade, beside the network of every instrument, equal budget.
+"""Whole slices of 512 x 512 pixels: errors of the shipped model drawn by a wavelet cascade, beside its own law of them.
 
-    retrodict fit configs/any-scanner-cascade.yaml --set data.root=DATA -o RUNS/cascade
-    retrodict fit configs/any-scanner.yaml --set data.root=DATA --set 'data.patch=[64,64]' --set training.steps=4500 \
-        --set training.batch=32 --set training.learning_rate=1.5e-3 --set training.warmup=150 --set training.ema=0.998 \
-        --set training.precision=auto --set name=any-scanner-twin -o RUNS/unet
-    python benchmarks/cascade_posterior.py RUNS        (resumed where it was cut short)
-    python benchmarks/cascade_posterior.py RUNS --docs
+    retrodict fit configs/any-scanner-cascade.yaml --set data.root=DATA --set start_from=MODEL -o RUN
+    python benchmarks/cascade_posterior.py RUN/any-scanner-cascade        (resumed where it was cut short)
+    python benchmarks/cascade_posterior.py --docs
 
-Both know all training patients, the same law of instruments and patches; steps are such that both trained for as many
-CPU seconds (printed).  Measured on the first whole slice of every validation patient who has one, at its own pixels, by
-three instruments that are not in the law of the training.
+MODEL is the file of the shipped model `ct`, whose mean and calibration are kept; the networks of the scales are trained
+on the same patients and instruments.  Measured on the first whole slice of every validation patient who has one, at its
+own pixels, by three instruments that are not in the law of the training.
 
 - `Wiener`    the linear estimate under the spectrum of the model.
-- `Fourier`   one call of the network of every instrument; members from its law of the error, local in octave bands.
-- `cascade`   one pass of the cascade; members drawn scale by scale, of `steps` steps a scale.
-- `cascade, mean of members`: what the mean of the members alone would be.
+- `Fourier`   one call of `ct`; members from its law of the error, local in octave bands.
+- `cascade`   the same call; members drawn scale by scale, of so many steps a scale.
 
-Error: mean square over that of the Wiener filter.  Energy: energy score of `MEMBERS` members over that of the Fourier
-network's (least is best).  Discs: of means over discs of 5 and 10 mm, squared error of the mean over variance of the
-members (1 is right).  Bands: mean square of the error in five bands of |f| up to Nyquist over that of the members, the
-one farthest from 1.  Lattice: multiply-adds of the networks in calls of the Fourier network, of the mean and of a
-member; with their CPU seconds and the largest memory of activations.
+Error: mean square over that of the Wiener filter, of the mean and of the mean of `MEMBERS` members alone.  SSR^2:
+squared error over stated variance, and over the squares of the members.  Energy: energy score of the members over that
+of the Fourier members (least is best).  Discs: of means over discs of 5 and 10 mm, squared error of the mean over
+variance of the members (1 is right).  Bands: mean square of the error in five bands of |f| up to Nyquist over that of
+the members, the one farthest from 1.
+Lattice: multiply-adds of the networks in calls of `ct`, of the mean and of a member; their CPU
+seconds; the largest memory of activations.
 """
 
 from __future__ import annotations
@@ -48,15 +46,11 @@ from retrodict.denoisers.cascade_posterior import CascadePosterior
 from retrodict.denoisers.denoiser import Denoiser, GaussianDenoiser
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.instrument import measured_inside
-from retrodict.models.model import Model, load_model
-from retrodict.nets import precision_for
+from retrodict.models.model import Model, load_model, open_model
 from retrodict.processes.fourier import measured
 from retrodict.samplers.instant import beyond, instant
 from retrodict.samplers.margin import MARGIN, frame_of
-from retrodict.tasks.fit_config import load_config
 from retrodict.tasks.forecast import _Live
-from retrodict.training.cascade_posterior import cascade_posterior_loss
-from retrodict.training.losses import denoising_loss
 from scanners import SCANNERS, curves
 from tables import replace_block, table
 from unseen import mean_sd
@@ -83,7 +77,7 @@ def methods(models: dict[str, Model], name: str, spacing: float) -> list[Method]
         own = model.denoiser
         process = measured(Fourier((SIDE, SIDE), (spacing, spacing)), *curves(scanner, spacing), model.intensity.scale)
         bound = own.at(process)
-        if kind == "unet":
+        if kind == "ct":
             out += [Method("Wiener", GaussianDenoiser(process, spectrum=own.spectrum)), Method("Fourier", bound)]
         else:
             assert isinstance(bound, CascadePosterior)
@@ -179,33 +173,13 @@ def cost(method: Method) -> dict[str, float]:
 # ---- the run -----------------------------------------------------------
 
 
-def training_cost(model: Model) -> dict[str, Any]:
-    """CPU seconds of a training step on noise, best of five, and those of all steps."""
-    config = load_config(ROOT / "configs" / "any-scanner.yaml")
-    settings = model.spec.card["training"]
-    denoiser = replace(model.spec.build("model", precision_for(settings["precision"])), spread_scale=None)
-    loss = cascade_posterior_loss if isinstance(denoiser, CascadePosterior) else denoising_loss
-    took = []
-    for trial in range(5):
-        x, seeds = torch.randn(settings["batch"], 1, *model.spec.size), torch.arange(settings["batch"]) + 1000 * trial
-        started = time.process_time()
-        loss(denoiser, x, seeds, law=config.clocks()).total.mean().backward()
-        took.append(time.process_time() - started)
-    steps = settings["steps"]
-    each = sum(took) / len(took)
-    count = sum(p.numel() for p in denoiser.net.parameters())
-    return {"steps": steps, "step_seconds": each, "seconds": each * steps, "parameters": count}
-
-
-def run(runs: Path) -> None:
+def run(path: Path) -> None:
     """Every slice, instrument and method; what is there is kept."""
     torch.set_num_threads(1)
-    models = {"unet": load_model(runs / "unet" / "any-scanner-twin"),
-              "cascade": load_model(runs / "cascade" / "any-scanner-cascade")}  # fmt: skip
-    known: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"rows": [], "cost": {}, "training": {}}
+    models = {"ct": open_model("ct", "float32"), "cascade": load_model(path)}
+    known: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {"rows": [], "cost": {}}
     done = {(r["patient"], r["instrument"], r["method"]) for r in known["rows"]}
-    if not known["training"]:
-        known["training"] = {k: training_cost(m) for k, m in models.items()}
+    known["steps"] = models["cascade"].spec.card["training"]["steps"]
     seen: set[str] = set()
     for item in slices("validation"):
         if item.patient in seen or tuple(item.image.values.shape[-2:]) != (SIDE, SIDE):
@@ -215,9 +189,9 @@ def run(runs: Path) -> None:
         spacing = math.sqrt(math.prod(item.spacing))
         for name in NAMES:
             ready = methods(models, name, spacing)
-            scale = models["unet"].intensity.scale
+            scale = models["ct"].intensity.scale
             process = instrument(SCANNERS[name], Fourier((SIDE, SIDE), (spacing, spacing)), scale)
-            x = models["unet"].intensity.encode(truth.float())[None, None]
+            x = models["ct"].intensity.encode(truth.float())[None, None]
             y = measured_inside(process, x, key(0, "cascade-posterior", len(seen)) % 2**31, 32)
             for method in ready:
                 if method.name not in known["cost"]:
@@ -225,8 +199,8 @@ def run(runs: Path) -> None:
                 if (item.patient, name, method.name) in done:
                     continue
                 found = restored(method, y, scale)
-                found["mean"] = found["mean"] + models["unet"].intensity.offset
-                found["members"] = found["members"] + models["unet"].intensity.offset
+                found["mean"] = found["mean"] + models["ct"].intensity.offset
+                found["members"] = found["members"] + models["ct"].intensity.offset
                 row = {"patient": item.patient, "instrument": name, "method": method.name, "spacing": spacing}
                 row |= figures(found, truth, spacing) | {k: found[k] for k in ("seconds", "member_seconds")}
                 known["rows"].append(row)
@@ -243,7 +217,7 @@ def shown(known: dict[str, Any]) -> str:
     }
     names = list(dict.fromkeys(r["method"] for r in rows))
     unit = known["cost"]["Fourier"]["mean"]
-    header = ["instrument", "method", "error over Wiener", "the same of the mean of members", "SSR^2", "energy",
+    header = ["instrument", "method", "error", "of the mean of members", "SSR^2", "members: SSR^2", "energy",
               "discs 5 mm", "discs 10 mm", "worst band"]  # fmt: skip
     lines = []
     for instrument_name in NAMES:
@@ -259,7 +233,8 @@ def shown(known: dict[str, Any]) -> str:
             band = [_both([r["bands"][b] for r in own.values()]) for b in range(BANDS)]
             worst = max(band, key=lambda text: abs(math.log(float(text.split(" ")[0]))))
             cells = [over("square", base, "square"), over("of_members", base, "square")]
-            cells += [_both([r["ssr2"] for r in own.values()]), over("energy", first, "energy")]
+            cells += [_both([r["ssr2"] for r in own.values()])]
+            cells += [_both([r["ssr2"] / r["drawn"] for r in own.values()]), over("energy", first, "energy")]
             cells += [_both([r[f"disc_{d:g}"] for r in own.values()]) for d in DISCS]
             lines.append([instrument_name, name, *cells, worst])
     text = table(header, lines)
@@ -274,11 +249,7 @@ def shown(known: dict[str, Any]) -> str:
                       f"{member:.2f}", f"{found['bytes'] / 1e6:.0f}"])  # fmt: skip
     heading = ["method", "lattice, mean", "lattice, a member", "CPU s, mean", "CPU s, a member", "MB of activations"]
     patients = len({r["patient"] for r in rows})
-    trained = ", ".join(
-        f"{name}: {t['parameters'] / 1e6:.2f} M parameters, {t['steps']} steps, {t['seconds']:.0f} CPU s"
-        for name, t in known["training"].items()
-    )
-    said = f"{patients} patients, one slice each; mean ± SD between patients. Training: {trained}."
+    said = f"{patients} patients, one slice each; mean ± SD between patients. {known['steps']} steps of 32 patches."
     return f"{text}\n\n{table(heading, costs)}\n\n{said}"
 
 
@@ -290,15 +261,17 @@ def _both(values: list[float]) -> str:
 def main() -> None:
     """Run or write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("runs", type=Path)
+    parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--docs", action="store_true")
     given = parser.parse_args()
     if given.docs:
         replace_block(PAGE, "cascade-posterior", shown(json.loads(OUT.read_text())))
+    elif given.model is None:
+        parser.error("MODEL: the path of the trained cascade")
     elif not there():
         print("The images of patients are not beside the repository.")
     else:
-        run(given.runs)
+        run(given.model)
 
 
 if __name__ == "__main__":

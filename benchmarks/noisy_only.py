@@ -44,14 +44,14 @@ from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.model import Intensity, ModelSpec
 from retrodict.physics import Covariance, GaussianNoise, Identity, Measurement
 from retrodict.physics.classics import choose
-from retrodict.processes.clocks import at_rest
+from retrodict.processes.clocks import ClockLaw, at_rest
 from retrodict.processes.process import Process
 from retrodict.tasks.fit_collection import body_spectrum
 from retrodict.tasks.fit_noise import OwnNoise, clean_spectrum
 from retrodict.training.ambient import Ambient
 from retrodict.training.calibrate_law import calibrate_over_law, inside
 from retrodict.training.loop import TrainingOptions, train
-from retrodict.training.losses import Batch, Example, ProcessLaw, denoising_loss
+from retrodict.training.losses import Batch, Example, denoising_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, RESULT = ROOT.parent / "shared" / "data", ROOT / "benchmarks" / "results" / "noisy_only.json"
@@ -149,7 +149,7 @@ def trained(
     sides: dict[str, list[Slice]],
     folder: Path,
     options: TrainingOptions,
-    law: ProcessLaw | None = None,
+    law: OneInstrument | ClockLaw | None = None,
 ) -> NetDenoiser:
     """A calibrated denoiser by one of the methods, over a law of observations: without one that of the scanner."""
     own = OwnNoise(nps(std), None, False, UNIT.scale)

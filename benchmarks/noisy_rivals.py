@@ -109,7 +109,7 @@ def supervised(
 def deep_image_prior(y: Tensor, variance: Tensor, basis: Fourier, number: int, most: int = 1500) -> Tensor:
     """The image `(1, 1, *N)` that a network of random weights makes when its residual is what the noise explains."""
     torch.manual_seed(number)
-    net = UNet(in_channels=16, out_channels=1, width=32, multipliers=[1, 2, 4], blocks=1, patch=2)
+    net = UNet(in_channels=16, out_channels=1, width=32, multipliers=(1, 2, 4), blocks=1, patch=2)
     z = 0.1 * white(torch.tensor([key(number, "dip")]), "input", 0, (16, *basis.size))
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     root, weight = variance.rsqrt().float(), (basis.multiplicity() / basis.multiplicity().sum()).float()

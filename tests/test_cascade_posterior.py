@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,20 +19,21 @@ from retrodict.bases.stationary import power_law, stationary_levels
 from retrodict.bases.wavelet import band_powers
 from retrodict.cli.app import app
 from retrodict.denoisers.cascade import StationaryModel
-from retrodict.denoisers.cascade_posterior import CascadeDraws, CascadePosterior, residual_views
+from retrodict.denoisers.cascade_posterior import CascadeDraws, CascadePosterior, local_deviations, residual_views
 from retrodict.denoisers.spread import LocalSpread, band_filters
 from retrodict.models.model import Intensity, Model, ModelSpec, load_model
 from retrodict.models.prior import prior_of
 from retrodict.nets import WaveletCascade
 from retrodict.nets.scales import analysed, composed
 from retrodict.processes.clocks import ClockLaw
-from retrodict.samplers.ensemble import SamplingOptions, gate, restore_batch
+from retrodict.samplers.ensemble import SamplingOptions, calls_of, gate, restore_batch
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.training import cascade_posterior as objective
 from retrodict.training.losses import asked
 
-NET = {"levels": 2, "width": 4, "multipliers": [1], "blocks": 1}
+SMALL = {"width": 4, "multipliers": [1], "blocks": 1}
+NET = {"levels": 2, "mean": SMALL, **SMALL}
 
 
 def uneven_power(size: tuple[int, ...]) -> torch.Tensor:
@@ -80,10 +83,8 @@ def test_drawn_residuals_of_stationary_data_have_their_covariance(size, levels, 
     v = power[:, : size[1] // 2 + 1][None, None]
     views = residual_views(basis, v, levels)
     model = StationaryModel(views.basis, tuple(stationary_levels(views.basis, power)))
-    shift = torch.zeros(1, 1, *size, dtype=torch.float64)
-    law = CascadeDraws(
-        basis, v, shift[:, None].expand(1, 3, 1, *size), band_filters(basis, 3), model, views, shift, steps
-    )
+    ratios = torch.zeros(1, 3, 1, *size, dtype=torch.float64)
+    law = CascadeDraws(basis, v, ratios, band_filters(basis, 3), model, views, local_deviations(ratios, levels), steps)
     n, total = size[0] * size[1], 0.0
     for i in range(law.fields):
         z = torch.zeros(law.fields, n, 1, *size, dtype=torch.float64)
@@ -95,15 +96,38 @@ def test_drawn_residuals_of_stationary_data_have_their_covariance(size, levels, 
     assert torch.allclose(total, exact, atol=1e-12 * float(exact.max()), rtol=1e-10)
 
 
-def test_a_draw_is_around_the_wiener_estimate():
-    basis = Fourier((8, 8), (1.0, 1.0))
+def test_draws_have_the_local_deviation_of_their_scale():
+    """Bands of white noise, with another variance in each half of the image."""
+    basis, size = Fourier((16, 16), (1.0, 1.0)), (16, 16)
     v = torch.ones(1, 1, *basis.shape, dtype=torch.float64)
     views = residual_views(basis, v, 2)
-    model = StationaryModel(views.basis, tuple(stationary_levels(views.basis, torch.ones(8, 8, dtype=torch.float64))))
-    shift = torch.randn(1, 1, 8, 8, dtype=torch.float64)
-    law = CascadeDraws(basis, v, torch.zeros(1, 3, 1, 8, 8), band_filters(basis, 3), model, views, shift, 2)
-    nothing = torch.zeros(law.fields, 1, 1, 8, 8, dtype=torch.float64)
-    assert torch.allclose(law.draw(nothing), -shift)
+    model = StationaryModel(views.basis, tuple(stationary_levels(views.basis, torch.ones(size, dtype=torch.float64))))
+    ratios = torch.zeros(1, 3, 1, *size, dtype=torch.float64)
+    ratios[:, 0, :, 8:] = math.log(4.0)  # the finest octave
+    ratios[:, 2, :, :8] = math.log(9.0)  # and what is coarsest
+    local = local_deviations(ratios, 2)
+    law = CascadeDraws(basis, v, ratios, band_filters(basis, 3), model, views, local, 1)
+    n, power = 256, torch.zeros(16, 16, dtype=torch.float64)
+    z = torch.zeros(2, n, 1, *size, dtype=torch.float64)
+    z[1] = torch.eye(n, dtype=torch.float64).reshape(n, 1, *size)
+    for error in views.basis.forward(law.draw(z)):
+        power += error[0].square()
+    wanted = torch.ones(16, 16, dtype=torch.float64)
+    for place in views.places(0):
+        wanted[place][4:] = 4.0
+    for place in views.places(2):
+        wanted[place][:2] = 9.0
+    assert torch.allclose(power, wanted, rtol=1e-10)
+
+
+def test_deviations_of_a_scale_are_of_the_pixels_under_a_coefficient():
+    ratios = torch.zeros(1, 2, 1, 4, 4, dtype=torch.float64)
+    ratios[0, 0, 0, 0, 0] = math.log(5.0)
+    ratios[0, 1] = math.log(9.0)
+    fine, middle, coarse = local_deviations(ratios, 2)
+    assert torch.allclose(fine[0, 0, 0], torch.tensor([[math.sqrt(2.0), 1.0], [1.0, 1.0]], dtype=torch.float64))
+    assert middle.shape == coarse.shape == (1, 1, 1, 1, 1)
+    assert torch.allclose(torch.stack([middle, coarse]), torch.tensor(3.0, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("size", [(16, 8), (8,), (4, 8, 2)])
@@ -125,37 +149,22 @@ def test_band_powers_on_half_of_the_frequencies_are_those_of_all(size):
 @pytest.mark.parametrize("size", [(16,), (16, 8), (8, 8, 16)])
 def test_the_images_of_a_guide_are_those_of_the_haar_basis(size):
     x = torch.randn(2, 3, *size, dtype=torch.float64)
-    found, wavelet = analysed(x, 2), Wavelet(size, levels=2, family="haar")
+    (details, coarse), wavelet = analysed(x, 2), Wavelet(size, levels=2, family="haar")
     u = wavelet.forward(x)
     for level in (1, 2):
         own = [u[(..., *place)] for (at, name), place in wavelet.places().items() if at == level and "d" in name]
-        assert torch.allclose(found.details[level - 1], torch.stack(own, 1), atol=1e-14)
-    assert torch.allclose(found.coarse[1], u[(..., *(slice(0, n // 4) for n in size))], atol=1e-14)
-    assert torch.allclose(composed(found.coarse[0], found.details[0]), x, atol=1e-14)
+        assert torch.allclose(details[level - 1], torch.stack(own, 1), atol=1e-14)
+    assert torch.allclose(coarse[1], u[(..., *(slice(0, n // 4) for n in size))], atol=1e-14)
+    assert torch.allclose(composed(coarse[0], details[0]), x, atol=1e-14)
 
 
-def test_outputs_are_in_units_of_the_deviation_of_their_band():
-    torch.manual_seed(0)
+def test_the_mean_is_that_of_its_network_alone():
     net = WaveletCascade(in_channels=2, out_channels=4, level_features=1, **NET)
-    for p in net.parameters():
-        torch.nn.init.normal_(p, std=0.2)
-    x, level = torch.randn(1, 2, 16, 16), torch.zeros(1, 1 + net.bands)
-    finest = Wavelet((16, 16), levels=2, family="haar")
-    places = {band: place for band, place in finest.places().items() if band[0] == 1}
-
-    def found(log: float) -> dict:
-        told = level.clone()
-        told[:, 1 + net.bands - 3 :] = log  # the finest bands are the last
-        with torch.no_grad():
-            u = finest.forward(net(x, told)[:, :1])
-        return {band: u[(..., *place)] for band, place in places.items()}
-
-    with torch.no_grad():
-        one = net(x, level)
-    assert one.shape == (1, 4, 16, 16)
-    gone = found(-60.0)
-    assert all(float(values.abs().max()) < 1e-5 for band, values in gone.items() if "d" in band[1])
-    assert any(float(values.abs().max()) > 1e-2 for band, values in found(0.0).items() if "d" in band[1])
+    x, level = torch.randn(1, 2, 16, 16), torch.zeros(1, 1)
+    assert torch.equal(net(x, level), net.mean(x, level))
+    assert not net.fixed
+    net.mean.requires_grad_(False)
+    assert net.fixed
 
 
 def test_items_of_a_batch_do_not_depend_on_each_other():
@@ -182,30 +191,36 @@ def test_restored_with_an_ensemble_and_a_gate():
     assert not torch.equal(found.samples[0], found.samples[1])
 
 
+def test_a_forecast_counts_what_members_cost():
+    d = denoiser()
+    assert calls_of(d, SamplingOptions(samples=3, instant=True)) == 1 + 3 * 4
+    assert calls_of(replace(d, scale_steps=0), SamplingOptions(samples=3, instant=True)) == 1
+    assert calls_of(d, SamplingOptions(uncertainty=False)) == 1
+
+
 # ---- the objective -------------------------------------------------------------
 
 
 def test_the_objective_is_zero_for_who_knows_the_residual(monkeypatch):
     d, law = denoiser(), ClockLaw(scale=200.0)
     x0, seeds = torch.randn(4, 1, 16, 16), torch.arange(4)
-    found = asked(d, x0, seeds, law=law)
-    views = found.denoiser.views(found.terms.linear.v)
-    u = views.basis.forward(x0 - found.terms.skip)
     seen = []
 
     def oracle(self, guide, view, level):
         h, s = (x.reshape(-1, 1, 1, 1, 1).float() for x in (view.h, view.s2.sqrt()))
         seen.append(view)
-        return (views.unit(u, view.scale) - h * view.noisy) / s, torch.zeros_like(view.noisy)
+        clean = views.unit(u, view.scale) / local[view.scale]
+        return (clean - h * view.noisy) / s, torch.zeros_like(view.noisy)
 
     monkeypatch.setattr(CascadePosterior, "at_scale", oracle)
     for first in range(6):
         seeds = torch.tensor([first, 1, 2, 3])
         found = asked(d, x0, seeds, law=law)
         views = found.denoiser.views(found.terms.linear.v)
-        u = views.basis.forward(x0 - found.terms.skip)
+        u = views.basis.forward(x0 - found.denoiser.answer(found.terms))
+        local = local_deviations(found.terms.log_ratio.clamp(-14.0, 5.0), 2)
         squares, nll = objective._of_scale(found, seeds)
-        assert float(squares.max()) < 1e-6
+        assert float(squares.detach().max()) < 1e-6
         assert torch.allclose(nll, torch.zeros_like(nll), atol=1e-6)
     assert len({view.scale for view in seen}) == 3
     finest = next(view for view in seen if view.scale == 0)
@@ -219,9 +234,8 @@ def test_the_objective_is_zero_for_who_knows_the_residual(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bands": 4}, "levels"),
-        ({"bands": 0}, "levels"),
-        ({"predicts": "x0", "bands": 0}, "levels"),
+        ({"bands": 0}, "bands of at least 1"),
+        ({"predicts": "data", "bands": 0}, "bands of at least 1"),
         ({"flow_map": True}, "flow_map"),
         ({"network": {"name": "wavelet_cascade", "options": {**NET, "levels": 0}}}, "levels"),
         (
@@ -235,25 +249,42 @@ def test_what_does_not_fit_is_refused(changes, message):
         spec(**changes).build()
 
 
-def test_a_size_that_the_levels_do_not_divide_is_refused():
-    net = WaveletCascade(in_channels=2, out_channels=4, level_features=1, **NET)
-    with pytest.raises(InputError, match="multiples of 4"):
-        net(torch.zeros(1, 2, 10, 16), torch.zeros(1, 1 + net.bands))
+TINY = {
+    "name": "tiny",
+    "spacing": [1.0, 1.0],
+    "process": {"name": "fourier"},
+    "law": {"name": "clocks"},
+    "level": "clock",
+    "network": {"name": "wavelet_cascade", "options": NET},
+    "bands": 3,
+    "data": {"simulated": {"images": 4, "side": 64}, "validation": 0.5, "patch": [32, 32]},
+    "training": {"steps": 2, "batch": 2, "threads": 1, "checkpoint_every": 2, "validate_every": 2},
+}
+
+
+@pytest.mark.slow
+def test_the_mean_of_another_model_is_kept_with_its_calibration(tmp_path):
+    plain = {**TINY, "name": "plain", "network": {"name": "unet", "options": SMALL}}
+    first = fit(
+        prepare_fit(FitConfig.model_validate(plain), tmp_path / "a", tmp_path), tmp_path / "a", tensorboard=False
+    )
+    cascade = {**TINY, "start_from": str(first)}
+    plan = prepare_fit(FitConfig.model_validate(cascade), tmp_path / "b", tmp_path)
+    made, known = (load_model(x) for x in (fit(plan, tmp_path / "b", tensorboard=False), first))
+    assert made.spec.spread_scale == known.spec.spread_scale is not None
+    assert made.spec.held_out == known.spec.held_out
+    y, t = torch.randn(1, 1, 32, 32), torch.ones(1, dtype=torch.float64)
+    a, b = (m.denoiser.on((32, 32)).estimate(y, t) for m in (made, known))
+    assert torch.equal(a.mean, b.mean)
+    assert torch.equal(a.spread.variance(), b.spread.variance())
+    other = {**cascade, "law": {"name": "clocks", "options": {"noise": [1.0, 9.0]}}}
+    with pytest.raises(InputError, match="whose mean is kept"):
+        prepare_fit(FitConfig.model_validate(other), tmp_path / "c", tmp_path)
 
 
 @pytest.mark.slow
 def test_fit_and_restore_by_a_configuration(tmp_path):
-    record = {
-        "name": "tiny",
-        "spacing": [1.0, 1.0],
-        "process": {"name": "fourier"},
-        "law": {"name": "clocks"},
-        "level": "clock",
-        "network": {"name": "wavelet_cascade", "options": NET},
-        "bands": 3,
-        "data": {"simulated": {"images": 4, "side": 64}, "validation": 0.5, "patch": [32, 32]},
-        "training": {"steps": 2, "batch": 2, "threads": 1, "checkpoint_every": 2, "validate_every": 2},
-    }
+    record = TINY
     plan = prepare_fit(FitConfig.model_validate(record), tmp_path / "run", tmp_path)
     weights = fit(plan, tmp_path / "run", tensorboard=False)
     found = load_model(weights)

@@ -1,11 +1,11 @@
-"""A posterior drawn scale by scale: what the Wiener filter leaves open, as a wavelet cascade given the measurement.
+"""A posterior drawn scale by scale: what the mean leaves open, as a wavelet cascade given the observation.
 
-With c the Wiener estimate of an observation and v its error variance, r = x_0 - c has the power v and, for Gaussian
-data, does not depend on the observation.  It is drawn as Guth et al. (2022) draw images: the coarse band, then at every
-scale the details given what is coarser, in units of their deviation, which follows from v; each network is also shown
-what is known of its scale, the bands of c and of the noise.  The law of a scale given the coarser ones is reached by a
-few steps of an Ornstein-Uhlenbeck process of its own on its sub-lattice, so that a draw costs N/3 calls of the whole
-lattice in two dimensions.  The mean E[x_0 | w] is one pass of the same networks, coarse to fine.
+A network makes the mean D = E[x_0 | w] and the local variance of its error in octave bands, as `NetDenoiser` does.  The
+error r = x_0 - D itself is drawn as Guth et al. (2022) draw images: the coarse band, then at every scale the details
+given what is coarser, each over its deviation, which follows from the error variance v(f) of the Wiener filter and the
+local ratios.  The network of a scale is also shown what is known there: the bands of D, of the Wiener estimate and of
+the noise.  The law of a scale given the coarser ones is reached by a few steps of an Ornstein-Uhlenbeck process of its
+own on its sub-lattice.  On Gaussian data r has the power v and depends on no observation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from retrodict._check import InputError
@@ -22,10 +23,10 @@ from retrodict.bases import Fourier, Wavelet
 from retrodict.bases.wavelet import band_powers
 from retrodict.denoisers.cascade import LevelLaw, LevelModel, View, Views
 from retrodict.denoisers.network import NetDenoiser, Terms
-from retrodict.denoisers.spread import LocalSpread, Spread, root_mean
+from retrodict.denoisers.spread import LocalSpread, Spread
 from retrodict.nets.scales import Guide, WaveletCascade, analysed
 
-__all__ = ["HORIZON", "CascadeDraws", "CascadePosterior", "rates", "residual_views"]
+__all__ = ["HORIZON", "CascadeDraws", "CascadePosterior", "local_deviations", "rates", "residual_views"]
 
 HORIZON, EXPONENT = 5.0, 2.0
 """tau = HORIZON v^EXPONENT at the time v of a window: those of `wavelet_cascade`."""
@@ -52,13 +53,13 @@ def residual_views(basis: Fourier, v: Tensor, levels: int) -> Views:
 class CascadeDraws(LocalSpread):
     """The law of the error of a posterior mean, drawn scale by scale: `model` answers for one of them at a time.
 
-    Its variance is that of a `LocalSpread`.  `shift` `(B, C, *N)`: the mean less the Wiener estimate, around which the
-    residual is drawn.  `steps` of every scale; a draw takes 2 * steps white fields.
+    Its variance is that of a `LocalSpread`.  local: of every scale, the coarse one last, the deviation of its bands
+    over that of the stationary law, `(B, 1, C, *M)`.  `steps` of every scale; a draw takes 2 * steps white fields.
     """
 
     model: LevelModel
     views: Views
-    shift: Tensor
+    local: tuple[Tensor, ...]
     steps: int = 4
 
     @property
@@ -72,8 +73,9 @@ class CascadeDraws(LocalSpread):
         made = torch.zeros_like(white[0])
         for scale in range(self.views.basis.depth, -1, -1):
             noise = [self.views.bands(field, scale) for field in white]
-            self.views.put(made, scale, self._drawn(scale, self.views.coarse(made, scale), noise))
-        return self.views.basis.inverse(made) - self.shift.to(made)
+            drawn = self._drawn(scale, self.views.coarse(made, scale), noise)
+            self.views.put(made, scale, self.local[scale].to(drawn) * drawn)
+        return self.views.basis.inverse(made)
 
     def _drawn(self, scale: int, coarse: Tensor | None, noise: list[Tensor]) -> Tensor:
         """Bands `(B, D, C, *M)` of a scale given the coarse image: ancestral steps, each from a draw of its law."""
@@ -119,13 +121,23 @@ class _Shown:
         return self
 
 
+def local_deviations(log_ratio: Tensor, levels: int) -> tuple[Tensor, ...]:
+    """Of log-ratios of variances in octave bands `(B, bands, C, *N)`, finest first, deviations at every scale
+    `(B, 1, C, *M)`: the root of the mean ratio of the pixels under a coefficient; the last band is that of what is
+    coarser, too.
+    """
+    ndim, last = log_ratio.ndim - 3, log_ratio.shape[1] - 1
+    pool = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}[ndim]
+    sides = [2 ** min(scale + 1, levels) for scale in range(levels + 1)]
+    return tuple(pool(log_ratio[:, min(scale, last)].exp(), side).sqrt()[:, None] for scale, side in enumerate(sides))
+
+
 @dataclass(frozen=True, eq=False)
 class CascadePosterior(NetDenoiser):
-    """`NetDenoiser` of a `WaveletCascade`: its mean and local variance, and errors that are drawn scale by scale.
+    """`NetDenoiser` of a `WaveletCascade`: the mean and local variance of one network, and errors drawn scale by scale.
 
-    `scale_steps`: of every scale in a draw of the error; 0 draws from the local law in octave bands instead.  The
-    networks have as many octave bands of log-variances as scales, `bands` = levels + 1.  Real images in the Fourier
-    basis, predicts "wiener".
+    `scale_steps`: of every scale in a draw of the error; 0 draws from the local law in octave bands instead.  Real
+    images in the Fourier basis, predicts "wiener", with `bands` of log-variances.
     """
 
     scale_steps: int = 4
@@ -137,38 +149,32 @@ class CascadePosterior(NetDenoiser):
             raise InputError("CascadePosterior net", type(self.net).__name__, "a WaveletCascade")
         if not isinstance(self.process.basis, Fourier) or self.process.basis.complex:
             raise InputError("CascadePosterior process", type(self.process.basis).__name__, "a Fourier basis, real")
-        if self.bands != self.net.levels + 1 or self.predicts != "wiener":
+        if not self.bands or self.predicts != "wiener":
             found = f"bands {self.bands}, predicts {self.predicts!r}"
-            raise InputError("CascadePosterior", found, f"bands {self.net.levels + 1}, levels + 1, and 'wiener'")
+            raise InputError("CascadePosterior", found, "bands of at least 1, and 'wiener'")
         if self.scale_steps < 0:
             raise InputError("CascadePosterior scale_steps", self.scale_steps, "at least 0")
 
     @property
-    def features(self) -> int:
-        """Those of the level, and the deviation of every band."""
-        assert isinstance(self.net, WaveletCascade)
-        return super().features + self.net.bands
+    def draw_calls(self) -> int:
+        """Every step runs the network of every scale once, which together cost about as much as a call."""
+        return self.scale_steps
 
     def views(self, v: Tensor) -> Views:
-        """What the scales see of residuals of power v `(B|1, C|1, *K)`."""
+        """What the scales see of errors of power v `(B|1, C|1, *K)`."""
         assert isinstance(self.process.basis, Fourier)
         assert isinstance(self.net, WaveletCascade)
         return residual_views(self.process.basis, v, self.net.levels)
-
-    def _told(self, v: Tensor) -> Tensor:
-        """Level features, and the logarithm of the deviation of every band over c_out, coarse first."""
-        total = root_mean(v, self.process.basis).square().flatten(1).mean(1)
-        share = self.views(v).variances.mean(1) / total[:, None]
-        return torch.cat([super()._told(v), 0.5 * share.clamp_min(1e-12).log()], -1)
 
     def told(self, v: Tensor) -> Tensor:
         """What the networks are told of an observation with the error variance v `(B, C|1, *K)`."""
         return self._told(v)
 
-    def guide(self, terms: Terms) -> Guide:
-        """What the scales are shown of an observation."""
+    def guide(self, terms: Terms, mean: Tensor, local: tuple[Tensor, ...]) -> Guide:
+        """What the scales are shown of an observation and its mean `(B, C, *N)`."""
         assert isinstance(self.net, WaveletCascade)
-        return analysed(torch.cat(self._inputs(terms.linear, terms.skip), 1), self.net.levels)
+        shown = [*self._inputs(terms.linear, terms.skip), self.unit_image(mean)]
+        return Guide(*analysed(torch.cat(shown, 1), self.net.levels), tuple(x[:, 0].log() for x in local))
 
     def at_scale(self, guide: Guide, view: View, level: Tensor) -> tuple[Tensor, Tensor]:
         """Answer N and log-variance `(B, D, C, *M)` of the network of a scale, in its precision."""
@@ -187,7 +193,9 @@ class CascadePosterior(NetDenoiser):
         law = super()._error_law(terms, image)
         if not isinstance(law, LocalSpread) or self.scale_steps == 0:
             return law
-        v = terms.linear.v
-        model = _Shown(self, self.guide(terms), self._told(v))
+        assert isinstance(self.net, WaveletCascade)
+        ratios = law.log_ratio if law.log_ratio.ndim == self.process.ndim + 3 else law.log_ratio.unsqueeze(2)
+        local = local_deviations(ratios, self.net.levels)
+        model = _Shown(self, self.guide(terms, image, local), self.told(terms.linear.v))
         own = {f.name: getattr(law, f.name) for f in fields(LocalSpread)}
-        return CascadeDraws(**own, model=model, views=self.views(v), shift=image - terms.skip, steps=self.scale_steps)
+        return CascadeDraws(**own, model=model, views=self.views(law.v), local=local, steps=self.scale_steps)

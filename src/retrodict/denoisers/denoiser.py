@@ -82,6 +82,11 @@ class Denoiser(ABC):
         """Deviation of the margins to draw, over that of their Gaussian law (`samplers.margin`)."""
         return 1.0
 
+    @property
+    def draw_calls(self) -> int:
+        """How many calls a draw of the error costs as much as; 0 where it is no work of a network."""
+        return 0
+
     @abstractmethod
     def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
         """D and the law of its error: xt `(B, C, *N)`, t `(B,)`."""

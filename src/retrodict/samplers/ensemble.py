@@ -289,13 +289,14 @@ def check_stop(process: Process, options: SamplingOptions) -> None:
 
 
 def calls_of(denoiser: Denoiser, options: SamplingOptions) -> int:
-    """Calls of the denoiser for an image, at most: for a forecast."""
+    """Calls of the denoiser for an image, at most, and what its draws cost in calls: for a forecast."""
     members, once = _members(denoiser, options, "posterior" if options.uncertainty else "point")
     rule = RULES[options.rule]
     more = options.stop is not None
     each = ((options.steps or rule.steps) + more) * rule.calls_per_step
     opens = (members > 1 or options.components > 0) and shares(denoiser)
-    return 1 if once else opens * (1 + options.components) + members * (each - opens)
+    drawn = denoiser.draw_calls * (0 if once and not options.uncertainty else members * (1 if once else each))
+    return drawn + (1 if once else opens * (1 + options.components) + members * (each - opens))
 
 
 def _members(denoiser: Denoiser, options: SamplingOptions, kind: str) -> tuple[int, bool]:

@@ -27,9 +27,10 @@ from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.cascade import is_cascade
 from retrodict.models.instrument import AROUND
-from retrodict.models.model import Intensity, ModelSpec, model_files, save_model
+from retrodict.models.model import Intensity, ModelSpec, model_files, read_spec, save_model
 from retrodict.models.tensors import load_weights, read_tensors
-from retrodict.nets import precision_for
+from retrodict.nets import WaveletCascade, precision_for
+from retrodict.processes.clocks import law_from_json
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
@@ -73,6 +74,7 @@ class FitPlan:
     device: str = "cpu"
     networks: int = 1
     noise: OwnNoise | None = None
+    keeps_mean: bool = False
 
     @property
     def steps(self) -> int:
@@ -106,13 +108,15 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
     first = base / config.start_from if config.start_from else None
     if first is not None:
         _start_from(denoiser.net, first)  # refuse a misfit now
+    keeps = first is not None and isinstance(denoiser.net, WaveletCascade) and denoiser.net.fixed
+    spec = _with_mean_of(spec, first) if keeps and first is not None else spec
     identity = identity_of(config, spec.process, {"training": training, "validation": validation}, first,
                            None if noise is None else noise.card())  # fmt: skip
     start, notes = _start(config, folder, identity)
     spec = replace(spec, card={**spec.card, "run": signature(identity)})
     plan = FitPlan(config, spec, training, validation, 0.0, parameters, start, first, identity, known + notes, device)
     plan.notes += _few(plan)
-    plan.noise = noise
+    plan.noise, plan.keeps_mean = noise, keeps
     with torch_threads(config.training.threads):
         plan.seconds_per_step = _time_step(plan)
     return plan
@@ -154,8 +158,29 @@ def _built(spec: ModelSpec, config: FitConfig) -> NetDenoiser:
 
 
 def _start_from(net: nn.Module, path: Path) -> None:
-    weights, _ = model_files(path)
+    """Weights of a model; those of a plain network are the mean of a cascade, which is kept as it is."""
+    weights, record = model_files(path)
+    if isinstance(net, WaveletCascade) and read_spec(record)[0].network.get("name") != "wavelet_cascade":
+        load_weights(net.mean, read_tensors(weights, net.mean.state_dict()), weights)
+        net.mean.requires_grad_(False)
+        return
     load_weights(net, read_tensors(weights, net.state_dict()), weights)
+
+
+def _with_mean_of(spec: ModelSpec, path: Path) -> ModelSpec:
+    """The record of a cascade whose mean is that of another model: spectrum and calibration are of that one.
+
+    Raises `InputError` where it was told or trained otherwise.
+    """
+    own, _ = read_spec(model_files(path)[1])
+    laws = [None if x.law is None else law_from_json(x.law, "law") for x in (spec, own)]  # with every default
+    if laws[0] != laws[1]:
+        raise InputError("law", spec.law, f"{own.law}, as start_from has, whose mean is kept")
+    for name in ("level", "bands", "intensity", "channels", "predicts"):
+        found, wanted = getattr(spec, name), getattr(own, name)
+        if found != wanted:
+            raise InputError(name, found, f"{wanted}, as start_from has, whose mean is kept")
+    return replace(spec, spectrum=own.spectrum, spread_scale=own.spread_scale, held_out=own.held_out)
 
 
 def fit(
@@ -201,7 +226,7 @@ def _trained(
 
 def calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     """The specification with the error variances calibrated on the validation groups, where there are any."""
-    if plan.validation is None:
+    if plan.validation is None or plan.keeps_mean:
         return plan.spec
     # on the CPU, as most who restore with it will use it, and in the precision that is fast there
     denoiser = replace(_built(plan.spec, plan.config), precision=precision_for(plan.config.training.precision))
