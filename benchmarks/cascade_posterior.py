@@ -1,11 +1,11 @@
 """Whole slices of 512 x 512 pixels: errors of the shipped model drawn by a wavelet cascade, beside its own law of them.
 
-    retrodict fit configs/any-scanner-cascade.yaml --set data.root=DATA --set start_from=MODEL -o RUN
+    retrodict fit configs/any-scanner-cascade.yaml --set data.root=DATA --set start_from=ct -o RUN
     python benchmarks/cascade_posterior.py RUN/any-scanner-cascade        (resumed where it was cut short)
     python benchmarks/cascade_posterior.py --docs
 
-MODEL is the file of the shipped model `ct`, whose mean and calibration are kept; the networks of the scales are trained
-on the same patients and instruments.  Measured on the first whole slice of every validation patient who has one, at its
+The mean and the calibration of the shipped model `ct` are kept; the networks of the scales are trained on the same
+patients and instruments.  Measured on the first whole slice of every validation patient who has one, at its
 own pixels, by three instruments that are not in the law of the training.
 
 - `Wiener`    the linear estimate under the spectrum of the model.

@@ -40,6 +40,7 @@ __all__ = [
     "open_model",
     "read_spec",
     "save_model",
+    "shipped",
 ]
 
 
@@ -281,6 +282,11 @@ MODELS = {"ct": "ct", "ct-simulated": "ct-fourier"}
 "ct-simulated" knows the simulated one of Tivnan et al. (2023) with 170 HU of noise."""
 
 
+def shipped(name: str) -> Path:
+    """Where a shipped model lies, by its short name."""
+    return Path(str(resources.files("retrodict") / "assets" / MODELS[choice("model", name, MODELS)]))
+
+
 def open_model(model: str | Path | Model, precision: str = "auto") -> Model:
     """A shipped model by name ("ct"), or one from a path; models pass through.
 
@@ -289,7 +295,7 @@ def open_model(model: str | Path | Model, precision: str = "auto") -> Model:
     if isinstance(model, Model):
         return model
     if str(model) in MODELS:
-        return load_model(Path(str(resources.files("retrodict") / "assets" / MODELS[str(model)])), precision)
+        return load_model(shipped(str(model)), precision)
     path = Path(model)
     if len(path.parts) <= 1 and not any(map(_is_there, (path, *model_files(path)))):
         raise InputError("model", repr(str(model)), f"a path, or a shipped model: {', '.join(MODELS)}")

@@ -27,7 +27,7 @@ from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.cascade import is_cascade
 from retrodict.models.instrument import AROUND
-from retrodict.models.model import Intensity, ModelSpec, model_files, read_spec, save_model
+from retrodict.models.model import MODELS, Intensity, ModelSpec, model_files, read_spec, save_model, shipped
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import WaveletCascade, precision_for
 from retrodict.processes.clocks import law_from_json
@@ -105,7 +105,7 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
         return prepare_cascade(config, folder, training, validation, spec, device)
     denoiser = _built(spec, config)
     parameters = sum(p.numel() for p in denoiser.net.parameters())
-    first = base / config.start_from if config.start_from else None
+    first = _first(config, base)
     if first is not None:
         _start_from(denoiser.net, first)  # refuse a misfit now
     keeps = first is not None and isinstance(denoiser.net, WaveletCascade) and denoiser.net.fixed
@@ -155,6 +155,14 @@ def _built(spec: ModelSpec, config: FitConfig) -> NetDenoiser:
     with torch.random.fork_rng(devices=[]):  # the global stream is the caller's
         torch.manual_seed(key(training.seed, "weights") % 2**31)
         return spec.build(config.name, precision_for(training.precision, device_named(training.device)))
+
+
+def _first(config: FitConfig, base: Path) -> Path | None:
+    """The model whose weights a run starts from: a path, or the name of a shipped one where there is no such file."""
+    name = config.start_from
+    if name is None:
+        return None
+    return shipped(name) if name in MODELS and not model_files(base / name)[1].exists() else base / name
 
 
 def _start_from(net: nn.Module, path: Path) -> None:

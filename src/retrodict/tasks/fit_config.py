@@ -227,7 +227,9 @@ class FitConfig(Strict):
         None, description="of observations to train over instead of the process alone: clocks (every instrument)"
     )
     network: RecipeConfig = RecipeConfig(name="unet")
-    start_from: str | None = Field(None, description="model whose weights to start from, relative to this file")
+    start_from: str | None = Field(
+        None, description="model whose weights to start from: a path relative to this file, or a shipped one by name"
+    )
     predicts: str = "wiener"
     bands: int = Field(4, ge=0, le=8)
     level: str = Field("rms", description="what the network is told of the noise: rms, or clock (any process)")
