@@ -10,6 +10,7 @@ own pixels, by three instruments that are not in the law of the training.
 
 - `Wiener`    the linear estimate under the spectrum of the model.
 - `Fourier`   one call of `ct`; members from its law of the error, local in octave bands.
+- `Fourier, 4 calls`   members of chains of 4 calls, rule `matched`; the mean is the average of their last images.
 - `cascade`   the same call; members drawn scale by scale, of so many steps a scale.
 
 Error: mean square over that of the Wiener filter, of the mean and of the mean of `MEMBERS` members alone.  SSR^2:
@@ -48,6 +49,7 @@ from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.instrument import measured_inside
 from retrodict.models.model import Model, load_model, open_model
 from retrodict.processes.fourier import measured
+from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from retrodict.samplers.instant import beyond, instant
 from retrodict.samplers.margin import MARGIN, frame_of
 from retrodict.tasks.forecast import _Live
@@ -57,16 +59,17 @@ from unseen import mean_sd
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT, PAGE = ROOT / "benchmarks" / "results" / "cascade_posterior.json", ROOT / "docs" / "experiment-wavelet-cascade.md"
-SIDE, MEMBERS, STEPS, DISCS, BANDS = 512, 8, (1, 4), (5.0, 10.0), 5
+SIDE, MEMBERS, STEPS, CALLS, DISCS, BANDS = 512, 8, (1, 4), 4, (5.0, 10.0), 5
 NAMES = ("soft-12", "standard-30", "sharp-60")
 
 
 class Method(NamedTuple):
-    """A denoiser at an instrument and, of a cascade, the steps of a scale in a member."""
+    """A denoiser at an instrument; of a cascade the steps of a scale in a member, of a chain its calls."""
 
     name: str
     denoiser: Denoiser
     steps: int | None = None
+    calls: int = 1
 
 
 def methods(models: dict[str, Model], name: str, spacing: float) -> list[Method]:
@@ -78,7 +81,8 @@ def methods(models: dict[str, Model], name: str, spacing: float) -> list[Method]
         process = measured(Fourier((SIDE, SIDE), (spacing, spacing)), *curves(scanner, spacing), model.intensity.scale)
         bound = own.at(process)
         if kind == "ct":
-            out += [Method("Wiener", GaussianDenoiser(process, spectrum=own.spectrum)), Method("Fourier", bound)]
+            out += [Method("Wiener", GaussianDenoiser(process, spectrum=own.spectrum)), Method("Fourier", bound),
+                    Method(f"Fourier, {CALLS} calls", bound, calls=CALLS)]  # fmt: skip
         else:
             assert isinstance(bound, CascadePosterior)
             out += [Method(f"cascade, {n} step{'s' * (n > 1)}", _stepped(bound, n), n) for n in STEPS]
@@ -129,6 +133,8 @@ def figures(found: Any, truth: Tensor, spacing: float) -> dict[str, Any]:
 
 def restored(method: Method, y: Tensor, scale: float) -> dict[str, Any]:
     """Mean, variance and members in HU, with the CPU seconds of both."""
+    if method.calls > 1:
+        return chained(method, y, scale)
     frame = frame_of((SIDE, SIDE), method.denoiser.process.basis, MARGIN[2], method.denoiser.multiple)
     bound = method.denoiser.on(frame.size)
     edge = beyond(bound, frame)
@@ -151,6 +157,23 @@ def restored(method: Method, y: Tensor, scale: float) -> dict[str, Any]:
     }
 
 
+def chained(method: Method, y: Tensor, scale: float) -> dict[str, Any]:
+    """The same of chains of several calls; all CPU seconds are those of the members, whose mean comes with them."""
+    options = SamplingOptions(samples=MEMBERS, steps=method.calls, keep_samples=True)
+    started = time.process_time()
+    found = restore_batch(method.denoiser, y, options)
+    seconds = time.process_time() - started
+    assert found.sd is not None
+    assert found.samples is not None
+    return {
+        "mean": found.mean[0, 0].double() * scale,
+        "variance": found.sd[0, 0].double().square() * scale**2,
+        "members": found.samples[:, 0, 0].double() * scale,
+        "seconds": seconds,
+        "member_seconds": seconds / MEMBERS,
+    }
+
+
 # ---- cost ------------------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +188,9 @@ def cost(method: Method) -> dict[str, float]:
     assert found.spread is not None
     with torch.inference_mode(), FlopCounterMode(display=False) as member:
         found.spread.draw(torch.zeros(found.spread.fields, 1, 1, SIDE, SIDE))
+    each = mean.get_total_flops() / 2
+    if method.calls > 1:
+        return {"mean": each * method.calls * MEMBERS, "member": each * method.calls, "bytes": 0.0}
     with torch.inference_mode(), _Live() as live:
         bound.estimate(y, t)
     return {"mean": mean.get_total_flops() / 2, "member": member.get_total_flops() / 2, "bytes": float(live.peak)}
@@ -246,7 +272,7 @@ def shown(known: dict[str, Any]) -> str:
         seconds = sorted(r["seconds"] for r in own)[len(own) // 2]
         member = sorted(r["member_seconds"] for r in own)[len(own) // 2]
         costs.append([name, f"{found['mean'] / unit:.2f}", f"{found['member'] / unit:.2f}", f"{seconds:.2f}",
-                      f"{member:.2f}", f"{found['bytes'] / 1e6:.0f}"])  # fmt: skip
+                      f"{member:.2f}", f"{found['bytes'] / 1e6:.0f}" if found["bytes"] else ""])  # fmt: skip
     heading = ["method", "lattice, mean", "lattice, a member", "CPU s, mean", "CPU s, a member", "MB of activations"]
     patients = len({r["patient"] for r in rows})
     said = f"{patients} patients, one slice each; mean ± SD between patients. {known['steps']} steps of 32 patches."
