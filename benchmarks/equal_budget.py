@@ -7,6 +7,7 @@ again at will: every network has its folder of checkpoints, and a finished one i
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from retrodict._check import InputError, read_json
@@ -27,7 +29,7 @@ from retrodict.data.spacings import SpacingSet
 from retrodict.data.units import unit
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.denoisers.spread_scale import SpreadScale
-from retrodict.models.model import Intensity, ModelSpec
+from retrodict.models.model import Intensity, Model, ModelSpec
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import Network
 from retrodict.processes.clocks import at_rest
@@ -84,13 +86,19 @@ class RampLaw:
 
 @dataclass
 class Budget:
-    """What all networks share.  `out` holds a folder for each, and the spectrum."""
+    """What all networks share.  `out` holds a folder for each, and the spectrum.
+
+    start: a model whose weights every network starts from, instead of random ones.  precision: "float32" or "bf16", of
+    the training alone.
+    """
 
     config: FitConfig
     options: TrainingOptions
     out: Path
     device: str = "cpu"
     given_spectrum: Path | None = None
+    start: Model | None = None
+    precision: str = "float32"
     _sets: Sets | None = field(default=None, repr=False)
 
     @property
@@ -108,7 +116,9 @@ class Budget:
 
     @cached_property
     def spectrum(self) -> Spectrum:
-        """That of the training images, the same for all networks; kept in the folder."""
+        """That of the model they start from, or of the training images, kept in the folder; the same for all."""
+        if self.start is not None:
+            return Spectrum.from_json(self.start.spec.spectrum, "spectrum")
         path = self.given_spectrum or self.out / "spectrum.json"
         if not path.exists():
             training = self.sets.training
@@ -143,7 +153,9 @@ class Budget:
         wrap: Callable[[Network], Network] | None = None,
     ) -> NetDenoiser:
         """The network of a law: trained, resumed, or as it is there; with averaged weights."""
-        denoiser = self.fresh(bands)
+        denoiser = replace(self.fresh(bands), precision=self.precision)
+        if self.start is not None:
+            denoiser.net.load_state_dict(self.start.denoiser.net.state_dict())
         if wrap is not None:
             denoiser = replace(denoiser, net=wrap(denoiser.net))
         chosen = objective or _over(law)
@@ -155,12 +167,21 @@ class Budget:
             "spectrum": json.dumps(self.spectrum.to_json()),
             "bands": bands,
         }
+        if self.start is not None:
+            identity["start"] = hashlib.sha256(save(dict(self.start.denoiser.net.state_dict()))).hexdigest()
         folder = self.out / name
         folder.mkdir(parents=True, exist_ok=True)
         average = train(
             denoiser, self._batch(), self.options, folder, objective=chosen, identity=identity, watch=_Told(name)
         )
         denoiser.net.load_state_dict(average)
+        return replace(denoiser, net=denoiser.net.eval().requires_grad_(False), precision="float32")
+
+    def started(self, bands: int = 4) -> NetDenoiser:
+        """The network that all others start from, as it is."""
+        assert self.start is not None
+        denoiser = self.fresh(bands)
+        denoiser.net.load_state_dict(self.start.denoiser.net.state_dict())
         return replace(denoiser, net=denoiser.net.eval().requires_grad_(False))
 
     def loaded(self, path: Path, bands: int = 4) -> NetDenoiser:
@@ -181,8 +202,7 @@ class Budget:
             assert scale is not None
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json.dumps(asdict(scale)).encode())
-        found = read_json(path, "factors on a spread")
-        scale = SpreadScale(tuple(found["level"]), tuple(map(tuple, found["factor"])))
+        scale = SpreadScale.from_json(read_json(path, "factors on a spread"), denoiser.bands)
         return replace(denoiser, spread_scale=scale)
 
     def _held_out(self, patients: Sequence[str] | None) -> SpacingSet:

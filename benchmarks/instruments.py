@@ -3,6 +3,7 @@
     python benchmarks/instruments.py OUT --steps 4000 [--scanners paper soft-12 ...] [--device cpu]
     python benchmarks/instruments.py OUT --scanners all --device cuda        (16 instruments)
     python benchmarks/instruments.py OUT --general CHECKPOINT --spectrum FILE --steps 4000
+    python benchmarks/instruments.py OUT --start ct --steps 1000 --set training.learning_rate=5e-4
 
 Trained, each in its folder of OUT and resumed where it was cut short: the network of every instrument (`general`, or
 the given one), a specialist for every instrument, and one that knows only white noise (`white`).  Data, network,
@@ -11,6 +12,12 @@ instrument at all pixel spacings, at its end in 40 % of the items and else anywh
 It is told what the general network is told (`level: clock`): the noise level alone (`rms`), which today's models of
 one instrument and one spacing get, is one of these features, and a specialist of many spacings needs the others.  None
 of the measured instruments is in the law of the general network: their kernels are other functions.
+
+A model that was trained for long has no specialists of its own budget.  With --start every network starts from the
+weights of that model and goes on for --steps: `general` over the law of all instruments, which is the control, and each
+specialist over its instrument alone.  A specialist then has had all that the general network has, and steps of its own
+beside: what it gains is what a user gains who trains the model on for one instrument (`start_from` of `retrodict fit`).
+The model itself, as it is, is measured beside them (`start`); white noise and processes are left out.
 
 Measured on one crop of 128 x 128 pixels of every validation patient, at its own pixels and two coarser ones, by one
 call.  The spread of every network is calibrated over its own law on the same validation patients, so SSR^2 of a network
@@ -36,7 +43,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -47,11 +54,13 @@ import two_processes
 from equal_budget import Budget, RampLaw, arguments, budget, instrument
 from new_patients import GRIDS, SIDE
 from patient_slices import DATA, there
+from retrodict._check import InputError
 from retrodict.bases import Fourier
 from retrodict.bases.curve import Curve
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.denoisers.network import NetDenoiser
-from retrodict.models.model import Intensity
+from retrodict.models.model import Intensity, open_model
+from retrodict.nets import PRECISIONS, precision_for
 from retrodict.processes.clocks import ClockLaw
 from retrodict.processes.fourier import measured
 from retrodict.processes.process import Process
@@ -59,7 +68,7 @@ from scanners import INSTRUMENTS, SCANNERS, Scanner
 from unseen import Case, Results, by_patient, cases, mean_sd, measurement, one_call, shown
 
 FOUR = [name for name in SCANNERS if name in INSTRUMENTS]
-GENERAL, STD, CLOCK = "general", "white, told the std", "white, told the clock"
+GENERAL, STD, CLOCK, START = "general", "white, told the std", "white, told the clock", "start"
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -113,13 +122,19 @@ def price(ours: dict[str, float], theirs: dict[str, float]) -> tuple[float, floa
     return 100 * math.expm1(mean), 100 * sd
 
 
-def prices(rows: dict[str, list], names: Sequence[str], over: str = GENERAL) -> dict[str, Any]:
-    """Price of `over` against the specialists: on their own instruments, and off them."""
+def over(rows: dict[str, list], names: Sequence[str], ours: str, theirs: str) -> dict[str, tuple[float, float]]:
+    """`price` of one network against another on every instrument."""
+    errors = {key: by_patient(row, "error") for key, row in rows.items()}
+    return {n: price(errors[f"{ours} | {n}"], errors[f"{theirs} | {n}"]) for n in names}
+
+
+def prices(rows: dict[str, list], names: Sequence[str], ours: str = GENERAL) -> dict[str, Any]:
+    """Price of `ours` against the specialists: on their own instruments, and off them."""
     errors = {name: by_patient(found, "error") for name, found in rows.items()}
-    own = {n: price(errors[f"{over} | {n}"], errors[f"{n} | {n}"]) for n in names}
+    own = {n: price(errors[f"{ours} | {n}"], errors[f"{n} | {n}"]) for n in names}
     off = {}
     for special in names:
-        others = [price(errors[f"{over} | {n}"], errors[f"{special} | {n}"])[0] for n in names if n != special]
+        others = [price(errors[f"{ours} | {n}"], errors[f"{special} | {n}"])[0] for n in names if n != special]
         if others:
             better, mean = sum(o < 0 for o in others), sum(others) / len(others)
             off[special] = {"mean": mean, "worst": max(others), "better": better, "of": len(others)}
@@ -139,10 +154,8 @@ def matrix(rows: dict[str, list], networks: Sequence[str], names: Sequence[str],
     return table
 
 
-def reading(
-    found: dict[str, Any], white: dict[str, tuple[float, float]], clock: dict[str, tuple[float, float]]
-) -> list:
-    """Sentences from the numbers."""
+def reading(found: dict[str, Any]) -> list[str]:
+    """Sentences from the price of generality."""
     out = ["Error of the general network over the specialist's on its own instrument, same steps, paired by patient:"]
     out += [f"  {name:<16}{p:+6.1f} % ± {sd:.1f} between patients" for name, (p, sd) in found["own"].items()]
     out.append(f"  {'mean':<16}{found['mean']:+6.1f} %   (asked for: within 3 %)")
@@ -153,7 +166,12 @@ def reading(
             f"better on {o['better']} of {o['of']}"
             for name, o in found["off"].items()
         ]
-    out.append("Conditioning on white noise: error over that of the general network, told the std | told the clock")
+    return out
+
+
+def white_reading(white: dict[str, tuple[float, float]], clock: dict[str, tuple[float, float]]) -> list[str]:
+    """Sentences from the price of white-noise conditioning."""
+    out = ["Conditioning on white noise: error over that of the general network, told the std | told the clock"]
     out += [
         f"  {n:<16}{p:+6.1f} % ± {sd:.1f} | {clock[n][0]:+.1f} % ± {clock[n][1]:.1f}" for n, (p, sd) in white.items()
     ]
@@ -180,10 +198,12 @@ class Networks:
         law = shared.config.clocks()
         if name in (STD, CLOCK):
             name, law = "white", ClockLaw(scale=scale, white=1.0, smooth=0.0, fused=0.0)
-        elif name != GENERAL:
+        elif name not in (GENERAL, START):
             law = RampLaw(INSTRUMENTS[name], scale)
         assert law is not None
-        if name == GENERAL and self.given.general is not None:
+        if name == START:
+            denoiser = shared.started()
+        elif name == GENERAL and self.given.general is not None:
             denoiser = shared.loaded(self.given.general)
         else:
             print(f"{name}: {shared.options.steps} steps", flush=True)
@@ -193,7 +213,7 @@ class Networks:
 
 def run(given: argparse.Namespace) -> None:
     """Train, measure and print."""
-    shared = budget(given, DATA)
+    shared = started(budget(given, DATA), given)
     names = list(INSTRUMENTS) if given.scanners == ["all"] else given.scanners
     setup = {
         "options": asdict(shared.options) | {"validate_every": 0, "checkpoint_every": 0, "log_every": 0},
@@ -202,10 +222,11 @@ def run(given: argparse.Namespace) -> None:
         "general": None if given.general is None else given.general.name,
         "grids": given.grids,
         "most": given.most,
+        **({} if given.start is None else {"start": given.start, "precision": shared.precision}),
     }
     networks, found = Networks(shared, given), [c for grid in given.grids for c in cases(grid, given.most)]
     results = Results(given.out / "instruments.json", setup)
-    rows_of = [GENERAL, *names, STD, CLOCK]
+    rows_of = [GENERAL, *names, STD, CLOCK] if given.start is None else [START, GENERAL, *names]
     for network in rows_of:
         for name in names:
             results.row(
@@ -220,14 +241,27 @@ def run(given: argparse.Namespace) -> None:
     console.print(matrix(rows, rows_of, names, "error", f"Squared error over Wiener; {head} between patients"))
     console.print(matrix(rows, rows_of, names, "ssr2", f"SSR², squared error over predicted variance; {head}"))
     told = prices(rows, names)
-    errors = {key: by_patient(row, "error") for key, row in rows.items()}
-    white, clock = (
-        {n: price(errors[f"{network} | {n}"], errors[f"{GENERAL} | {n}"]) for n in names} for network in (STD, CLOCK)
-    )
-    print("\n".join(reading(told, white, clock)), flush=True)
+    print("\n".join(reading(told)), flush=True)
+    if given.start is not None:
+        results.save(price=told, price_of_start=prices(rows, names, START), going_on=over(rows, names, GENERAL, START))
+        return
+    white, clock = over(rows, names, STD, GENERAL), over(rows, names, CLOCK, GENERAL)
+    print("\n".join(white_reading(white, clock)), flush=True)
     results.save(price=told, white_told_the_std=white, white_told_the_clock=clock)
     if given.processes:
         processes(networks, given, setup, shared.intensity)
+
+
+def started(shared: Budget, given: argparse.Namespace) -> Budget:
+    """With the model of --start, whose network and unit have to be those of the configuration."""
+    if given.start is None:
+        return shared
+    model, config = open_model(given.start), shared.config
+    wanted = {"network": config.network.model_dump(), "intensity": shared.intensity, "bands": 4, "level": "clock"}
+    for name, value in wanted.items():
+        if getattr(model.spec, name) != value:
+            raise InputError(f"--start {given.start}: {name}", getattr(model.spec, name), f"{value}, as configured")
+    return replace(shared, start=model, precision=precision_for(given.precision, given.device))
 
 
 def processes(networks: Networks, given: argparse.Namespace, setup: dict[str, Any], scale: Intensity) -> None:
@@ -246,6 +280,8 @@ def main() -> None:
     parser.add_argument("--scanners", nargs="+", default=FOUR, choices=[*INSTRUMENTS, "all"], metavar="NAME",
                         help=f"instruments (default: {' '.join(FOUR)}), or all of {' '.join(INSTRUMENTS)}")  # fmt: skip
     parser.add_argument("--grids", nargs="+", type=float, default=list(GRIDS), help="pixel spacings in mm, 0: own")
+    parser.add_argument("--start", metavar="MODEL", help="every network starts from the weights of this model (ct)")
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of the training with --start")
     parser.add_argument("--no-processes", action="store_false", dest="processes", help="without the processes")
     parser.add_argument(
         "--instrument", default="paper", choices=list(INSTRUMENTS), metavar="NAME", help="of the processes"
@@ -255,6 +291,8 @@ def main() -> None:
     given = parser.parse_args()
     if not there():
         sys.exit(f"no patients in {DATA}: nothing to train on")
+    if given.start is not None and given.general is not None:
+        parser.error("--start: without --general, which goes on as the others do")
     if "all" in given.scanners and len(given.scanners) > 1:
         parser.error("--scanners: all, or names")
     run(given)

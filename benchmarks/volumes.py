@@ -1,8 +1,10 @@
 """Volumes as volumes: one denoiser of every instrument on three axes, against slices one by one and Wiener filters.
 
     python benchmarks/volumes.py --prepare OUT          # OUT/volumes: 35 patients to train and calibrate; OUT/unseen: 8
+    python benchmarks/volumes.py OUT --step-seconds      # CPU seconds of a step of training of either network
     retrodict fit configs/any-scanner-volume.yaml --set data.root=OUT -o runs/any-scanner-volume
-    python benchmarks/volumes.py OUT --model runs/any-scanner-volume/any-scanner-volume
+    retrodict fit configs/any-scanner-volume-slices.yaml --set data.root=OUT -o runs/any-scanner-volume-slices
+    python benchmarks/volumes.py OUT
     python benchmarks/volumes.py --docs
 
 CT of soft-tissue sarcomas (petct_sts; 3.27 mm slices, 1.95 mm pixels; air is clipped at -1000 HU).  The 8 patients for
@@ -14,6 +16,9 @@ middle of every volume, 24 slices of 48 x 48 pixels, is measured within a border
 30, thick    30 HU, slices of a profile of 3.27 mm whose noise has a correlation of 0.5 between neighbors.
 
 `volume`       one call of the model: mean, deviation.
+`slices`       its twin, slice by slice, one call: a network of two axes of the same width and blocks, trained on slices
+               of the same patients for as many CPU seconds, and calibrated on slices of the same five.  It is told the
+               curves of the plane; nobody can tell it of a slice profile.
 `Wiener 3-D`   the linear estimate of the volume under the spectrum of the model.
 `Wiener 2-D`   the same of every slice by itself, under the spectrum of slices of the training patients.
 `ct`           the shipped model, slice by slice, one call.  It knows no pixels of 1.95 mm, so it is told that they have
@@ -22,6 +27,7 @@ middle of every volume, 24 slices of 48 x 48 pixels, is measured within a border
 
 A row per patient, case and method goes to benchmarks/results/volumes.json.  Error: mean square over that of the
 3-D Wiener filter; SSR^2: mean square over mean variance; cover: of 90 % intervals of voxels; CPU seconds a slice.
+`volume` over the others: ratio of their mean squares patient by patient, geometric mean and SD between patients.
 """
 
 from __future__ import annotations
@@ -29,8 +35,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +48,7 @@ import torch
 from torch import Tensor
 
 from patient_slices import DATA
+from retrodict._check import InputError
 from retrodict.bases import Fourier
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import channel_spectrum
@@ -48,18 +58,27 @@ from retrodict.metrics.calibration import central_factor
 from retrodict.models.instrument import model_with_instrument
 from retrodict.models.model import Intensity, Model, open_model
 from retrodict.models.range import at_spacing
+from retrodict.nets import precision_for
 from retrodict.processes.fourier import measured
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch
 from retrodict.samplers.margin import MARGIN
+from retrodict.tasks.fit import FitPlan, batcher, options_of, prepare_fit
+from retrodict.tasks.fit_config import load_config
+from retrodict.training.loop import train
+from retrodict.training.losses import denoising_loss
 from tables import replace_block
 
 SET = "petct_sts"
 OUT = Path(__file__).resolve().parent / "results" / "volumes.json"
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "howto-volumes.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "howto-volumes.md"
 INSIDE, AROUND = (24, 48, 48), 8
 KNOWN = 1.465
 """Pixel spacing in mm that the shipped model of slices is told."""
-METHODS = ("volume", "Wiener 3-D", "Wiener 2-D", "ct")
+METHODS = ("volume", "slices", "Wiener 3-D", "Wiener 2-D", "ct")
+CONFIGS = {"volume": "any-scanner-volume", "slices": "any-scanner-volume-slices"}
+ROUNDS, STEPS = 3, 10
+"""Of timing: the networks take turns, so that what else the machine does falls on both."""
 SPECTRA = 256
 """Training slices that the spectrum of slices is found from."""
 
@@ -129,6 +148,37 @@ def curves(noise: float, spacing: float, zoom: float = 1.0) -> tuple[Curve, Curv
     return Curve.isotropic(f * zoom, mtf, "1"), nps
 
 
+# ---- what a step of training costs -----------------------------------------------------------------------------------
+
+
+def step_seconds(data: Path) -> dict[str, list[float]]:
+    """CPU seconds of a step of training of either network, a number for every round."""
+    found: dict[str, list[float]] = {name: [] for name in CONFIGS}
+    plans = {name: _plan(file, data) for name, file in CONFIGS.items()}
+    for turn in range(1 + ROUNDS):  # the first round warms up and is not kept
+        for name, plan in plans.items():
+            seconds = _timed(plan)
+            print(f"{name}: {seconds:.3f} CPU s a step", flush=True)
+            found[name] += [seconds] if turn else []
+    return found
+
+
+def _plan(name: str, data: Path) -> FitPlan:
+    path = ROOT / "configs" / f"{name}.yaml"
+    with tempfile.TemporaryDirectory() as folder:
+        return prepare_fit(load_config(path, [f"data.root={data.resolve()}"]), Path(folder), path.parent)
+
+
+def _timed(plan: FitPlan) -> float:
+    config, law = plan.config, plan.config.clocks()
+    denoiser = plan.spec.build(config.name, precision_for(config.training.precision))
+    options, batch = replace(options_of(config), steps=STEPS), batcher(plan.training, plan.spec.intensity)
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.process_time()
+        train(denoiser, batch, options, Path(folder), objective=partial(denoising_loss, law=law))
+        return (time.process_time() - started) / STEPS
+
+
 # ---- methods ---------------------------------------------------------------------------------------------------------
 
 
@@ -158,8 +208,17 @@ def linear(denoiser: Denoiser) -> Callable[[Tensor], Found]:
     return lambda y: one_call(denoiser, y, 0)
 
 
-def methods(model: Model, flat: Model, spectrum: Any, case: Case) -> tuple[Any, dict[str, Callable[[Tensor], Found]]]:
-    """The process of a case, and what restores y in the units of `model`."""
+class Models(NamedTuple):
+    """Of volumes, its twin of slices, and the shipped one."""
+
+    volume: Model
+    slices: Model
+    ct: Model
+
+
+def methods(models: Models, spectrum: Any, case: Case) -> tuple[Any, dict[str, Callable[[Tensor], Found]]]:
+    """The process of a case, and what restores y in the units of the model of volumes, which are those of its twin."""
+    model, twin, flat = models
     spacing = model.spec.spacing
     mtf, nps = curves(case.noise, spacing[1])
     between = {"profile": case.profile, "correlation": case.correlation}
@@ -167,15 +226,17 @@ def methods(model: Model, flat: Model, spectrum: Any, case: Case) -> tuple[Any, 
     process = bound.denoiser.process
     plane = measured(Fourier(INSIDE[1:], spacing[1:]), mtf, nps, model.intensity.scale)
     told = curves(case.noise, spacing[1], spacing[1] / KNOWN)
-    slices = model_with_instrument(at_spacing(flat, (KNOWN, KNOWN)), *told)[0]
+    shipped = model_with_instrument(at_spacing(flat, (KNOWN, KNOWN)), *told)[0]
+    slices = model_with_instrument(at_spacing(twin, spacing[1:]), mtf, nps)[0]
 
     def by_ct(y: Tensor) -> Found:
-        found = sliced(lambda x: one_call(slices.denoiser, x, 0), flat.intensity.encode(model.intensity.decode(y)))
+        found = sliced(lambda x: one_call(shipped.denoiser, x, 0), flat.intensity.encode(model.intensity.decode(y)))
         ratio = flat.intensity.scale / model.intensity.scale
         return Found(model.intensity.encode(flat.intensity.decode(found.mean)), found.variance * ratio**2)
 
     return process, {
         "volume": lambda y: one_call(bound.denoiser, y, 0),
+        "slices": lambda y: sliced(lambda x: one_call(slices.denoiser, x, 0), y),
         "Wiener 3-D": linear(bound.denoiser.gaussian()),
         "Wiener 2-D": lambda y: sliced(linear(GaussianDenoiser(plane, spectrum=spectrum)), y),
         "ct": by_ct,
@@ -185,13 +246,14 @@ def methods(model: Model, flat: Model, spectrum: Any, case: Case) -> tuple[Any, 
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-def rows_of(path: Path, model: Model, flat: Model, spectrum: Any, seed: int) -> list[dict[str, Any]]:
+def rows_of(path: Path, models: Models, spectrum: Any, seed: int) -> list[dict[str, Any]]:
     """Figures of one patient: cases and methods."""
+    model = models.volume
     wide, inner = block(path), (..., *[slice(AROUND, -AROUND)] * 3)
     truth, found = model.intensity.encode(wide[inner]), []
     quantile = central_factor(0.9)
     for name, case in CASES.items():
-        process, known = methods(model, flat, spectrum, case)
+        process, known = methods(models, spectrum, case)
         bound = process.on(tuple(wide.shape[2:]))
         y = bound.pairing.simulate(model.intensity.encode(wide), bound.basis, torch.tensor([seed]))[inner].float()
         for method, restore in known.items():
@@ -210,15 +272,32 @@ def rows_of(path: Path, model: Model, flat: Model, spectrum: Any, seed: int) -> 
     return found
 
 
-def run(folder: Path, model: Model, patients: int) -> None:
-    """All patients, one after the other; what is in the file stays there."""
-    flat, spacing = open_model("ct"), model.spec.spacing
-    spectrum = slice_spectrum(folder / "volumes", model.intensity, spacing[1:])
-    card = {k: model.spec.card.get(k) for k in ("name", "training", "patients", "slices")}
-    rows: list[dict[str, Any]] = []
+def run(folder: Path, models: Models, patients: int) -> None:
+    """All patients, one after the other; the seconds of a step that are in the file stay there."""
+    model, twin = models.volume, models.slices
+    if model.intensity != twin.intensity:
+        raise InputError("--twin: intensity", twin.intensity, f"{model.intensity}, as the model of volumes has")
+    spectrum = slice_spectrum(folder / "volumes", model.intensity, model.spec.spacing[1:])
+    record: dict[str, Any] = recorded() | {"model": card(model), "twin": card(twin), "inside": INSIDE, "rows": []}
     for seed, path in enumerate(sorted((folder / "unseen").glob("*.npz"))[:patients]):
-        rows += rows_of(path, model, flat, spectrum, seed)
-        OUT.write_text(json.dumps({"model": card, "inside": INSIDE, "rows": rows}, indent=1) + "\n")
+        record["rows"] += rows_of(path, models, spectrum, seed)
+        write(record)
+
+
+def card(model: Model) -> dict[str, Any]:
+    """What the record says of a model."""
+    found = {k: model.spec.card.get(k) for k in ("name", "training", "patients", "slices")}
+    return found | {"parameters": sum(p.numel() for p in model.denoiser.net.parameters())}
+
+
+def recorded() -> dict[str, Any]:
+    """The record as it is there."""
+    return json.loads(OUT.read_text()) if OUT.exists() else {}
+
+
+def write(record: dict[str, Any]) -> None:
+    """The record, whole."""
+    OUT.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def shown(values: list[float], digits: int = 2) -> str:
@@ -245,9 +324,40 @@ def table(record: dict[str, Any]) -> str:
                     f"{np.mean([r['seconds'] for r in own]):.2f}",
                 )
                 lines.append(f"| {case} | {method} | {' | '.join(cells)} |")
-    training, count = record["model"]["training"], len({r["patient"] for r in rows})
-    text = f"{count} patients, mean ± SD over patients; {training['steps']} steps of {training['batch']} blocks."
-    return f"{text}\n\n" + "\n".join(lines)
+    count = len({r["patient"] for r in rows})
+    return f"{count} patients, mean ± SD over patients. {budgets(record)}\n\n" + "\n".join([*lines, "", *pairs(rows)])
+
+
+def budgets(record: dict[str, Any]) -> str:
+    """What the two networks had."""
+    said = []
+    for name, key in (("volume", "model"), ("slices", "twin")):
+        own, seconds = record[key], float(np.median(record["step_seconds"][name]))
+        steps, batch = own["training"]["steps"], own["training"]["batch"]
+        what = "blocks" if name == "volume" else "slices"
+        said.append(
+            f"`{name}`: {own['parameters'] / 1e6:.2f} M parameters, {steps} steps of {batch} {what}, "
+            f"{seconds:.2f} CPU s a step, {steps * seconds:.0f} CPU s in all"
+        )
+    return "; ".join(said) + "."
+
+
+def pairs(rows: list[dict[str, Any]]) -> list[str]:
+    """Squared error of `volume` over those of the networks of slices, paired by patient."""
+    square = {(r["patient"], r["case"], r["method"]): r["square"] for r in rows}
+    patients = sorted({r["patient"] for r in rows})
+    lines = ["| squared error, paired | `volume` over `slices` | better for | `volume` over `ct` | better for |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for case in CASES:
+        cells = []
+        for other in ("slices", "ct"):
+            logs = np.log([square[p, case, "volume"] / square[p, case, other] for p in patients])
+            cells += [
+                f"{100 * math.expm1(logs.mean()):+.1f} % ± {100 * logs.std(ddof=1):.1f}",
+                f"{(logs < 0).sum()} of {len(logs)}",
+            ]
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
@@ -255,14 +365,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("data", type=Path, nargs="?", help="folder that --prepare wrote")
     parser.add_argument("--prepare", type=Path)
+    parser.add_argument("--step-seconds", action="store_true", help="time steps of training; nothing else")
     parser.add_argument("--model", default="runs/any-scanner-volume/any-scanner-volume")
+    parser.add_argument("--twin", default="runs/any-scanner-volume-slices/any-scanner-volume-slices")
     parser.add_argument("--patients", type=int, default=8)
     parser.add_argument("--docs", action="store_true")
     args = parser.parse_args()
     if args.prepare is not None:
         prepare(args.prepare)
-    if args.data is not None:
-        run(args.data, open_model(args.model), args.patients)
+    torch.set_num_threads(1)
+    if args.data is not None and args.step_seconds:
+        write(recorded() | {"step_seconds": step_seconds(args.data)})
+    elif args.data is not None:
+        run(args.data, Models(open_model(args.model), open_model(args.twin), open_model("ct")), args.patients)
     if args.docs:
         replace_block(PAGE, "volumes", table(json.loads(OUT.read_text())))
 
