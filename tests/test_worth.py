@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,16 +20,19 @@ import intervals
 import rivals
 import two_processes
 import worth
-from equal_budget import RampLaw, checkpoint_options, instrument
+from equal_budget import CONFIG, Budget, RampLaw, checkpoint_options, instrument
 from new_patients import disc
 from retrodict import InputError
 from retrodict.bases import Fourier
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import GaussianDenoiser
-from retrodict.models.model import Intensity
+from retrodict.models.model import Intensity, open_model
 from retrodict.nets import UNet
 from retrodict.processes.clocks import ClockLaw
 from retrodict.processes.observation import wiener
+from retrodict.tasks.fit_config import load_config
+from retrodict.training.loop import TrainingOptions
+from retrodict.training.losses import Example
 from scanners import INSTRUMENTS, SCANNERS, curves, more_scanners
 from unseen import Results, by_patient, halves
 
@@ -111,10 +116,17 @@ def test_prices_and_what_is_said_of_them():
     assert found["off"]["X"]["better"] == 1
     assert found["off"]["Y"]["better"] == 0
     white_noise = {n: (50.0, 1.0) for n in "XY"}
-    text = "\n".join(instruments.reading(found, white_noise, white_noise))
+    text = "\n".join(instruments.reading(found) + instruments.white_reading(white_noise, white_noise))
     assert "+2.0 %" in text
     assert "better on 0 of 1" in text
     assert "+50.0 %" in text
+
+
+def test_one_network_over_another_is_paired_on_every_instrument():
+    rows = {
+        f"{n} | X": [{"patient": "a", "error": e, "spacing": s} for s in (1.0, 2.0)] for n, e in (("A", 3), ("B", 2))
+    }
+    assert instruments.over(rows, ["X"], "A", "B")["X"] == pytest.approx((50.0, 0.0))
 
 
 def test_spacings_of_a_patient_are_averaged_and_halves_share_nobody():
@@ -288,6 +300,53 @@ def test_every_process_samples_the_same_posterior_of_gaussian_data(name):
     spread = float((basis.energy(u).mean(0) / variance * weight).sum() / weight.sum())
     assert bias < 0.02  # 1/400 of chance
     assert spread == pytest.approx(1.0, abs=0.05)
+
+
+# ---- networks that go on from a model ----
+
+
+def of_noise(out, start, **more):
+    """What `instruments.py` trains with, on white noise instead of patients."""
+    shared = Budget(
+        load_config(CONFIG, ["data.patch=[32,32]"]),
+        TrainingOptions(steps=1, batch=2, warmup=0, **more),
+        out,
+        start=start,
+    )
+    shared._batch = lambda: lambda keys: Example(white(len(keys), 1, 32, 32).float(), spacing=(1.0, 1.0))
+    return shared
+
+
+def test_a_network_goes_on_from_the_weights_of_the_model_it_starts_from(tmp_path):
+    model, law = open_model("ct", "float32"), ClockLaw(scale=200.0)
+    weights = model.denoiser.net.state_dict()
+    still = of_noise(tmp_path / "still", model, learning_rate=0.0).trained("X", law)
+    assert all(torch.equal(value, weights[name]) for name, value in still.net.state_dict().items())
+    assert still.spectrum == model.denoiser.spectrum
+    moved = of_noise(tmp_path / "moved", model, learning_rate=1e-3).trained("X", law).net.state_dict()
+    far = max(float((value - weights[name]).abs().max()) for name, value in moved.items())
+    assert 1e-5 < far < 2e-3  # one step of AdamW is at most its rate a weight, the decay of weights being 0
+    unmoved = of_noise(tmp_path / "x", model).started().net.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in unmoved.items())
+
+
+def test_a_checkpoint_of_another_start_is_refused(tmp_path):
+    model, law = open_model("ct", "float32"), ClockLaw(scale=200.0)
+    of_noise(tmp_path, model, learning_rate=0.0).trained("X", law)
+    other = replace(model, denoiser=replace(model.denoiser, net=copy.deepcopy(model.denoiser.net)))
+    with torch.no_grad():
+        next(iter(other.denoiser.net.parameters())).add_(1.0)
+    with pytest.raises(InputError, match="start"):
+        of_noise(tmp_path, other, learning_rate=0.0).trained("X", law)
+
+
+def test_factors_on_a_spread_are_read_as_they_were_written(tmp_path):
+    model = open_model("ct", "float32")
+    assert model.denoiser.spread_scale is not None
+    (tmp_path / "X").mkdir()
+    (tmp_path / "X" / "spread-all.json").write_text(json.dumps(asdict(model.denoiser.spread_scale)))
+    found = of_noise(tmp_path, model).calibrated("X", model.denoiser, ClockLaw(scale=200.0))
+    assert found.spread_scale == model.denoiser.spread_scale
 
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------
