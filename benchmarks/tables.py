@@ -251,7 +251,43 @@ def instruments(found):
     """One network for every instrument against specialists of equal budget."""
     if found is None:
         return missing("python benchmarks/instruments.py OUT --steps 1200")
-    rows = found["rows"]
+    lines = _price_lines(found["price"], "The general network") if found.get("price") else []
+    if lines:
+        for key, what in (("white_told_the_std", "the std of a pixel alone"), ("white_told_the_clock", "the clock")):
+            lines.append(f"A network of white noise that is told {what}, over the general one: {_priced(found[key])}.")
+    return _networks(found["rows"], lines)
+
+
+def instruments_started(found):
+    """The same where every network starts from the weights of one model."""
+    if found is None:
+        return missing("python benchmarks/instruments.py OUT --start ct --steps 600")
+    lines = _price_lines(found["price"], "The general network, which went on too,")
+    shipped = found["price_of_start"]
+    lines.append(
+        f"`{found['setup']['start']}` as it is over each specialist on its own instrument: {_priced(shipped['own'])}; "
+        f"{shipped['mean']:+.1f} % in the mean."
+    )
+    lines.append(f"What going on over all instruments changes: {_priced(found['going_on'])}.")
+    return _networks(found["rows"], lines)
+
+
+def _priced(found):
+    return ", ".join(f"{n} {p:+.1f} % +- {sd:.1f}" for n, (p, sd) in found.items())
+
+
+def _price_lines(priced, who):
+    """Sentences on a network against the specialists."""
+    off = ", ".join(f"{n} {o['mean']:+.1f} % (better on {o['better']} of {o['of']})" for n, o in priced["off"].items())
+    own, mean = _priced(priced["own"]), f"{priced['mean']:+.1f} % in the mean"
+    return [
+        f"{who} over each specialist on its own instrument: {own}; {mean}.",
+        f"Over each specialist on the others' instruments: {off}.",
+    ]
+
+
+def _networks(rows, lines):
+    """Tables of errors and SSR^2, network x instrument, and sentences."""
     names = list(dict.fromkeys(label.split(" | ")[1] for label in rows))
     networks = list(dict.fromkeys(label.split(" | ")[0] for label in rows))
     whole = [n for n in networks if all(f"{n} | {name}" in rows for name in names)]
@@ -260,18 +296,6 @@ def instruments(found):
         return table(["network", *(INSTRUMENTS.get(n, n) for n in names)],
                      [[n, *(_of_patients(rows[f"{n} | {name}"], key) for name in names)] for n in whole])  # fmt: skip
 
-    priced, lines = found.get("price"), []
-    if priced:
-        own = ", ".join(f"{n} {p:+.1f} % +- {sd:.1f}" for n, (p, sd) in priced["own"].items())
-        whole_law = "The general network over each specialist on its own instrument"
-        lines.append(f"{whole_law}: {own}; {priced['mean']:+.1f} % in the mean.")
-        off = ", ".join(
-            f"{n} {o['mean']:+.1f} % (better on {o['better']} of {o['of']})" for n, o in priced["off"].items()
-        )
-        lines.append(f"Over each specialist on the others' instruments: {off}.")
-        for key, what in (("white_told_the_std", "the std of a pixel alone"), ("white_told_the_clock", "the clock")):
-            more = ", ".join(f"{n} {p:+.1f} % +- {sd:.1f}" for n, (p, sd) in found[key].items())
-            lines.append(f"A network of white noise that is told {what}, over the general one: {more}.")
     words = "\n\n".join(textwrap.fill(line, 120) for line in lines)
     return f"Squared error over Wiener:\n\n{matrix('error')}\n\nSSR^2:\n\n{matrix('ssr2')}\n\n{words}".rstrip()
 

@@ -12,6 +12,7 @@ import yaml
 from data.made_files import make_series
 from retrodict import InputError
 from retrodict.data.simulated import ellipses
+from retrodict.models.model import open_model
 from retrodict.tasks.evaluate_methods import load_evaluation
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_config import FitConfig, load_config
@@ -72,6 +73,23 @@ def test_a_folder_of_patients_is_trained_on_patient_by_patient(tmp_path):
     assert len(plan.validation) == 3
     with pytest.raises(InputError, match=r"no folder .*three"):
         groups_of(load_config(CONFIGS / "own-folder.yaml", [*words, "data.folders=[three]"]), CONFIGS)
+
+
+def test_the_shipped_model_is_trained_on_for_one_instrument(tmp_path):
+    """From its weights, by its name: a rate of next to nothing leaves them as they are."""
+    words = ["data.indices=[]", "data.simulated.images=5", "data.simulated.side=64", "data.patch=[32, 32]",
+             "training.steps=1", "training.batch=2", "training.learning_rate=1e-12", "data.most_noise=null",
+             "data.slices=null", "training.precision=float32"]  # fmt: skip
+    config = load_config(CONFIGS / "own-instrument.yaml", words)
+    weights = fit(prepare_fit(config, tmp_path / "run", CONFIGS), tmp_path / "run", tensorboard=False)
+    found, first = (open_model(name, "float32").denoiser for name in (weights, "ct"))
+    for name, value in found.net.state_dict().items():
+        torch.testing.assert_close(value, first.net.state_dict()[name], rtol=0, atol=1e-9)
+    assert found.process.measurement is not None
+    with pytest.raises(InputError, match="another-model"):
+        prepare_fit(
+            load_config(CONFIGS / "own-instrument.yaml", [*words, "start_from=another-model"]), tmp_path, CONFIGS
+        )
 
 
 def test_the_simulated_configuration_trains_without_a_file(tmp_path):
