@@ -151,15 +151,15 @@ def curves(noise: float, spacing: float, zoom: float = 1.0) -> tuple[Curve, Curv
 # ---- what a step of training costs -----------------------------------------------------------------------------------
 
 
-def step_seconds(data: Path) -> dict[str, list[float]]:
-    """CPU seconds of a step of training of either network, a number for every round."""
-    found: dict[str, list[float]] = {name: [] for name in CONFIGS}
+def step_seconds(data: Path) -> dict[str, Any]:
+    """Of either network: its parameters, and CPU seconds of a step of training, a number for every round."""
     plans = {name: _plan(file, data) for name, file in CONFIGS.items()}
+    found: dict[str, Any] = {name: {"parameters": p.parameters, "seconds": []} for name, p in plans.items()}
     for turn in range(1 + ROUNDS):  # the first round warms up and is not kept
         for name, plan in plans.items():
             seconds = _timed(plan)
             print(f"{name}: {seconds:.3f} CPU s a step", flush=True)
-            found[name] += [seconds] if turn else []
+            found[name]["seconds"] += [seconds] if turn else []
     return found
 
 
@@ -286,8 +286,7 @@ def run(folder: Path, models: Models, patients: int) -> None:
 
 def card(model: Model) -> dict[str, Any]:
     """What the record says of a model."""
-    found = {k: model.spec.card.get(k) for k in ("name", "training", "patients", "slices")}
-    return found | {"parameters": sum(p.numel() for p in model.denoiser.net.parameters())}
+    return {k: model.spec.card.get(k) for k in ("name", "training", "patients", "slices")}
 
 
 def recorded() -> dict[str, Any]:
@@ -329,33 +328,32 @@ def table(record: dict[str, Any]) -> str:
 
 
 def budgets(record: dict[str, Any]) -> str:
-    """What the two networks had."""
+    """What each network had: of those that were measured."""
     said = []
-    for name, key in (("volume", "model"), ("slices", "twin")):
-        own, seconds = record[key], float(np.median(record["step_seconds"][name]))
-        steps, batch = own["training"]["steps"], own["training"]["batch"]
-        what = "blocks" if name == "volume" else "slices"
-        said.append(
-            f"`{name}`: {own['parameters'] / 1e6:.2f} M parameters, {steps} steps of {batch} {what}, "
-            f"{seconds:.2f} CPU s a step, {steps * seconds:.0f} CPU s in all"
-        )
+    for name, key, what in (("volume", "model", "blocks"), ("slices", "twin", "slices")):
+        if key in record:
+            training, cost = record[key]["training"], record["step_seconds"][name]
+            seconds = float(np.median(cost["seconds"]))
+            said.append(
+                f"`{name}`: {cost['parameters'] / 1e6:.2f} M parameters, {training['steps']} steps of "
+                f"{training['batch']} {what}, {seconds:.2f} CPU s a step, {training['steps'] * seconds:.0f} in all"
+            )
     return "; ".join(said) + "."
 
 
 def pairs(rows: list[dict[str, Any]]) -> list[str]:
     """Squared error of `volume` over those of the networks of slices, paired by patient."""
     square = {(r["patient"], r["case"], r["method"]): r["square"] for r in rows}
-    patients = sorted({r["patient"] for r in rows})
-    lines = ["| squared error, paired | `volume` over `slices` | better for | `volume` over `ct` | better for |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    patients, known = sorted({r["patient"] for r in rows}), {r["method"] for r in rows}
+    others = [name for name in ("slices", "ct") if name in known]
+    heads = [f"`volume` over `{name}` | better for" for name in others]
+    lines = [f"| squared error, paired | {' | '.join(heads)} |", "|---" * (1 + 2 * len(others)) + "|"]
     for case in CASES:
         cells = []
-        for other in ("slices", "ct"):
+        for other in others:
             logs = np.log([square[p, case, "volume"] / square[p, case, other] for p in patients])
-            cells += [
-                f"{100 * math.expm1(logs.mean()):+.1f} % ± {100 * logs.std(ddof=1):.1f}",
-                f"{(logs < 0).sum()} of {len(logs)}",
-            ]
+            mean, sd = 100 * math.expm1(logs.mean()), 100 * logs.std(ddof=1)
+            cells.append(f"{mean:+.1f} % ± {sd:.1f} | {(logs < 0).sum()} of {len(logs)}")
         lines.append(f"| {case} | {' | '.join(cells)} |")
     return lines
 
