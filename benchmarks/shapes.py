@@ -51,7 +51,7 @@ LEVELS, SIDE, CLIP = 2, 32, 3.0
 SHARES = (0.5, 0.35, 0.15)
 """Of the budget of a cascade, coarse to fine: the finest details are nearly all noise to the coarse image."""
 CALLS, DIRECT_CALLS = (32, 16, 8), 64
-TRAINED, CHOSEN, TEST, POINTS = 1500, 128, 128, 256
+TRAINED, CHOSEN, TEST, POINTS = 1500, 128, 64, 256
 EVERY = 50
 """Steps between checkpoints: a budget is met to that many."""
 SPACING = (1.0, 1.0, 1.0)
@@ -249,7 +249,7 @@ def picture(rows: list[Path], held: list[Group]) -> bytes:
 
 def measured(given: argparse.Namespace, cascades: Cascades, say: Callable[[dict[str, Any]], None]) -> None:
     """Every generator at every budget that has no record yet."""
-    trained_on = shape_groups(config("posterior"), Path())[: 2 * CHOSEN]
+    trained_on = shape_groups(config("posterior", images=2 * CHOSEN), Path())
     test = shape_groups(config("posterior", seed=1, images=TEST), Path())
     held = trained_on[:CHOSEN] if given.against == "validation" else test
     reference, known = surfaces(held), surfaces(trained_on[CHOSEN:])

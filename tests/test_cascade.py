@@ -266,7 +266,7 @@ class Single(Linear):
 
 
 def test_networks_run_in_the_precision_of_the_configuration():
-    """Under bfloat16 every answer is one of its numbers; the loss is that of float32 to its 8 bits, but not the same."""
+    """Under bfloat16 every answer is one of its numbers; the loss is that of float32 to 8 bits, but not the same."""
     built = {name: _built(prepare_fit(config(training__precision=name), Path("nowhere"), Path()).spec,
                           config(training__precision=name)) for name in ("float32", "bf16")}  # fmt: skip
     assert {name: d.model.precision for name, d in built.items()} == {"float32": "float32", "bf16": "bf16"}
@@ -276,13 +276,15 @@ def test_networks_run_in_the_precision_of_the_configuration():
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     view, _ = _seen(exact.views, exact.process, x, 0, torch.full((4,), 0.5, dtype=torch.float64), torch.arange(4))
     out, rough = exact.model.terms(view).out, half.model.terms(view).out
-    assert torch.equal(rough, rough.bfloat16().to(rough)) and not torch.equal(out, out.bfloat16().to(out))
+    assert torch.equal(rough, rough.bfloat16().to(rough))
+    assert not torch.equal(out, out.bfloat16().to(out))
     assert out.dtype == rough.dtype == x.dtype
     assert (
         float((out - rough).detach().abs().max() / out.detach().abs().max()) < 2**-6
     )  # inputs, weights and answer rounded to 2^-9
     losses = [level_loss(LevelTrainer.of(d, 0), x, torch.arange(4)).total for d in (exact, half)]
-    assert not torch.equal(*losses) and torch.allclose(*losses, rtol=2**-5)
+    assert not torch.equal(*losses)
+    assert torch.allclose(*losses, rtol=2**-5)
 
 
 def test_a_precision_that_there_is_not_is_refused():
