@@ -255,7 +255,7 @@ def measured(given: argparse.Namespace, cascades: Cascades, say: Callable[[dict[
     reference, known = surfaces(held), surfaces(trained_on[CHOSEN:])
     records = given.records
     if "training" not in records:
-        records["training"] = {"0": compare_shapes(known, reference, points=POINTS)}
+        records["training"] = {"0": compare_shapes(known[: len(reference)], reference, points=POINTS)}
         say(records)
     for seconds in given.seconds:
         for variant in given.only if seconds == given.seconds[-1] else given.only[:1]:
