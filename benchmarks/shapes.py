@@ -107,18 +107,18 @@ NAMES = {
 
 def table(content: dict[str, Any]) -> str:
     """What every generator reached at every budget, CPU seconds as they were spent."""
-    head = ["generator", "budget, CPU s", "spent", "steps", "1-NNA, Chamfer", "COV", "MMD, mm^2", "1-NNA, sliced",
-            "novelty", "calls"]  # fmt: skip
+    head = ["generator", "budget, CPU s", "spent", "steps", "calls", "shapes"]
+    head += ["1-NNA, Chamfer", "COV", "MMD, mm^2", "1-NNA, sliced", "novelty"]
     rows = []
     for variant in NAMES:
         for budget, own in sorted(content["variants"].get(variant, {}).items(), key=lambda pair: float(pair[0])):
             nets, c = own.get("networks", []), own["chamfer"]
             spent = f"{sum(n['cpu_seconds'] for n in nets):.0f}" if nets else ""
             taken = " + ".join(str(n["steps"]) for n in nets)
+            called = str(own.get("calls", "1" if nets else ""))
             rest = [f"{c['one_nna']:.2f}", f"{c['cov']:.2f}", f"{c['mmd']:.2f}", f"{own['sliced']['one_nna']:.2f}"]
             new = f"{own['novelty']:.2f}" if "novelty" in own else ""
-            called = str(own.get("calls", "1" if nets else ""))
-            rows.append([NAMES[variant], budget if nets else "", spent, taken, *rest, new, called])
+            rows.append([NAMES[variant], budget if nets else "", spent, taken, called, str(c["made"]), *rest, new])
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
 
 
@@ -250,12 +250,13 @@ def picture(rows: list[Path], held: list[Group]) -> bytes:
 def measured(given: argparse.Namespace, cascades: Cascades, say: Callable[[dict[str, Any]], None]) -> None:
     """Every generator at every budget that has no record yet."""
     trained_on = shape_groups(config("posterior", images=2 * CHOSEN), Path())
-    test = shape_groups(config("posterior", seed=1, images=TEST), Path())
+    test = shape_groups(config("posterior", seed=1, images=given.shapes), Path())
     held = trained_on[:CHOSEN] if given.against == "validation" else test
     reference, known = surfaces(held), surfaces(trained_on[CHOSEN:])
     records = given.records
-    if "training" not in records:
-        records["training"] = {"0": compare_shapes(known[: len(reference)], reference, points=POINTS)}
+    if str(len(reference)) not in records.setdefault("training", {}):
+        beside = compare_shapes(known[: len(reference)], reference, points=POINTS)
+        records["training"][str(len(reference))] = beside
         say(records)
     for seconds in given.seconds:
         for variant in given.only if seconds == given.seconds[-1] else given.only[:1]:
@@ -279,6 +280,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/shapes"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shapes.json"))
     parser.add_argument("--only", nargs="*", default=VARIANTS, choices=VARIANTS, help="the first at all budgets")
+    parser.add_argument("--shapes", type=int, default=TEST, help=f"drawn and held out, at most {CHOSEN}")
     parser.add_argument("--against", choices=("test", "validation"), default="test")
     parser.add_argument("--picture", type=Path, default=Path("docs/images/shapes-benchmark.png"))
     parser.add_argument("--docs", action="store_true", help="only write the table of the page on shapes")
@@ -287,7 +289,9 @@ def main() -> None:
         replace_block(Path("docs/shapes.md"), "shapes", table(json.loads(given.out.read_text())))
         return
     given.records = json.loads(given.out.read_text())["variants"] if given.out.exists() else {}
-    about = {"trained_on": TRAINED, "held_out": TEST, "against": given.against, "points": POINTS, "shares": SHARES}
+    if not 2 <= given.shapes <= CHOSEN:
+        parser.error(f"--shapes {given.shapes}: from 2 to {CHOSEN}")
+    about = {"trained_on": TRAINED, "against": given.against, "points": POINTS, "shares": SHARES}
 
     def say(records: dict[str, Any]) -> None:
         given.out.write_text(json.dumps({**about, "variants": records}, indent=1) + "\n")
