@@ -1,9 +1,13 @@
-"""Shapes at equal budget: details drawn (ours), details regressed (Hui et al. 2022), no details, and direct diffusion.
+"""Shapes at equal budget: details drawn (ours), details regressed (Hui et al. 2022), no details, direct diffusion, and
+an auto-decoder (Park et al. 2019).
 
-    python benchmarks/shapes.py [--steps 500] [--out benchmarks/results/shapes.json]
+    python benchmarks/shapes.py [--seconds 80 160] [--only posterior direct]
+    python benchmarks/shapes.py --docs               # the table of docs/shapes.md
 
-Every variant is fit by the ordinary `fit` (resumable: run it again to go on) on one procedural set and drawn by the
-ordinary loop.  The coarse network is the same in the first three: same data, seed and steps.
+A budget is CPU seconds of training, of all networks of a generator; a network goes on from its newest checkpoint to the
+next budget, and so does the command.  The rate is constant and the weights that draw are the running average, so that a
+shorter budget is the beginning of a longer one.  Drawn shapes are compared with shapes of another seed than those that
+were trained on, and that the spread was measured on; `--against validation` is for choices.
 """
 
 from __future__ import annotations
@@ -11,146 +15,290 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from retrodict.denoisers.cascade_net import RegressionModel
-from retrodict.models.cascade import Generator, build_cascade, open_generator
+import shape_rival
+from retrodict._random import key
+from retrodict.data import Group
+from retrodict.denoisers.cascade import CascadeDenoiser
+from retrodict.models.cascade import Generator, open_generator
+from retrodict.models.model import save_model
+from retrodict.shapes.mesh import Mesh
 from retrodict.shapes.picture import shape_sheet
+from retrodict.shapes.surface import surface
 from retrodict.shapes.volume import Volume
-from retrodict.tasks.fit import batcher, fit, options_of, prepare_fit
+from retrodict.tasks.fit import FitPlan, _built, batcher, calibrated, options_of, prepare_fit
+from retrodict.tasks.fit_cascade import _built as built_cascade
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.machine import torch_threads
 from retrodict.tasks.shape_data import shape_groups
-from retrodict.tasks.shapes import compare_shapes, generate_shapes, shape_sides
-from retrodict.training.cascade import LevelTrainer, level_loss
-from retrodict.training.loop import train
+from retrodict.tasks.shapes import compare_shapes, generate_shapes
+from retrodict.training.cascade import LevelTrainer, calibrate_cascade, level_loss
+from retrodict.training.loop import Objective, train
+from retrodict.training.losses import Batch, denoising_loss
+from tables import replace_block
 
-NET = {"name": "unet", "options": {"width": 32, "multipliers": [1, 2], "blocks": 1}}
-VARIANTS = ("posterior", "none", "regression", "direct")
-HELD, KNOWN, POINTS = 64, 64, 256
+VARIANTS = ("posterior", "regression", "none", "direct", "auto-decoder")
+NET = {"width": 48, "multipliers": [1, 2], "blocks": 1}
+LEVELS, SIDE, CLIP = 2, 32, 3.0
+SHARES = (0.5, 0.35, 0.15)
+"""Of the budget of a cascade, coarse to fine: the finest details are nearly all noise to the coarse image."""
+CALLS, DIRECT_CALLS = (32, 16, 8), 64
+TRAINED, CHOSEN, TEST, POINTS = 1500, 128, 64, 256
+EVERY = 50
+"""Steps between checkpoints: a budget is met to that many."""
+SPACING = (1.0, 1.0, 1.0)
 
 
-def config(variant: str, steps: int, images: int) -> FitConfig:
-    """One training of `steps` steps of every network: two of 16^3, or one of 32^3, whose step costs as much as both."""
-    wavelet = {"name": "wavelet", "options": {"family": "db2", "levels": 1, "alignment": "centered"}}
+def config(variant: str, seed: int = 0, images: int = TRAINED + CHOSEN) -> FitConfig:
+    """A generator of 32^3 voxels: networks of 4^3, 4^3 and 8^3 blocks for the cascade, of 8^3 for direct diffusion."""
+    basis = {"name": "wavelet", "options": {"family": "db2", "levels": LEVELS, "alignment": "centered"}}
     if variant == "direct":
         process = {"name": "vp", "basis": {"name": "pixel"}}
-        network = {"name": "unet", "options": {**NET["options"], "patch": 4}}  # 8^3 blocks, as the others
+        network = {"name": "unet", "options": {**NET, "patch": 4}}
     else:
-        process = {"name": "wavelet_cascade", "options": {"horizon": 5, "spectrum": "data"}, "basis": wavelet}
-        inner = {"name": "unet", "options": {**NET["options"], "patch": 2}}
+        process = {"name": "wavelet_cascade", "options": {"horizon": 5, "spectrum": "data"}, "basis": basis}
+        inner = {"name": "unet", "options": {**NET, "patch": 2}}
         network = {"name": "cascade", "options": {"details": variant, "net": inner}}
     return FitConfig.model_validate(
         {
             "name": variant,
-            "spacing": [1.0] * 3,
-            "intensity": {"unit": "mm", "scale": 3.0, "offset": 0.0},
+            "spacing": SPACING,
+            "intensity": {"unit": "mm", "scale": CLIP, "offset": 0.0},
             "process": process,
             "network": network,
             "bands": 0,
             "data": {
-                "shapes": {"images": images, "clip": 3},
-                "validation": [f"shape-{i}" for i in range(HELD)],
-                "patch": [32] * 3,
+                "shapes": {"images": images, "clip": CLIP, "seed": seed},
+                "validation": [f"shape-{i}" for i in range(CHOSEN)],
+                "patch": [SIDE] * 3,
             },
             "training": {
-                "steps": steps,  # a step of the direct model costs what one of both networks costs
-                "batch": 8,
+                "steps": EVERY,
+                "batch": 16,
                 "learning_rate": 2e-3,
-                "warmup": 30,
-                "ema": 0.99,
-                "checkpoint_every": 100,
-                "validate_every": 100_000,
+                "warmup": 100,
+                "decay": 0.0,
+                "ema": 0.998,
+                "checkpoint_every": EVERY,
+                "validate_every": 1_000_000,
                 "threads": 1,
             },
         }
     )
 
 
-def trained(variant: str, given: argparse.Namespace) -> Generator:
-    """The model of a variant; the first three share the coarse network of the first."""
-    base = "posterior" if variant == "none" else variant
-    settings, folder = config(base, given.steps, given.images), given.runs / base
-    if variant != "regression":
-        if not (folder / f"{base}.json").exists():
-            fit(prepare_fit(settings, folder, Path()), folder, tensorboard=False)
-        found = open_generator(folder / base)
-        if variant == "none":
-            model = RegressionModel(**{**vars(found.denoiser.model), "silent": True})
-            found = replace(found, denoiser=replace(found.denoiser, model=model))
-        return found
-    first = trained("posterior", given)
-    plan = prepare_fit(settings, folder, Path())
-    denoiser = build_cascade(plan.spec)
-    weights = first.denoiser.model.net.state_dict()
-    denoiser.model.net.load_state_dict(weights)
-    trainer, batch = LevelTrainer.of(denoiser, 0), batcher(plan.training, plan.spec.intensity)
-    with torch_threads(1):
-        average = train(trainer, batch, options_of(settings), folder, objective=level_loss, identity=plan.identity)
-    trainer.net.load_state_dict(average)
-    return replace(
-        first,
-        spec=plan.spec,
-        denoiser=replace(
-            denoiser,
-            model=replace(
-                denoiser.model,
-                net=denoiser.model.net.eval().requires_grad_(False),
-                factors=first.denoiser.model.factors,
-            ),
-        ),
-    )
+NAMES = {
+    "posterior": "details drawn (ours)",
+    "regression": "details regressed (Hui et al. 2022), same coarse network",
+    "none": "no details, same coarse network",
+    "direct": "direct diffusion of the volume",
+    "auto-decoder": "auto-decoder and a Gaussian of its codes (Park et al. 2019)",
+    "training": "training shapes in place of drawn ones",
+}
+
+
+def table(content: dict[str, Any]) -> str:
+    """What every generator reached at every budget, CPU seconds as they were spent."""
+    head = ["generator", "budget, CPU s", "spent", "steps", "calls", "shapes"]
+    head += ["1-NNA, Chamfer", "COV", "MMD, mm^2", "1-NNA, sliced", "novelty"]
+    rows = []
+    for variant in NAMES:
+        for budget, own in sorted(content["variants"].get(variant, {}).items(), key=lambda pair: float(pair[0])):
+            nets, c = own.get("networks", []), own["chamfer"]
+            spent = f"{sum(n['cpu_seconds'] for n in nets):.0f}" if nets else ""
+            taken = " + ".join(str(n["steps"]) for n in nets)
+            called = str(own.get("calls", "1" if nets else ""))
+            rest = [f"{c['one_nna']:.2f}", f"{c['cov']:.2f}", f"{c['mmd']:.2f}", f"{own['sliced']['one_nna']:.2f}"]
+            new = f"{own['novelty']:.2f}" if "novelty" in own else ""
+            rows.append([NAMES[variant], budget if nets else "", spent, taken, called, str(c["made"]), *rest, new])
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+# ---- training by CPU seconds -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Spent:
+    """CPU seconds and steps of one network, in a file beside its checkpoints."""
+
+    folder: Path
+
+    @property
+    def known(self) -> dict[str, Any]:
+        path = self.folder / "spent.json"
+        return json.loads(path.read_text()) if path.exists() else {"steps": 0, "cpu_seconds": 0.0}
+
+    def write(self, steps: int, seconds: float) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "spent.json").write_text(json.dumps({"steps": steps, "cpu_seconds": round(seconds, 2)}))
+
+
+def trained(
+    trainer: Any, plan: FitPlan, batch: Batch, folder: Path, seconds: float, seed: int, objective: Objective
+) -> dict[str, Tensor]:
+    """The averaged weights of a network after `seconds` CPU seconds of training, going on from what there is."""
+    spent, options = Spent(folder), options_of(plan.config)
+    steps, used = spent.known["steps"], spent.known["cpu_seconds"]
+    while True:
+        more = used < seconds
+        start = time.process_time()
+        now = replace(options, steps=steps + EVERY * more, seed=seed)
+        average = train(trainer, batch, now, folder, objective=objective, identity=plan.identity)
+        if not more:
+            return average
+        steps, used = steps + EVERY, used + time.process_time() - start
+        spent.write(steps, used)
+
+
+class Cascades:
+    """The three cascades: one coarse network, and networks of details of their own where they have any."""
+
+    def __init__(self, runs: Path, plan: FitPlan) -> None:
+        self.runs, self.plan = runs, plan
+        self.batch = batcher(plan.training, plan.spec.intensity)
+        assert plan.validation is not None
+        self.validation = batcher(plan.validation, plan.spec.intensity)
+
+    def model(self, variant: str, seconds: float) -> tuple[Generator, dict[str, Any]]:
+        """The generator after a budget, and what its networks took."""
+        network = {**self.plan.spec.network}
+        network["options"] = {**network["options"], "details": variant}
+        spec = replace(self.plan.spec, network=network)
+        denoiser = built_cascade(spec, self.plan.config)
+        spent = []
+        for scale, share in zip(range(LEVELS, -1, -1), SHARES, strict=True):
+            if variant == "none" and scale < LEVELS:
+                continue
+            folder = self.runs / ("coarse" if scale == LEVELS else f"{variant}-{scale + 1}")
+            trainer, own = LevelTrainer.of(denoiser, scale), key(0, "scale", scale) % 2**31
+            average = trained(trainer, self.plan, self.batch, folder, share * seconds, own, level_loss)
+            denoiser.model.net.net_of(scale).load_state_dict(average)  # type: ignore[attr-defined]
+            spent.append(Spent(folder).known)
+        spec = replace(spec, spread_scale=self.factors(denoiser))
+        path = self.runs / f"{variant}-{seconds:g}"
+        save_model(spec, denoiser.model.net.state_dict(), path)  # type: ignore[attr-defined]
+        return open_generator(path), {"networks": spent}
+
+    def factors(self, denoiser: CascadeDenoiser) -> dict[str, Any]:
+        exact = replace(denoiser, model=replace(denoiser.model, precision="float32"))  # type: ignore[type-var]
+        return calibrate_cascade(exact, self.validation).model.factors.to_json()  # type: ignore[attr-defined]
+
+
+def direct(runs: Path, seconds: float) -> tuple[Generator, dict[str, Any]]:
+    """Diffusion of the truncated distance itself."""
+    plan = prepare_fit(config("direct"), runs / "nothing", Path())
+    denoiser, batch = _built(plan.spec, plan.config), batcher(plan.training, plan.spec.intensity)
+    average = trained(denoiser, plan, batch, runs / "direct", seconds, 0, denoising_loss)
+    path = runs / f"direct-{seconds:g}"
+    save_model(calibrated(plan, average), average, path)
+    return open_generator(path), {"networks": [Spent(runs / "direct").known]}
+
+
+def decoded(runs: Path, seconds: float, plan: FitPlan, count: int) -> tuple[list[Volume], dict[str, Any]]:
+    """Volumes of the auto-decoder, and what it took."""
+    volumes = torch.stack([image for _, image in plan.training.images()]) / CLIP
+    found = shape_rival.learn(volumes, runs / "auto-decoder", seconds)
+    start = time.process_time()
+    made = [Volume(v[0].double().numpy() * CLIP, SPACING) for v in shape_rival.draw(found.net, count, seed=1)]
+    spent = {"steps": found.step, "cpu_seconds": round(found.cpu_seconds, 2)}
+    about = {"networks": [spent], "fit": round(found.loss, 5), "drawing_cpu_seconds": time.process_time() - start}
+    return made, about
+
+
+# ---- the comparison --------------------------------------------------------------------------------------------------
+
+
+def surfaces(groups: list[Group]) -> list[Mesh]:
+    return [surface(_volume(g)) for g in groups]
+
+
+def _volume(group: Group) -> Volume:
+    return Volume(group.images[0].values[0].double().numpy(), group.images[0].spacing)
+
+
+def made_by(variant: str, seconds: float, cascades: Cascades, count: int) -> tuple[list[Volume], dict[str, Any]]:
+    """Volumes that a generator draws after a budget, and what training and drawing took."""
+    if variant == "auto-decoder":
+        return decoded(cascades.runs, seconds, cascades.plan, count)
+    model, about = direct(cascades.runs, seconds) if variant == "direct" else cascades.model(variant, seconds)
+    start = time.process_time()
+    calls = DIRECT_CALLS if variant == "direct" else CALLS
+    drawn = generate_shapes(model, count, seed=1, steps=calls, threads=1)
+    about |= {"calls": drawn.record["calls"], "full": drawn.record["full"], "law": drawn.record["law"]}
+    return drawn.volumes, {**about, "drawing_cpu_seconds": time.process_time() - start}
+
+
+def compared(volumes: list[Volume], reference: list[Mesh], known: list[Mesh]) -> dict[str, Any]:
+    made = [surface(v) for v in volumes if (v.values < 0).any() and (v.values > 0).any()]
+    return {"empty": len(volumes) - len(made), **compare_shapes(made, reference, known, points=POINTS)}
+
+
+def picture(rows: list[Path], held: list[Group]) -> bytes:
+    """Eight shapes of every generator, and as many that were held out."""
+    shown = [Volume(v, SPACING) for path in rows for v in np.load(path)["values"][:8]]
+    return shape_sheet([*shown, *(_volume(g) for g in held[:8])], columns=8, pixels=112)
+
+
+def measured(given: argparse.Namespace, cascades: Cascades, say: Callable[[dict[str, Any]], None]) -> None:
+    """Every generator at every budget that has no record yet."""
+    trained_on = shape_groups(config("posterior", images=2 * CHOSEN), Path())
+    test = shape_groups(config("posterior", seed=1, images=given.shapes), Path())
+    held = trained_on[:CHOSEN] if given.against == "validation" else test
+    reference, known = surfaces(held), surfaces(trained_on[CHOSEN:])
+    records = given.records
+    if str(len(reference)) not in records.setdefault("training", {}):
+        beside = compare_shapes(known[: len(reference)], reference, points=POINTS)
+        records["training"][str(len(reference))] = beside
+        say(records)
+    for seconds in given.seconds:
+        for variant in given.only if seconds == given.seconds[-1] else given.only[:1]:
+            if f"{seconds:g}" in records.get(variant, {}):
+                continue
+            volumes, about = made_by(variant, seconds, cascades, len(held))
+            own = {**about, **compared(volumes, reference, known)}
+            records.setdefault(variant, {})[f"{seconds:g}"] = own
+            values = np.stack([v.values for v in volumes]).astype(np.float32)
+            np.savez_compressed(cascades.runs / f"{variant}-{given.against}.npz", values=values)
+            print(variant, seconds, json.dumps(own), flush=True)
+            say(records)
+    if given.against == "test":
+        rows = [p for n in VARIANTS if (p := cascades.runs / f"{n}-test.npz").exists()]
+        given.picture.write_bytes(picture(rows, test))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=500, help="of each network")
-    parser.add_argument("--images", type=int, default=464)
-    parser.add_argument("--calls", type=int, default=16, help="of every level, and twice as many for the direct model")
+    parser.add_argument("--seconds", type=float, nargs="+", default=[80, 160], help="CPU seconds of training")
     parser.add_argument("--runs", type=Path, default=Path("runs/shapes"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/shapes.json"))
-    parser.add_argument("--only", nargs="*", default=VARIANTS, choices=VARIANTS)
+    parser.add_argument("--only", nargs="*", default=VARIANTS, choices=VARIANTS, help="the first at all budgets")
+    parser.add_argument("--shapes", type=int, default=TEST, help=f"drawn and held out, at most {CHOSEN}")
+    parser.add_argument("--against", choices=("test", "validation"), default="test")
     parser.add_argument("--picture", type=Path, default=Path("docs/images/shapes-benchmark.png"))
+    parser.add_argument("--docs", action="store_true", help="only write the table of the page on shapes")
     given = parser.parse_args()
-    records = json.loads(given.out.read_text())["variants"] if given.out.exists() else {}
-    training, held = shape_sides(config("posterior", given.steps, given.images), Path())
-    if "training" not in records:
-        records["training"] = compare_shapes(training[:HELD], held, training[HELD : HELD + KNOWN], points=POINTS)
-        print("training", json.dumps(records["training"]), flush=True)
-    for variant in given.only:
-        volumes = given.runs / f"{variant}.npz"
-        if variant not in records or not volumes.exists():
-            start = time.process_time()
-            model = trained(variant, given)
-            spent = time.process_time() - start
-            calls = 2 * given.calls if variant == "direct" else given.calls
-            start = time.process_time()
-            drawn = generate_shapes(model, HELD, seed=1, steps=calls, threads=1)
-            records[variant] = {
-                "parameters": sum(t.numel() for t in read_tensors_of(model).values()),
-                "training_cpu_seconds_this_run": round(spent, 1),
-                "drawing_cpu_seconds": round(time.process_time() - start, 1),
-                "calls": drawn.record["calls"],
-                "empty": drawn.record["empty"],
-                **compare_shapes([m for m in drawn.meshes if m is not None], held, training[:KNOWN], points=POINTS),
-            }
-            np.savez_compressed(volumes, values=np.stack([v.values for v in drawn.volumes]).astype(np.float32))
-            print(variant, json.dumps(records[variant]), flush=True)
-        record = {"steps": given.steps, "images": given.images - HELD, "held_out": HELD, "variants": records}
-        given.out.write_text(json.dumps(record, indent=1) + "\n")
-    drawn = [n for n in VARIANTS if (given.runs / f"{n}.npz").exists()]
-    rows = [Volume(v, (1.0,) * 3) for n in drawn for v in np.load(given.runs / f"{n}.npz")["values"][:8]]
-    shown = [g.images[0] for g in shape_groups(config("posterior", 1, 8), Path())]
-    rows += [Volume(image.values[0].double().numpy(), image.spacing) for image in shown]
-    given.picture.write_bytes(shape_sheet(rows, columns=8, pixels=112))
+    if given.docs:
+        replace_block(Path("docs/shapes.md"), "shapes", table(json.loads(given.out.read_text())))
+        return
+    given.records = json.loads(given.out.read_text())["variants"] if given.out.exists() else {}
+    if not 2 <= given.shapes <= CHOSEN:
+        parser.error(f"--shapes {given.shapes}: from 2 to {CHOSEN}")
+    about = {"trained_on": TRAINED, "against": given.against, "points": POINTS, "shares": SHARES}
 
+    def say(records: dict[str, Any]) -> None:
+        given.out.write_text(json.dumps({**about, "variants": records}, indent=1) + "\n")
 
-def read_tensors_of(model: Generator) -> dict:
-    inner = getattr(model.denoiser, "model", model.denoiser)
-    return inner.net.state_dict()
+    with torch_threads(1):
+        plan = prepare_fit(config("posterior"), given.runs / "nothing", Path())
+        measured(given, Cascades(given.runs, plan), say)
 
 
 if __name__ == "__main__":

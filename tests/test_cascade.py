@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from retrodict.processes.wavelet import wavelet_cascade
 from retrodict.samplers import make_plan, sample, start_state
 from retrodict.samplers.cascade import cascade_grid
 from retrodict.tasks.fit import fit, prepare_fit
+from retrodict.tasks.fit_cascade import _built
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.generate import generate, judged
 from retrodict.training.cascade import LevelTrainer, _seen, calibrate_cascade, level_loss
@@ -253,6 +255,41 @@ def test_factors_bring_a_spread_that_is_said_wrong_to_what_is_measured():
     again = Factors.from_json(json.loads(json.dumps(model.factors.to_json())), 3, "test")
     assert again == model.factors
     assert float(again.at(0, torch.tensor([-9.0]))) == pytest.approx(again.rows[0][0])
+
+
+class Single(Linear):
+    """The same in single precision."""
+
+    def __init__(self, **shape):
+        super().__init__(**shape)
+        self.conv = self.conv.float()
+
+
+def test_networks_run_in_the_precision_of_the_configuration():
+    """Under bfloat16 every answer is one of its numbers; the loss is that of float32 to 8 bits, but not the same."""
+    built = {name: _built(prepare_fit(config(training__precision=name), Path("nowhere"), Path()).spec,
+                          config(training__precision=name)) for name in ("float32", "bf16")}  # fmt: skip
+    assert {name: d.model.precision for name, d in built.items()} == {"float32": "float32", "bf16": "bf16"}
+    torch.manual_seed(0)
+    exact = cascade(Single)
+    half = replace(exact, model=replace(exact.model, precision="bf16"))
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    view, _ = _seen(exact.views, exact.process, x, 0, torch.full((4,), 0.5, dtype=torch.float64), torch.arange(4))
+    out, rough = exact.model.terms(view).out, half.model.terms(view).out
+    assert torch.equal(rough, rough.bfloat16().to(rough))
+    assert not torch.equal(out, out.bfloat16().to(out))
+    assert out.dtype == rough.dtype == x.dtype
+    assert (
+        float((out - rough).detach().abs().max() / out.detach().abs().max()) < 2**-6
+    )  # inputs, weights and answer rounded to 2^-9
+    losses = [level_loss(LevelTrainer.of(d, 0), x, torch.arange(4)).total for d in (exact, half)]
+    assert not torch.equal(*losses)
+    assert torch.allclose(*losses, rtol=2**-5)
+
+
+def test_a_precision_that_there_is_not_is_refused():
+    with pytest.raises(InputError, match="precision"):
+        NetModel(cascade().model.net, precision="half")
 
 
 # ---- by configuration, in files, and drawn ---------------------------------------------------------------------------

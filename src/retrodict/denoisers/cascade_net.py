@@ -8,13 +8,14 @@ is measured on held-out data over log s.
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from retrodict._check import InputError
+from retrodict._check import InputError, choice
 from retrodict.bases import Wavelet
 from retrodict.denoisers.cascade import LevelLaw, View
 from retrodict.nets.cascade import CascadeNet
@@ -73,11 +74,19 @@ class LevelTerms(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NetModel:
-    """`CascadeNet` as the model of all levels; `factors` None: the law of the error is as it was learned."""
+    """`CascadeNet` as the model of all levels; `factors` None: the law of the error is as it was learned.
+
+    precision: "bf16" runs the networks under bfloat16 autocast; states and the law around them stay in the dtype of y.
+    """
 
     net: CascadeNet
     factors: Factors | None = None
     multiple: int = 1
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse a precision that there is not."""
+        choice("precision", self.precision, ("float32", "bf16"))
 
     def terms(self, view: View) -> LevelTerms:
         """One pass of the network of the scale of a view."""
@@ -85,7 +94,8 @@ class NetModel:
         inputs = y.flatten(1, 2) if view.coarse is None else torch.cat([y.flatten(1, 2), view.coarse], 1)
         dtype = next((p.dtype for p in self.net.parameters()), y.dtype)
         level = 0.5 * view.s2.clamp_min(1e-20).log().reshape(-1, 1)
-        out = self.net(inputs.to(dtype), level.to(dtype), view.scale).to(y)
+        with torch.autocast(inputs.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext():
+            out = self.net(inputs.to(dtype), level.to(dtype), view.scale).to(y)
         wanted = (len(y), 2 * y.shape[1] * y.shape[2], *y.shape[3:])
         if tuple(out.shape) != wanted:
             raise InputError("cascade network", tuple(out.shape), f"{wanted}")

@@ -30,6 +30,9 @@ def rendered(volume: Volume, pixels: int = 128, azimuth: float = 35.0, elevation
     across = ((np.arange(pixels) + 0.5) / pixels - 0.5) * side
     depth = np.arange(-0.87, 0.87, 0.7 / max(volume.values.shape)) * side
     down, right, away = np.meshgrid(across, across, depth, indexing="ij")
+    # a rim of outside, as `surface` has it: what reaches the edge of the grid does not go on beyond it
+    rim = max(float(np.abs(volume.values).max()), min(volume.spacing))
+    volume = Volume(np.pad(volume.values, 1, constant_values=rim), volume.spacing)
     found = interpolated(volume, np.stack([down, right, away], -1) @ turn)
     inside = found < 0
     hit, first = inside.any(-1), inside.argmax(-1)

@@ -18,10 +18,11 @@ from retrodict.denoisers.cascade import CascadeDenoiser
 from retrodict.denoisers.cascade_net import NetModel, RegressionModel
 from retrodict.models.cascade import build_cascade
 from retrodict.models.model import ModelSpec, model_files, save_model
+from retrodict.nets import precision_for
 from retrodict.tasks.fit import FitPlan, batcher, options_of
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
-from retrodict.tasks.machine import torch_threads
+from retrodict.tasks.machine import device_named, torch_threads
 from retrodict.training.cascade import LevelTrainer, calibrate_cascade, level_loss
 from retrodict.training.checkpoints import newest
 from retrodict.training.loop import Progress, TrainingOptions, check_resumable, train
@@ -106,7 +107,8 @@ def fit_cascade(
         nets.net_of(scale).load_state_dict(average)
     spec = plan.spec
     if validation is not None:
-        factors = _model(calibrate_cascade(denoiser, validation, config.training.seed)).factors
+        exact = replace(denoiser, model=replace(_model(denoiser), precision="float32"))  # as images are drawn
+        factors = _model(calibrate_cascade(exact, validation, config.training.seed)).factors
         assert factors is not None
         spec = replace(spec, spread_scale=factors.to_json())
     weights, _ = save_model(spec, nets.state_dict(), folder / config.name)
@@ -117,7 +119,9 @@ def _built(spec: ModelSpec, config: FitConfig) -> CascadeDenoiser:
     """With fresh weights, drawn on the CPU, so that they do not depend on the device."""
     with torch.random.fork_rng(devices=[]):  # the global stream is the caller's
         torch.manual_seed(key(config.training.seed, "weights") % 2**31)
-        return build_cascade(spec, config.name)
+        denoiser = build_cascade(spec, config.name)
+    precision = precision_for(config.training.precision, device_named(config.training.device))
+    return replace(denoiser, model=replace(_model(denoiser), precision=precision))
 
 
 def _options(config: FitConfig, scale: int) -> TrainingOptions:

@@ -37,6 +37,7 @@ class LevelTrainer:
     scale: int
     cascade: CascadeNet
     regression: bool = False
+    precision: str = "float32"
 
     @classmethod
     def of(cls, denoiser: CascadeDenoiser, scale: int) -> LevelTrainer:
@@ -44,7 +45,8 @@ class LevelTrainer:
         model = denoiser.model
         assert isinstance(model, NetModel)
         regression = isinstance(model, RegressionModel) and scale < model.net.levels
-        return cls(model.net.net_of(scale), denoiser.process, denoiser.views, scale, model.net, regression)
+        net = model.net.net_of(scale)
+        return cls(net, denoiser.process, denoiser.views, scale, model.net, regression, model.precision)
 
     @property
     def scales(self) -> list[int]:
@@ -69,7 +71,7 @@ def level_loss(
     view, target = _seen(trainer.views, trainer.process, x0, scale, time, seeds)
     if trainer.regression:  # the mean of the details given the coarse image: nothing of themselves is shown
         view, target = unseen(view), trainer.views.unit(trainer.views.basis.forward(x0), scale)
-    terms = NetModel(trainer.cascade).terms(view)
+    terms = NetModel(trainer.cascade, precision=trainer.precision).terms(view)
     squares = (terms.out - target) ** 2
     error = squares.flatten(1).mean(1)
     spread = 0.5 * (terms.log_ratio + squares.detach() * (-terms.log_ratio).exp()).flatten(1).mean(1)
