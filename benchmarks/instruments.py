@@ -227,7 +227,7 @@ def run(given: argparse.Namespace) -> None:
     setup = {
         "options": asdict(shared.options) | {"validate_every": 0, "checkpoint_every": 0, "log_every": 0},
         "network": shared.config.network.model_dump(),
-        "data": shared.config.data.model_dump(mode="json"),
+        "data": shared.config.data.model_dump(mode="json", exclude={"root"}),
         "general": None if given.general is None else given.general.name,
         "grids": given.grids,
         "most": given.most,

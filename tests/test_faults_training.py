@@ -118,7 +118,7 @@ def plan_of_two_sides():
 
 def test_calibration_and_validation_never_see_the_training_set(tmp_path, monkeypatch):
     plan, seen = plan_of_two_sides(), {}
-    plan.noise = None
+    plan.noise, plan.keeps_mean = None, False
 
     def calibrated(denoiser, batch, **options):
         seen["calibration"] = float(batch([0]).mean())
