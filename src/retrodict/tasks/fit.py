@@ -188,7 +188,7 @@ def _with_mean_of(spec: ModelSpec, path: Path) -> ModelSpec:
         found, wanted = getattr(spec, name), getattr(own, name)
         if found != wanted:
             raise InputError(name, found, f"{wanted}, as start_from has, whose mean is kept")
-    return replace(spec, spectrum=own.spectrum, spread_scale=own.spread_scale, held_out=own.held_out)
+    return replace(spec, spectrum=own.spectrum, spread_scale=own.spread_scale)
 
 
 def fit(
@@ -233,8 +233,11 @@ def _trained(
 
 
 def calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
-    """The specification with the error variances calibrated on the validation groups, where there are any."""
-    if plan.validation is None or plan.keeps_mean:
+    """The specification with the error variances calibrated on the validation groups, where there are any.
+
+    Of a mean that is kept the calibration is kept, too; what members look like is of the new networks.
+    """
+    if plan.validation is None:
         return plan.spec
     # on the CPU, as most who restore with it will use it, and in the precision that is fast there
     denoiser = replace(_built(plan.spec, plan.config), precision=precision_for(plan.config.training.precision))
@@ -247,13 +250,14 @@ def calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
     batch = batcher(fuller, plan.spec.intensity)
     law, seed = plan.config.clocks(), plan.config.training.seed
     if law is not None:
-        scale = calibrate_over_law(denoiser, batch, law, seed=seed)
-        pairs = _pairs(plan)
-        scale = in_use(replace(denoiser, spread_scale=scale), law, pairs, seed)
+        pairs, scale = _pairs(plan), denoiser.spread_scale
+        if not plan.keeps_mean:
+            scale = calibrate_over_law(denoiser, batch, law, seed=seed)
+            scale = in_use(replace(denoiser, spread_scale=scale), law, pairs, seed)
         spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
         record = held_out_over_law(replace(denoiser, spread_scale=scale), law, pairs, seed)
         return spec if record is None else replace(spec, held_out=record.to_json())
-    scale = calibrate_spread(denoiser, batch, seed=seed)
+    scale = denoiser.spread_scale if plan.keeps_mean else calibrate_spread(denoiser, batch, seed=seed)
     spec = plan.spec if scale is None else replace(plan.spec, spread_scale=asdict(scale))
     encoded = ((name, plan.spec.intensity.encode(image)) for name, image in plan.validation.images())
     record = held_out(replace(denoiser, spread_scale=scale), by_group(encoded), seed)
