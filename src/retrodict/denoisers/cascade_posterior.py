@@ -147,6 +147,10 @@ class CascadePosterior(NetDenoiser):
         super().__post_init__()
         if not isinstance(self.net, WaveletCascade):
             raise InputError("CascadePosterior net", type(self.net).__name__, "a WaveletCascade")
+        known = 1 if self.spectrum is None else self.spectrum.channels or 1
+        if self.net.channels != known:
+            wanted = f"{known}, the channels of the data"
+            raise InputError("CascadePosterior network.options.channels", self.net.channels, wanted)
         if not isinstance(self.process.basis, Fourier) or self.process.basis.complex:
             raise InputError("CascadePosterior process", type(self.process.basis).__name__, "a Fourier basis, real")
         if not self.bands or self.predicts != "wiener":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,10 +11,10 @@ from torch import Tensor, nn
 
 from retrodict._check import InputError
 from retrodict.nets.network import Network
-from retrodict.nets.unet import UNet, blocked, unblocked
+from retrodict.nets.unet import UNet, blocked
 from retrodict.nets.wavelet import haar
 
-__all__ = ["Guide", "WaveletCascade", "analysed", "composed"]
+__all__ = ["Guide", "WaveletCascade", "analysed"]
 
 
 class Guide(NamedTuple):
@@ -36,13 +37,6 @@ def analysed(x: Tensor, levels: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, 
         details.append(bands[:, 1:])
         coarse.append(x)
     return tuple(details), tuple(coarse)
-
-
-def composed(coarse: Tensor, details: Tensor) -> Tensor:
-    """The image `(B, C, *N)` of a coarse one `(B, C, *M)` and its detail bands `(B, 2^n - 1, C, *M)`."""
-    ndim = coarse.ndim - 2
-    bands = torch.cat([coarse[:, None], details], 1).transpose(1, 2)
-    return unblocked(haar(bands, ndim).flatten(1, 2), 2)
 
 
 class WaveletCascade(Network):
@@ -82,8 +76,7 @@ class WaveletCascade(Network):
     @property
     def stride(self) -> int:  # type: ignore[override]
         """Of the coarsest network and that of the mean, in pixels.  Not run on tiles: an image is drawn whole."""
-        own = 2**self.levels * self.coarse.stride
-        return max(own, self.mean.stride)  # powers of two
+        return math.lcm(2**self.levels * self.coarse.stride, self.mean.stride)
 
     @property
     def fixed(self) -> bool:
