@@ -120,7 +120,17 @@ def test_the_misfit_of_members_sees_strength_and_color(model):
 def test_a_reach_is_where_the_energy_of_the_filters_ends():
     """Half the width, twice the reach."""
     near, far = (reach((0.0, *e), (1.0, 1.0)) for e in ((0.2, 0.4, 0.6, 0.7), (0.1, 0.2, 0.3, 0.35)))
-    assert 1 < near < far <= 3 * near
+    assert all(1 < a < b <= 3 * a for a, b in zip(near, far, strict=True))
+
+
+def test_a_reach_is_as_many_mm_along_every_axis():
+    """So thick slices need fewer voxels; with voxels as thick as wide the number is one and the same."""
+    edges = (0.0, 0.1, 0.17, 0.23)
+    thick, even = reach(edges, (4.0, 2.0, 2.0)), reach(edges, (2.0, 2.0, 2.0))
+    assert thick[1] == thick[2]
+    assert thick[0] == thick[1] // 2
+    assert len(set(even)) == 1
+    assert abs(thick[1] - even[1]) <= 1
 
 
 # ---- what the verdict says ----

@@ -19,15 +19,16 @@ from retrodict.cli.app import app
 from retrodict.data import read
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.held_out import HeldOut
-from retrodict.models.model import open_model
+from retrodict.models.model import model_files, open_model
 from retrodict.models.range import slices_outside
-from retrodict.nets.unet import Conv3
+from retrodict.models.tensors import read_tensors
+from retrodict.nets.unet import Conv3, UNet
 from retrodict.processes.clocks import ClockLaw
 from retrodict.processes.fourier import measured
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.processes.slices import slice_mtf, slice_power
 from retrodict.samplers.misfit import grown
-from retrodict.tasks.fit import fit, prepare_fit
+from retrodict.tasks.fit import _start_from, fit, prepare_fit
 from retrodict.tasks.fit_config import FitConfig
 
 BASIS = Fourier((8, 12, 10), (3.0, 2.0, 2.0))
@@ -177,6 +178,10 @@ def test_a_mask_grows_by_a_box():
     box = ((z - 4).abs() <= 2)[:, None, None] & ((y - 5).abs() <= 2)[None, :, None] & ((x - 4).abs() <= 2)
     core = inside[0][:, None, None] & inside[1][None, :, None] & inside[2]
     assert torch.equal(wide[0], box | ~core)
+    assert torch.equal(grown(mask, (2, 2, 2)), wide)
+    flat = ((z - 4).abs() <= 1)[:, None, None] & (y == 5)[None, :, None] & ((x - 4).abs() <= 3)
+    edge = ((z > 0) & (z < 8))[:, None, None] & ((x > 2) & (x < 7))
+    assert torch.equal(grown(mask, (1, 0, 3))[0], flat | ~edge)
 
 
 def test_the_gradient_of_two_slices_is_made_of_written_memory():
@@ -243,6 +248,33 @@ def test_a_trained_model_of_volumes_knows_its_law_and_its_patients(model):
     assert len(spec.card["validation_images"]) == 56
     assert not set(spec.card["training_images"]) & set(spec.card["validation_images"])
     assert len(spec.spread_scale["level"]) == 8
+
+
+def test_a_model_of_volumes_starts_from_one_of_slices(tmp_path):
+    """A model of two axes gives its weights; one of another width has none to give."""
+    network = {"name": "unet", "options": {"width": 4, "multipliers": [1], "patch": 2, "activation": "relu"}}
+    flat = {"name": "flat", "spacing": [1.0, 1.0], "process": {"name": "fourier"}, "law": {"name": "clocks"},
+            "level": "clock", "bands": 2, "network": network, "training": {"steps": 2, "batch": 2},
+            "data": {"simulated": {"images": 4, "side": 32}, "validation": 0.5, "patch": [16, 16]}}  # fmt: skip
+    plan = prepare_fit(FitConfig.model_validate(flat), tmp_path / "flat", tmp_path)
+    first = fit(plan, tmp_path / "flat", tensorboard=False)
+    volumes(tmp_path / "volumes")
+    record = settings(tmp_path).model_dump() | {"start_from": str(first)}
+    options = {**network["options"], "slices": True}
+
+    def start(**more):
+        net = UNet(ndim=3, in_channels=2, out_channels=3, level_features=8, **{**options, **more})
+        _start_from(net, first)
+        return net
+
+    net, weights = start(), read_tensors(model_files(first)[0], start().plane_state())
+    assert torch.equal(net.head.conv.weight[:, :, 0], weights["head.conv.weight"])
+    assert bool(net.head.conv.weight.any())
+    with pytest.raises(InputError, match="found shape"):
+        start(width=8)
+    plan = prepare_fit(FitConfig.model_validate({**record, "network": {"name": "unet", "options": options}}),
+                       tmp_path / "run", tmp_path)  # fmt: skip
+    assert open_model(fit(plan, tmp_path / "run", tensorboard=False)).denoiser.net.slices
 
 
 CURVES = {"mtf": MTF, "nps": NPS, "slice_profile": 3.0, "slice_correlation": 0.3}

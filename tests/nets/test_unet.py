@@ -340,6 +340,9 @@ def test_learns():
         ({"multipliers": ()}, "UNet.multipliers"),
         ({"multipliers": (1, 0)}, "UNet.multipliers"),
         ({"padding": "circle"}, "Did you mean 'circular'"),
+        ({"slices": True}, "UNet.slices: found 2 axes"),
+        ({"ndim": 3, "slices": True, "padding": "circular"}, "UNet.slices: found 3 axes, padding 'circular'"),
+        ({"ndim": 3, "slices": True, "attention": True}, "UNet.slices: .*attention"),
     ],
 )
 def test_settings_that_cannot_be(settings, words):
@@ -356,3 +359,78 @@ def test_inputs_that_do_not_fit():
     for bad in (level[:1], level[:, 0], level.expand(2, 3)):
         with pytest.raises(InputError, match="shape of level"):
             net(x, bad)
+
+
+# ---- slices --------------------------------------------------------------------------------------------------------
+
+
+FLAT = {"width": 8, "multipliers": (1, 2, 4), "patch": 2, "activation": "relu", "level_features": 2}
+
+
+def lifted():
+    """A network of two axes, and that of slices with its weights."""
+    flat = make(out_channels=3, **FLAT)
+    net = make(ndim=3, slices=True, out_channels=3, perturb=False, **FLAT)
+    net.load_state_dict(net.from_plane(flat.state_dict()))
+    return flat, net
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_from_a_plane_every_slice_is_answered_by_itself(mapped):
+    flat, net = lifted()
+    x, level = data(2, 5, 30, 41, features=2)
+    levels, weights = level[:, None].expand(2, 3, 2), torch.rand(2, 3, 5, 30, 41)
+    more = (torch.cat([levels, 0 * levels], 1), torch.cat([weights, weights], 1) / 6) if mapped else (level,)
+    with torch.no_grad():
+        found = net(x, *more)
+        slices = [flat(x[:, :, k], more[0], *(w[:, :, k] for w in more[1:])) for k in range(x.shape[2])]
+    assert torch.equal(found, torch.stack(slices, 2))
+    assert net.plane_state().keys() == flat.state_dict().keys()
+    assert all(x.shape == flat.state_dict()[name].shape for name, x in net.plane_state().items())
+
+
+def test_slices_reach_as_many_neighbors_as_there_are_blocks():
+    net = make(ndim=3, slices=True, **FLAT).double()
+    x, level = data(1, 17, 16, 16, features=2, dtype=torch.float64)
+    other = x.clone()
+    other[:, :, 0] += 1.0
+    with torch.no_grad():
+        changed = (net(x, level) - net(other, level)).abs().amax((0, 1, 3, 4)) > 1e-12
+    blocks = len(net.film)
+    assert changed.tolist() == [True] * (blocks + 1) + [False] * (16 - blocks)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_volume_of_slices_has_the_same_bits_alone_and_in_a_batch(bf16):
+    net = make(ndim=3, slices=True, **FLAT)
+    for size in ((1, 16, 16), (7, 20, 13), (16, 24, 24)):
+        x, level = data(5, *size, features=2)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            whole = net(x, level)
+            alone = torch.cat([net(a[None], b[None]) for a, b in zip(x, level, strict=True)])
+        assert whole.shape == (5, 1, *size)
+        assert torch.equal(whole, alone)
+
+
+def test_every_parameter_of_slices_learns():
+    net = make(ndim=3, slices=True, **FLAT)
+    x, level = data(2, 4, 16, 16, features=2)
+    net(x, level).square().mean().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+    new = make(ndim=3, slices=True, perturb=False, **FLAT)
+    assert all(not p.any() for name, p in new.named_parameters() if ".along." in name)
+
+
+def test_tiles_of_slices_equal_the_whole():
+    net = make(ndim=3, slices=True, **{**FLAT, "multipliers": (1, 2), "width": 4}).double()
+    r, s = net.receptive_field, net.stride
+    x, level = data(1, 40, 80, 80, features=2, dtype=torch.float64)
+    tile, inner = (..., *[slice(0, 72)] * 3), (..., *[slice(0, 72 - r)] * 3)
+    assert s == 4
+    with torch.no_grad():
+        assert (net(x, level)[tile][inner] - net(x[tile], level)[inner]).abs().max() < 1e-10
+
+
+def test_a_network_without_slices_has_no_plane():
+    with pytest.raises(InputError, match="slices=True"):
+        make(ndim=3).plane_state()

@@ -28,6 +28,7 @@ UP: dict[int, type[nn.ConvTranspose1d] | type[nn.ConvTranspose2d] | type[nn.Conv
     3: nn.ConvTranspose3d,
 }
 POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+PLANE, ALONG = (1, 3, 3), (3, 1, 1)  # sides of the convolutions of a network of slices
 WINDOW = {1: 64, 2: 8, 3: 4}  # the side of an attention window at the coarsest level: 64 positions in each
 
 
@@ -55,20 +56,23 @@ def relu(x: Tensor) -> Tensor:
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": silu, "relu": relu}
 
 
-def blocked(x: Tensor, side: int) -> Tensor:
-    """Blocks of `side` pixels an axis as channels: (B, C, *N) -> (B, C * side^n, *N / side)."""
+def blocked(x: Tensor, sides: int | tuple[int, ...]) -> Tensor:
+    """Blocks of so many pixels an axis as channels: (B, C, *N) -> (B, C * prod(sides), *N / sides)."""
     ndim = x.ndim - 2
-    cut = x.reshape(*x.shape[:2], *(k for n in x.shape[2:] for k in (n // side, side)))
+    sides = (sides,) * ndim if isinstance(sides, int) else sides
+    cut = x.reshape(*x.shape[:2], *(k for n, side in zip(x.shape[2:], sides, strict=True) for k in (n // side, side)))
     inner, outer = range(3, 3 + 2 * ndim, 2), range(2, 2 + 2 * ndim, 2)
     return cut.permute(0, 1, *inner, *outer).flatten(1, 1 + ndim)
 
 
-def unblocked(x: Tensor, side: int) -> Tensor:
+def unblocked(x: Tensor, sides: int | tuple[int, ...]) -> Tensor:
     """Undo `blocked`."""
     ndim = x.ndim - 2
-    cut = x.reshape(x.shape[0], -1, *[side] * ndim, *x.shape[2:])
+    sides = (sides,) * ndim if isinstance(sides, int) else sides
+    cut = x.reshape(x.shape[0], -1, *sides, *x.shape[2:])
     order = [k for axis in range(ndim) for k in (2 + ndim + axis, 2 + axis)]
-    return cut.permute(0, 1, *order).reshape(x.shape[0], -1, *(n * side for n in x.shape[2:]))
+    size = [n * side for n, side in zip(x.shape[2:], sides, strict=True)]
+    return cut.permute(0, 1, *order).reshape(x.shape[0], -1, *size)
 
 
 def steady(conv: nn.Module, x: Tensor) -> Tensor:
@@ -140,12 +144,18 @@ def wrap(x: Tensor) -> Tensor:
 
 
 class Conv3(nn.Module):
-    """A convolution of side 3 that keeps the size: (B, inputs, *N) -> (B, outputs, *N)."""
+    """A convolution of side 3 that keeps the size: (B, inputs, *N) -> (B, outputs, *N).
 
-    def __init__(self, ndim: int, inputs: int, outputs: int, *, circular: bool) -> None:
+    `sides`: 3 along the axes that it reaches over and 1 along the others; none others where it is `circular`.
+    """
+
+    def __init__(
+        self, ndim: int, inputs: int, outputs: int, *, circular: bool, sides: tuple[int, ...] | None = None
+    ) -> None:
         super().__init__()
-        self.circular = circular
-        self.conv = CONV[ndim](inputs, outputs, 3, padding=0 if circular else 1)
+        self.circular, sides = circular, sides or (3,) * ndim
+        padding = tuple(0 if circular else side // 2 for side in sides)
+        self.conv = CONV[ndim](inputs, outputs, sides, padding=padding)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor) -> Tensor:
         x = wrap(x) if self.circular else x
@@ -168,18 +178,30 @@ class Block(nn.Module):
     """A residual block: channel norm, FiLM, activation, convolution, activation, convolution, sum.
 
     `x` is (B, C, *N); `scale` and `shift` are (B, C, 1, ...). The norm is over the C channels of each pixel.
+
+    With `slices` both convolutions stay within a slice, and between them every position adds a convolution of itself
+    and its two neighbors along the first axis, which starts at zero: a new block treats every slice by itself.
     """
 
-    def __init__(self, ndim: int, channels: int, *, circular: bool, activation: str = "silu") -> None:
+    def __init__(
+        self, ndim: int, channels: int, *, circular: bool, activation: str = "silu", slices: bool = False
+    ) -> None:
         super().__init__()
         self.channels, self.act = channels, ACTIVATIONS[activation]
-        self.first = Conv3(ndim, channels, channels, circular=circular)
-        self.second = Conv3(ndim, channels, channels, circular=circular)
+        sides = PLANE if slices else None
+        self.first = Conv3(ndim, channels, channels, circular=circular, sides=sides)
+        self.second = Conv3(ndim, channels, channels, circular=circular, sides=sides)
+        self.along = Conv3(ndim, channels, channels, circular=False, sides=ALONG) if slices else None
+        if self.along is not None:
+            nn.init.zeros_(self.along.conv.weight)
+            nn.init.zeros_(self.along.conv.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         h = F.layer_norm(x.movedim(1, -1), (self.channels,)).movedim(-1, 1)  # a view, not a copy, in channels_last
         h = self.act(torch.addcmul(shift.to(h.dtype), h, scale.to(h.dtype)))
-        return x + self.second(self.act(self.first(h)))
+        h = self.act(self.first(h))
+        h = h if self.along is None else h + self.along(h)
+        return x + self.second(h)
 
 
 class WindowAttention(nn.Module):
@@ -262,9 +284,9 @@ class Embedding(nn.Module):
         return torch.stack([self.row(x) for x in level]) if level.device.type == "cpu" else self.row(level)
 
 
-def filled(x: Tensor, multiple: int, *, circular: bool) -> Tensor:
-    """Pad each axis of (B, C, *N) at its end to a multiple, by wrapping or by reflection; any size will do."""
-    for axis in range(2, x.ndim):
+def filled(x: Tensor, multiples: tuple[int, ...], *, circular: bool) -> Tensor:
+    """Pad the axes of (B, C, *N) at their ends to multiples, by wrapping or by reflection; any size will do."""
+    for axis, multiple in enumerate(multiples, start=2):
         n = x.shape[axis]
         if n % multiple:
             index = torch.arange(n + -n % multiple, device=x.device)
@@ -287,6 +309,12 @@ class UNet(Network):
 
     With `patch` > 1 the network works on blocks of patch^ndim pixels as channels: the finest convolutions, which cost
     most, run on that many times fewer pixels.  `activation`: "silu", or "relu", which costs less.
+
+    `slices` (three axes, zeros outside): the first axis is that of slices, which are neither blocked nor thinned out.
+    Convolutions stay in the plane of a slice, and every block has one of three slices beside them, which starts at
+    zero (2-D networks that are inflated so: Ho et al. 2022, Video diffusion models; Singer et al. 2022).  A block costs
+    a fourth more than that of two axes, its weights are those of two axes (`from_plane`), and it reaches as many
+    slices as there are blocks.
 
     `padding` says what lies outside the image: zeros, or the image again (`circular`). Any size goes in: an axis that
     is no multiple of `stride` is first continued at its end (reflected, or wrapped for `circular`), then cropped.
@@ -319,10 +347,14 @@ class UNet(Network):
         padding: Literal["zeros", "circular"] = "zeros",
         patch: int = 1,
         activation: str = "silu",
+        slices: bool = False,
     ) -> None:
         super().__init__()
         if ndim not in CONV:
             raise InputError("UNet.ndim", ndim, "1, 2 or 3")
+        if slices and (ndim != 3 or padding != "zeros" or attention):
+            found = f"{ndim} axes, padding {padding!r}{', attention' if attention else ''}"
+            raise InputError("UNet.slices", found, "three axes, padding 'zeros' and no attention")
         multipliers = tuple(multipliers)
         counts = {
             "in_channels": in_channels,
@@ -344,21 +376,52 @@ class UNet(Network):
         self.level_features, self.blocks, self.levels = level_features, blocks, len(multipliers)
         self.circular = circular = padding == "circular"
         self.mapped = True
-        self.patch, pixels = patch, patch**ndim
+        self.slices, self.patch = slices, patch
+        self.sides, halves = self._thinned(patch), self._thinned(2)
+        pixels = math.prod(self.sides)
+        sides = PLANE if slices else None
 
         channels = [width * m for m in multipliers]
         pairs = list(itertools.pairwise(channels))
         every = channels[:-1] + 2 * channels[-1:] + channels[-2::-1]
         self.film = [c for c in every for _ in range(blocks)]  # the channels of each block, in the order of use
         self.embed = Embedding(level_features, embedding, 2 * sum(self.film))
-        self.stem = Conv3(ndim, in_channels * pixels, channels[0], circular=circular)
-        self.residual = nn.ModuleList(Block(ndim, c, circular=circular, activation=activation) for c in self.film)
-        self.down = nn.ModuleList(CONV[ndim](a, b, 2, stride=2) for a, b in pairs)
-        self.up = nn.ModuleList(UP[ndim](b, a, 2, stride=2) for a, b in pairs)
+        self.stem = Conv3(ndim, in_channels * pixels, channels[0], circular=circular, sides=sides)
+        self.residual = nn.ModuleList(
+            Block(ndim, c, circular=circular, activation=activation, slices=slices) for c in self.film
+        )
+        self.down = nn.ModuleList(
+            CONV[ndim](a, b, halves, stride=halves)  # pyright: ignore[reportArgumentType]
+            for a, b in pairs
+        )
+        self.up = nn.ModuleList(
+            UP[ndim](b, a, halves, stride=halves)  # pyright: ignore[reportArgumentType]
+            for a, b in pairs
+        )
         self.attend = WindowAttention(ndim, channels[-1]) if attention else None
-        self.head = Conv3(ndim, channels[0], out_channels * pixels, circular=circular)
+        self.head = Conv3(ndim, channels[0], out_channels * pixels, circular=circular, sides=sides)
         nn.init.zeros_(self.head.conv.weight)
         nn.init.zeros_(self.head.conv.bias)  # pyright: ignore[reportArgumentType]
+
+    def _thinned(self, factor: int) -> tuple[int, ...]:
+        """A factor of every axis, 1 of that of the slices."""
+        return (1, *[factor] * (self.ndim - 1)) if self.slices else (factor,) * self.ndim
+
+    def from_plane(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of this network of `slices` from those of the same one of two axes: every slice by itself at first.
+
+        weights: a state as `plane_state` is one.
+        """
+        own = self.state_dict()
+        lifted = {name: x.unsqueeze(2) if own[name].ndim == 5 else x for name, x in weights.items()}
+        return {**own, **lifted}
+
+    def plane_state(self) -> dict[str, Tensor]:
+        """The state of the same network of two axes, for its names, shapes and dtypes; `slices` only."""
+        if not self.slices:
+            raise InputError("UNet.plane_state", "a network without slices", "one with slices=True")
+        state = {name: x for name, x in self.state_dict().items() if ".along." not in name}
+        return {name: x.select(2, 0) if x.ndim == 5 else x for name, x in state.items()}
 
     @property
     def stride(self) -> int:  # type: ignore[override]
@@ -423,8 +486,8 @@ class UNet(Network):
                 h = next(residual)(h, 1 + scale, shift)
             return h
 
-        h = filled(x, self.stride, circular=self.circular)
-        h = blocked(h, self.patch) if self.patch > 1 else h
+        h = filled(x, self._thinned(self.stride), circular=self.circular)
+        h = blocked(h, self.sides) if self.patch > 1 else h
         if self.ndim > 1:
             h = h.movedim(1, -1).contiguous().movedim(-1, 1)  # channels_last, said so that vmap understands
         h = self.stem(h)
@@ -439,7 +502,7 @@ class UNet(Network):
         for depth, up in reversed(list(enumerate(self.up))):
             h = run(steady(up, h) + skips.pop(), depth)
         h = self.head(h)
-        h = unblocked(h, self.patch) if self.patch > 1 else h
+        h = unblocked(h, self.sides) if self.patch > 1 else h
         for axis, n in enumerate(x.shape[2:], 2):
             h = h.narrow(axis, 0, n)
         return h.to(x.dtype).contiguous()
@@ -447,8 +510,8 @@ class UNet(Network):
     def _shares(self, weights: Tensor) -> list[Tensor]:
         """The weights of the levels at every resolution, finest first: means over what a pixel there stands for."""
         pool = POOL[self.ndim]
-        found = filled(weights, self.stride, circular=self.circular)
-        out = [pool(found, self.patch) if self.patch > 1 else found]
+        found = filled(weights, self._thinned(self.stride), circular=self.circular)
+        out = [pool(found, self.sides) if self.patch > 1 else found]
         for _ in self.down:
-            out.append(pool(out[-1], 2))
+            out.append(pool(out[-1], self._thinned(2)))
         return out

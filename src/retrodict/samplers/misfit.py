@@ -123,17 +123,22 @@ def _drawn(process: Process, variance: Tensor, draws: int = 32) -> Tensor:
 
 
 @lru_cache(maxsize=16)
-def reach(edges: tuple[float, ...], spacing: tuple[float, ...]) -> int:
-    """Distance in pixels within which 99 % of the energy of every band filter lies: how far a pixel looks."""
+def reach(edges: tuple[float, ...], spacing: tuple[float, ...]) -> tuple[int, ...]:
+    """Pixels along every axis within which 99 % of the energy of every band filter lies: how far a pixel looks.
+
+    The filters are functions of |f|, so it is one distance in mm, and fewer of the thicker voxels.
+    """
     size = tuple(64 if len(spacing) == 3 else 128 for _ in spacing)
     basis = Fourier(size, spacing)
-    axes = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device="cpu") for n in size]
+    axes = [
+        d * torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device="cpu") for n, d in zip(size, spacing, strict=True)
+    ]
     distance = torch.stack([a.abs() for a in torch.meshgrid(*axes, indexing="ij")]).amax(0).flatten()
-    order, worst = distance.argsort(), 0
+    order, worst = distance.argsort(), 0.0
     for f in band_filters(basis.radius(), edges):
         energy = basis.inverse(f.to(torch.complex128)).square().flatten()[order].cumsum(0)
-        worst = max(worst, int(distance[order][int((energy < 0.99 * energy[-1]).sum())]))
-    return worst
+        worst = max(worst, float(distance[order][int((energy < 0.99 * energy[-1]).sum())]))
+    return tuple(int(worst / d + 1e-9) for d in spacing)
 
 
 # ---- where noise can be seen -------------------------------------------------------------------------------------
@@ -158,12 +163,13 @@ def flat_pixels(values: Tensor) -> Tensor:
     return same.reshape(x.shape).any(1)
 
 
-def grown(mask: Tensor, by: int) -> Tensor:
+def grown(mask: Tensor, by: int | tuple[int, ...]) -> Tensor:
     """The mask `(B, *N)` widened by `by` pixels along every axis; what lies outside the image counts as inside it."""
-    x = F.pad(mask.double(), [by] * (2 * (mask.ndim - 1)), value=1.0)
-    for axis in range(1, mask.ndim):  # a box is lines along every axis: 3 (2 by + 1) numbers, not their cube
+    by = (by,) * (mask.ndim - 1) if isinstance(by, int) else by
+    x = F.pad(mask.double(), [n for n in reversed(by) for _ in range(2)], value=1.0)
+    for axis, n in enumerate(by, start=1):  # a box is lines along every axis: three times its side, not its cube
         lines = x.movedim(axis, -1)
-        x = F.max_pool1d(lines.reshape(1, -1, lines.shape[-1]), 2 * by + 1, 1)
+        x = F.max_pool1d(lines.reshape(1, -1, lines.shape[-1]), 2 * n + 1, 1)
         x = x.reshape(*lines.shape[:-1], -1).movedim(-1, axis)
     return x > 0
 

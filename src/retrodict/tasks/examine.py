@@ -183,22 +183,23 @@ class Examination:
                 "deviation is not calibrated"
             )
 
-    def smallest(self) -> int:
+    def smallest(self) -> tuple[int, ...]:
         """Pixels that an image needs along every axis."""
         if self.misfit is None:
-            return 1
+            return (1,) * (self.y.ndim - 2)
         return reach(self.misfit.bands.edges, self.model.denoiser.process.basis.spacing)
 
     def refuse_tiny(self, where: str) -> None:
         """Raise `InputError` for an image that is smaller than what its noise is judged by looks at."""
         size, least = tuple(self.y.shape[2:]), self.smallest()
-        if min(size) < least:
-            words = " x ".join(map(str, size))
+        if any(n < m for n, m in zip(size, least, strict=True)):
+            found, wanted, far = (" x ".join(map(str, row)) for row in (size, least, sorted(set(least))))
+            far = far.replace(" x ", " to ")
             raise InputError(
                 where,
-                f"{words} pixels",
-                f"at least {' x '.join([str(least)] * len(size))}: to judge its noise is to look {least} pixels far, "
-                "and beyond the border there are only mirrored pixels",
+                f"{found} pixels",
+                f"at least {wanted}: to judge its noise is to look {far} pixels far, and beyond the border there are "
+                "only mirrored pixels",
             )
 
     # ---- before ------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from retrodict.models.cascade import is_cascade
 from retrodict.models.instrument import AROUND
 from retrodict.models.model import MODELS, Intensity, ModelSpec, model_files, read_spec, save_model, shipped
 from retrodict.models.tensors import load_weights, read_tensors
-from retrodict.nets import WaveletCascade, precision_for
+from retrodict.nets import UNet, WaveletCascade, precision_for
 from retrodict.processes.clocks import law_from_json
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
@@ -166,11 +166,16 @@ def _first(config: FitConfig, base: Path) -> Path | None:
 
 
 def _start_from(net: nn.Module, path: Path) -> None:
-    """Weights of a model; those of a plain network are the mean of a cascade, which is kept as it is."""
+    """Weights of a model; those of a plain network are the mean of a cascade, which is kept as it is, and those of a
+    network of two axes those of every slice."""
     weights, record = model_files(path)
-    if isinstance(net, WaveletCascade) and read_spec(record)[0].network.get("name") != "wavelet_cascade":
+    spec = read_spec(record)[0]
+    if isinstance(net, WaveletCascade) and spec.network.get("name") != "wavelet_cascade":
         load_weights(net.mean, read_tensors(weights, net.mean.state_dict()), weights)
         net.mean.requires_grad_(False)
+        return
+    if isinstance(net, UNet) and net.slices and len(spec.spacing) == 2:
+        load_weights(net, net.from_plane(read_tensors(weights, net.plane_state())), weights)
         return
     load_weights(net, read_tensors(weights, net.state_dict()), weights)
 

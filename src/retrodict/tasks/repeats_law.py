@@ -146,8 +146,8 @@ class Laws:
 
     @property
     def reach(self) -> int:
-        """Pixels that a filtered pixel looks far."""
-        return reach(self.edges, self.basis.spacing)
+        """Pixels that a filtered pixel looks far, along the axis of the finer ones."""
+        return max(reach(self.edges, self.basis.spacing))
 
     @cached_property
     def filters(self) -> list[Tensor]:
