@@ -109,6 +109,28 @@ def test_on_gaussian_data_the_misfit_of_one_call_has_its_law(basis):
     assert float((p < 0.05).double().mean()) < 0.11
 
 
+@pytest.mark.parametrize("basis", [Fourier, Cosine])
+def test_what_is_left_to_see_of_a_stronger_noise(basis):
+    """The exact denoiser, float64, and noise 1.5 times as strong as it was told: 1 + eta (1.5^2 - 1) in every band."""
+    n, size = 60, (64, 64)
+    spectrum = Spectrum.power_law(0.0, 20.0, 0.2, 1.5)
+    process = fourier(basis(size))
+    denoiser = GaussianDenoiser(process, spectrum=spectrum)
+    like = torch.zeros(n, 1, *size, dtype=torch.float64)
+    fields = [process.basis.forward(noise_like(like, torch.arange(n), name, 0)) for name in ("data", "noise")]
+    m = process.measurement
+    y = process.basis.inverse(m.h * spectrum.on(process.basis).sqrt() * fields[0] + 1.5 * m.s2.sqrt() * fields[1])
+    margin = 0 if basis is Fourier else 16
+    misfit = BandMisfit(denoiser, y, flat_pixels(y), margin)
+    samples = [one_call(denoiser, y[k : k + 1], margin=margin, seed=k)[1] for k in range(n)]
+    found = torch.cat([misfit.ratios(x, k).bands for k, x in enumerate(samples)])
+    expected = 1 + 1.25 * torch.tensor(misfit.sensitivity, dtype=torch.float64)
+    law = torch.tensor(misfit.variances(0), dtype=torch.float64)
+    assert misfit.counts[0] > 0
+    assert 0.1 < misfit.sensitivity[0] < 0.6 < misfit.sensitivity[-1] < 0.9
+    assert ((found.mean(0) / expected - 1) / (law / n).sqrt()).abs().max() < 6, (found.mean(0), expected)
+
+
 def test_the_misfit_of_members_sees_strength_and_color(model):
     for noise, expected in ((1.0, 1.0), (1.3, 1.69), (0.7, 0.49)):
         y = model.intensity.encode(scan(model, 3, noise=noise).values[None])
@@ -246,7 +268,7 @@ def test_tiny_images_are_refused_before_anything_is_computed(model, monkeypatch,
 
 
 def test_too_few_pixels_to_see_anything_are_a_point_estimate(model):
-    least = Examination(model, torch.zeros(1, 1, *SIZE)).smallest()
+    least = Examination(model, torch.zeros(1, 1, *SIZE)).smallest()[0]
     result = restore(scan(model, 1, size=(2 * least + 2, 2 * least + 2)), model=model, **FAST)
     assert result.sd is None
     assert "too few" in result.verdict.text

@@ -302,7 +302,7 @@ def test_a_volume_is_restored_as_a_volume(model, tmp_path):
 def test_a_volume_of_a_model_that_knows_its_patients_has_a_deviation(model, tmp_path):
     """Large enough to see its noise, and with many patients on record: a posterior, of independent slices."""
     opened = open_model(model)
-    known = ((0.0,) * 5, (0.1,) * 5)
+    known = ((0.0,) * 5, (0.04,) * 5)
     record = HeldOut((), 30, 30, 9000, 4, known, known).to_json()
     opened = replace(opened, spec=replace(opened.spec, held_out=record))
     part = read(model.parents[1] / "volumes" / "p3.npz")

@@ -115,8 +115,9 @@ class Basis(ABC):
         return [part for part in parts if bool(part[2].any())]
 
     def small(self) -> Self:
-        """A small grid that has every kind of coefficient: at most 64 pixels an axis."""
-        return self.on(tuple(min(n, 64) for n in self.size))
+        """A small grid that has every kind of coefficient: at most 64 pixels an axis, 24 of three."""
+        most = 64 if self.ndim < 3 else 24
+        return self.on(tuple(min(n, most) for n in self.size))
 
     def _count(self) -> Tensor:
         return torch.full(self.shape, 2.0 if self.complex else 1.0, dtype=torch.float64, device=self.device)

@@ -312,9 +312,9 @@ class UNet(Network):
 
     `slices` (three axes, zeros outside): the first axis is that of slices, which are neither blocked nor thinned out.
     Convolutions stay in the plane of a slice, and every block has one of three slices beside them, which starts at
-    zero (2-D networks that are inflated so: Ho et al. 2022, Video diffusion models; Singer et al. 2022).  A block costs
-    a fourth more than that of two axes, its weights are those of two axes (`from_plane`), and it reaches as many
-    slices as there are blocks.
+    zero (images inflated to videos so: Ho et al. 2022, Video diffusion models; Singer et al. 2022, Make-A-Video).  A
+    block has a sixth more multiplications than one of two axes and starts with its weights (`from_plane`); the network
+    reaches as many slices as there are blocks.
 
     `padding` says what lies outside the image: zeros, or the image again (`circular`). Any size goes in: an axis that
     is no multiple of `stride` is first continued at its end (reflected, or wrapped for `circular`), then cropped.

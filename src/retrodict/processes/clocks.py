@@ -116,7 +116,7 @@ class ClockLaw:
             mtf, noise = self._end(_Draw(torch.tensor([seed], device="cpu"), 0, bound))
             return Moments(mtf[0], torch.zeros_like(mtf[0]), noise[0])
 
-        return Process(family_to(terminal), basis, Pairing("terminal", terminal))
+        return Process(family_to(terminal), basis, Pairing("terminal", terminal), grid_free=True)
 
     def _single(self, basis: Basis, seeds: Tensor, number: int) -> Tensor:
         draw = _Draw(seeds, number, basis)

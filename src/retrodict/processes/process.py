@@ -66,6 +66,8 @@ class Process:
     pairing: Pairing = NO_PAIRING
     memory: NoiseMemory | None = None
     recipe: Recipe | None = None
+    grid_free: bool = False
+    """Without a recipe: whether the law is a function of frequency, so that a small grid may stand for a large one."""
 
     # ---- the law -------------------------------------------------------------------------------------------------
 
@@ -138,9 +140,10 @@ class Process:
     @cached_property
     def _small(self) -> Process:
         """A process from the dictionary is a function of frequency or band, not of the grid: a small one stands for
-        it.  A law of the user's own is looked at on its whole grid.
+        it, and for one that says so (`grid_free`).  A law of the user's own is looked at on its whole grid.
         """
-        return self if self.recipe is None else replace(self, basis=self.basis.small().to("cpu"))
+        whole = self.recipe is None and not self.grid_free
+        return self if whole else replace(self, basis=self.basis.small().to("cpu"))
 
     @cached_property
     def admissible(self) -> bool:
@@ -157,7 +160,7 @@ class Process:
 
     @cached_property
     def first_decrease(self) -> tuple[int, float] | None:
-        """(flat coefficient index, time) of the first decrease of s^2/A^2 on at most 64 pixels an axis, or None."""
+        """(flat coefficient index, time) of the first decrease of s^2/A^2 on a small grid, or None."""
         process = self._small
         if process.recipe is None:
             return process._search()

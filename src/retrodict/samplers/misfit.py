@@ -259,6 +259,24 @@ class BandMisfit:
         variance = [2 * b / a**2 * pixels if a > 0 else math.inf for a, b in zip(power, second, strict=True)]
         return _Law(filters, [p / total for p in power], variance)
 
+    @cached_property
+    def sensitivity(self) -> list[float]:
+        """Of every band, how much of a stronger noise is left to see, from 0 to 1, on Gaussian data.
+
+        A sample of the posterior takes up a part of noise that nobody told it of: with k^2 N instead of N the residual
+        y - h x has N + (k^2 - 1) N (N / (N + h^2 S))^2 instead of N, so a band shows eta (k^2 - 1) with eta the mean of
+        that square over its noise.
+        """
+        basis = partner(self.process.basis)
+        prior = self.denoiser.on(tuple(self.process.basis.size)).prior()
+        assert self.process.measurement is not None
+        assert prior is not None
+        data = _power(self.process, self.process.measurement.h**2 * prior[1])
+        noise = _noise(self.process)
+        left = torch.where(noise > 0, noise / (noise + data), 0.0) ** 2
+        weights = [basis.multiplicity() * f**2 * noise for f in self._law.filters]
+        return [float((w * left).sum() / w.sum()) if bool(w.sum() > 0) else 0.0 for w in weights]
+
     def variances(self, item: int) -> list[float]:
         """Sampling variance of the log ratio of every band: 2 sum (F^2 N)^2 / (sum F^2 N)^2, over the pixels seen."""
         return [v / max(1, self.counts[item]) for v in self._law.variance]

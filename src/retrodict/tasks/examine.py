@@ -229,16 +229,22 @@ class Examination:
         return one_call_with_map(denoiser, y, self.factor[item : item + 1], margin=self.margin, seed=seed)
 
     def _enough(self, item: int) -> bool:
-        """Whether a noise `FACTOR` times stronger could be seen at all."""
+        """Whether a noise `FACTOR` times stronger could be seen at all, before the sampling or after it."""
         assert self.misfit is not None
-        level = self._level()
-        laws = predictions(self.misfit, item, self._held, "one_call")[:-1]
-        reach = min((p.interval(level)[1] - p.center for p in laws), default=math.inf)
-        if self.misfit.counts[item] > 0 and reach < 2 * math.log(FACTOR):
+        if self.misfit.counts[item] > 0 and any(self._tells(item, law) for law in ("one_call", "sampled")):
             return True
         pixels = f"{self.misfit.counts[item]} pixels" + (f" of slice {item + 1}" if len(self.y) > 1 else "")
-        self.reasons.append(f"{pixels} are too few to see whether the noise is {FACTOR} times as strong")
+        known = "" if self._held is None else f" and the {self._held.patients} patients on record"
+        self.reasons.append(f"{pixels}{known} are too few to see whether the noise is {FACTOR} times as strong")
         return False
+
+    def _tells(self, item: int, law: str) -> bool:
+        """Whether in some band the interval ends below what is left to see of it (`BandMisfit.sensitivity`)."""
+        assert self.misfit is not None
+        level = self._level()
+        laws = predictions(self.misfit, item, self._held, law)[:-1]
+        found = [math.log1p(eta * (FACTOR**2 - 1)) for eta in self.misfit.sensitivity]
+        return any(p.interval(level)[1] - p.center < seen for p, seen in zip(laws, found, strict=True))
 
     def _level(self) -> float:
         assert self.misfit is not None
