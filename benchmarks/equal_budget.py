@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -32,11 +33,13 @@ from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.models.model import Intensity, Model, ModelSpec
 from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import Network
-from retrodict.processes.clocks import at_rest
+from retrodict.processes.clocks import ClockLaw, at_rest
 from retrodict.processes.fourier import measured
 from retrodict.processes.process import Process
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig, load_config
+from retrodict.tasks.held_out import evenly
+from retrodict.tasks.in_use import in_use
 from retrodict.training.calibrate_law import calibrate_over_law
 from retrodict.training.loop import Objective, Progress, TrainingOptions, train
 from retrodict.training.losses import Batch, Example, ProcessLaw, denoising_loss
@@ -76,6 +79,11 @@ class RampLaw:
     def __call__(self, basis: Basis, seeds: Tensor) -> Process:
         """A process at rest with one clock for every seed."""
         return at_rest(basis, self.clocks(basis, seeds))
+
+    def instrument(self, basis: Basis, seed: int) -> Process:
+        """The scanner, whatever the seed."""
+        assert isinstance(basis, Fourier)
+        return instrument(self.scanner, basis, self.scale)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": "ramp", "options": {**self.scanner._asdict(), "scale": self.scale, "end": self.end}}
@@ -194,16 +202,28 @@ class Budget:
     def calibrated(
         self, name: str, denoiser: NetDenoiser, law: ProcessLaw, patients: Sequence[str] | None = None, tag: str = "all"
     ) -> NetDenoiser:
-        """With the factors on its spread measured on validation patients (all, or those named); kept in its folder."""
-        path = self.out / name / f"spread-{tag}.json"
+        """With the factors on its spread measured on validation patients (all, or those named), as `retrodict fit` does
+        (a law of white noise alone has no instruments to look at); kept in its folder.
+        """
+        path = self.out / name / f"factors-{tag}.json"
         if not path.exists():
-            held = self._held_out(patients)
-            scale = calibrate_over_law(denoiser, _encoded(held, self.intensity), law, seed=self.options.seed)
+            held, seed = self._held_out(patients), self.options.seed
+            scale = calibrate_over_law(denoiser, _encoded(held, self.intensity), law, seed=seed)
+            if isinstance(law, RampLaw) or (isinstance(law, ClockLaw) and law.white < 1):
+                scale = in_use(replace(denoiser, spread_scale=scale), law, self._images(held), seed)
             assert scale is not None
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json.dumps(asdict(scale)).encode())
         scale = SpreadScale.from_json(read_json(path, "factors on a spread"), denoiser.bands)
         return replace(denoiser, spread_scale=scale)
+
+    def _images(self, held: SpacingSet) -> dict[str, list[tuple[Tensor, Any]]]:
+        """Of every patient the images in model units, and their pixel spacing in mm."""
+        found: dict[str, list[tuple[Tensor, Any]]] = {}
+        for item in held.slices:
+            own = self.intensity.encode(item.image.values), math.sqrt(math.prod(item.spacing))
+            found.setdefault(item.patient, []).append(own)
+        return {name: evenly(images) for name, images in found.items()}
 
     def _held_out(self, patients: Sequence[str] | None) -> SpacingSet:
         held = self.sets.validation

@@ -331,16 +331,14 @@ def documents(path: Path) -> None:
     """The figures of a run to benchmarks/results, and its tables and reading to the page."""
     found = read_json(path, "results")
     setup = {k: v for k, v in found["setup"].items() if k != "data"}  # where the images lie is nobody's business
-    write_file(KEPT, (json.dumps({"setup": setup, "reading": found["reading"], "rows": found["rows"]}) + "\n").encode())
     names = list(dict.fromkeys(name.split(" | ")[0] for name in found["rows"]))
-    for name in names:
+    told = {}
+    for name in names:  # a run for one instrument more has read that one alone
         rows = {k.split(" | ")[1]: v for k, v in found["rows"].items() if k.startswith(f"{name} | ")}
-        parts = [
-            markdown(pixels(rows)),
-            markdown(discs(rows)),
-            *(f"- {line.strip()}" for line in found["reading"][name]),
-        ]
-        replace_block(PAGE, f"worth-{name}", "\n\n".join(parts[:2]) + "\n\n" + "\n".join(parts[2:]))
+        told[name] = reading(rows)
+        lines = "\n".join(f"- {line.strip()}" for line in told[name])
+        replace_block(PAGE, f"worth-{name}", "\n\n".join([markdown(pixels(rows)), markdown(discs(rows)), lines]))
+    write_file(KEPT, (json.dumps({"setup": setup, "reading": told, "rows": found["rows"]}) + "\n").encode())
     print(KEPT.name, PAGE.name)
 
 

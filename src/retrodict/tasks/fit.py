@@ -36,7 +36,7 @@ from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.fit_noise import OwnNoise, calibrated_without_truth, check_noise, clean_spectrum, own_noise
-from retrodict.tasks.held_out import by_group, center, held_out, held_out_over_law
+from retrodict.tasks.held_out import by_group, center, evenly, held_out, held_out_over_law
 from retrodict.tasks.in_use import in_use
 from retrodict.tasks.machine import device_named, torch_threads, usable_cores
 from retrodict.training.ambient import Ambient
@@ -270,7 +270,7 @@ def calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
 
 
 def _pairs(plan: FitPlan) -> dict[str, list[tuple[Tensor, Any]]]:
-    """Of every patient who is held out, images in model units and their spacing in mm: along each axis of a volume."""
+    """Of every patient who is held out some images in model units, and their spacing in mm (of volumes, by axis)."""
     found: dict[str, list[tuple[Tensor, Any]]] = {}
     encode = plan.spec.intensity.encode
     if isinstance(plan.validation, SpacingSet):
@@ -280,7 +280,7 @@ def _pairs(plan: FitPlan) -> dict[str, list[tuple[Tensor, Any]]]:
     elif plan.validation is not None:
         for name, image in plan.validation.images():
             found.setdefault(name, []).append((encode(center(image, AROUND[image.ndim - 1])), plan.spec.spacing))
-    return found
+    return {name: evenly(images) for name, images in found.items()}
 
 
 def options_of(config: FitConfig) -> TrainingOptions:

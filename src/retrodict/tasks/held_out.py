@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
@@ -26,6 +26,7 @@ __all__ = [
     "along",
     "by_group",
     "center",
+    "evenly",
     "held_out",
     "held_out_as_measured",
     "held_out_over_law",
@@ -38,6 +39,8 @@ __all__ = [
 SIDES = {1: 128, 2: 128, 3: 64}
 """Largest side in pixels, by axes, of the part of an image that is measured: a larger image scatters less, and of one
 of less than twice the reach of the bands (`samplers.misfit.reach`) nothing is looked at."""
+
+T = TypeVar("T")
 
 Spacing = float | tuple[float, ...]
 """Of square pixels, or one for each axis; mm."""
@@ -220,4 +223,10 @@ def by_group(images: Iterable[tuple[str, Tensor]]) -> dict[str, list[Tensor]]:
     every: dict[str, list[Tensor]] = {}
     for name, image in images:
         every.setdefault(name, []).append(image)
-    return {name: row[:: max(1, len(row) // IMAGES)][:IMAGES] for name, row in every.items()}
+    return {name: evenly(row) for name, row in every.items()}
+
+
+def evenly(images: list[T]) -> list[T]:
+    """`IMAGES` of a patient, the middles of as many parts: those at an end of a stack are not like the others."""
+    count = min(IMAGES, len(images))
+    return [images[(2 * k + 1) * len(images) // (2 * count)] for k in range(count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,14 +15,20 @@ from retrodict._random import key
 from retrodict.denoisers.network import NetDenoiser, rms_level
 from retrodict.denoisers.spread_scale import IntensityScale, SpreadScale, hats
 from retrodict.models.instrument import AROUND, measured_inside
-from retrodict.processes.clocks import ClockLaw
 from retrodict.processes.observation import Moments, noise_like, wiener
 from retrodict.processes.process import Process
 from retrodict.samplers.ensemble import SamplingOptions, restore_batch, unchecked
 from retrodict.samplers.margin import MARGIN, depth_of
 from retrodict.tasks.held_out import IMAGES, SIDES, Spacing, along, center
 
-__all__ = ["by_intensity", "in_use"]
+__all__ = ["Instruments", "by_intensity", "in_use"]
+
+
+class Instruments(Protocol):
+    """A law of instruments: of a seed one process that ends at it, as `ClockLaw` has them."""
+
+    def instrument(self, basis: Any, seed: int) -> Process: ...
+
 
 INSTRUMENTS = {1: 4, 2: 4, 3: 2}
 """Instruments of the law that measure every image, by its axes: a volume says more than an image."""
@@ -60,7 +66,7 @@ MEMBERS, CALLS = 4, 2
 
 
 def in_use(
-    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int = 0
+    denoiser: NetDenoiser, law: Instruments, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int = 0
 ) -> SpreadScale | None:
     """The factors of `denoiser`, times a function of the noise level that makes SSR^2 = 1 where patients count alike.
 
@@ -104,7 +110,7 @@ def in_use(
 
 
 def by_intensity(
-    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int = 0
+    denoiser: NetDenoiser, law: Instruments, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int = 0
 ) -> IntensityScale | None:
     """Factors on the variance of a pixel by what the restored image shows there: squared error over variance.
 
@@ -137,7 +143,7 @@ def by_intensity(
 
 
 def _pixels(
-    denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, Spacing]], seed: int
+    denoiser: NetDenoiser, law: Instruments, images: Sequence[tuple[Tensor, Spacing]], seed: int
 ) -> Iterator[Tensor]:
     """What the restored pixels of every image show under every instrument, squared error and variance, `(3, pixels)`,
     the latter two over the mean variance of the image.
@@ -155,7 +161,7 @@ def _pixels(
 
 
 def _instruments(
-    denoiser: NetDenoiser, law: ClockLaw, spacing: Spacing, seed: int, index: int
+    denoiser: NetDenoiser, law: Instruments, spacing: Spacing, seed: int, index: int
 ) -> Iterator[tuple[int, NetDenoiser]]:
     """A seed and the denoiser of each of `INSTRUMENTS` instruments of the law at a pixel spacing."""
     basis = replace(denoiser.process.basis, spacing=along(spacing, denoiser.process.ndim))
@@ -180,7 +186,7 @@ def _beyond(size: Sequence[int]) -> tuple[Any, ...]:
 
 
 def _share(
-    denoiser: NetDenoiser, law: ClockLaw, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int
+    denoiser: NetDenoiser, law: Instruments, patients: Mapping[str, Sequence[tuple[Tensor, Spacing]]], seed: int
 ) -> float:
     """Deviation of the margins, over that of their Gaussian law, with which chains are as wide near a border as inside.
 
@@ -222,7 +228,7 @@ def _ring(ends: Sequence[NetDenoiser], process: Process, image: Tensor, seed: in
 
 
 def _rows(
-    denoiser: NetDenoiser, law: ClockLaw, images: Sequence[tuple[Tensor, Spacing]], seed: int
+    denoiser: NetDenoiser, law: Instruments, images: Sequence[tuple[Tensor, Spacing]], seed: int
 ) -> tuple[Tensor, Tensor]:
     """Noise level, and squared error over variance, of every image under every instrument, `(n, 2)`; and both within
     `BORDER` pixels of a border, `(2, BORDER)`, the error over its mean inside and the variance over its own.
