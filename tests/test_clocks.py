@@ -185,3 +185,14 @@ def test_a_spectrum_of_ratios_one_leaks_to_one_in_every_band():
     overlap = band_overlap(denoiser)
     torch.testing.assert_close(overlap.sum(1), torch.ones(3, dtype=torch.float64), rtol=1e-12, atol=0)
     assert float((overlap.sum(0) - 1).abs().max()) > 0.05  # bands are not of one size: the axis matters
+
+
+def test_a_drawn_instrument_is_judged_on_a_small_grid():
+    """Its law is a function of frequency; one of the user's own may be anything and is looked at as it is."""
+    drawn = ClockLaw().instrument(Fourier((96, 80, 72), (2.0, 2.0, 2.0)), 3)
+    assert drawn.admissible
+    assert drawn._small.basis.size == (24, 24, 24)
+    assert replace(drawn, grid_free=False)._small.basis.size == (96, 80, 72)
+    flat = ClockLaw().instrument(Fourier((96, 40)), 3)
+    assert flat._small.basis.size == (64, 40)
+    assert flat.admissible == replace(flat, grid_free=False).admissible

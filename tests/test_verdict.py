@@ -30,7 +30,7 @@ from retrodict.processes.observation import noise_like
 from retrodict.samplers.misfit import BandMisfit, band_filters, bands_of, flat_pixels, one_call, reach
 from retrodict.tasks.batch import restore_all
 from retrodict.tasks.examine import Examination
-from retrodict.tasks.held_out import by_group, held_out
+from retrodict.tasks.held_out import by_group, evenly, held_out
 from retrodict.tasks.options import RestoreOptions
 from retrodict.tasks.plausible import implausible, noise_sd
 from retrodict.tasks.restore import Job, restore
@@ -443,3 +443,7 @@ def test_a_run_that_goes_on_judges_the_slices_of_the_run_before(model, tmp_path)
     assert parts.reused == 2
     assert [c.to_json() for c in again.verdict.checks] == [c.to_json() for c in first.verdict.checks]
     assert {c.item for c in again.verdict.checks if c.stage == "after the sampling"} == {0, 1}
+
+
+def test_a_patient_is_looked_at_in_the_middle_of_a_stack():
+    assert [evenly(list(range(n))) for n in (1, 2, 3, 4, 66)] == [[0], [0, 1], [0, 2], [1, 3], [16, 49]]

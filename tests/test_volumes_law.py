@@ -302,16 +302,23 @@ def test_a_volume_is_restored_as_a_volume(model, tmp_path):
 def test_a_volume_of_a_model_that_knows_its_patients_has_a_deviation(model, tmp_path):
     """Large enough to see its noise, and with many patients on record: a posterior, of independent slices."""
     opened = open_model(model)
-    known = ((0.0,) * 5, (0.04,) * 5)
-    record = HeldOut((), 30, 30, 9000, 4, known, known).to_json()
-    opened = replace(opened, spec=replace(opened.spec, held_out=record))
+
+    def scattered(sd):
+        known = ((0.0,) * 5, (sd,) * 5)
+        record = HeldOut((), 30, 30, 9000, 4, known, known).to_json()
+        return replace(opened, spec=replace(opened.spec, held_out=record))
+
     part = read(model.parents[1] / "volumes" / "p3.npz")
     clean = np.tile(part.values[0].numpy(), (3, 3, 3))[:72, :80, :80]
     noise = measured(Fourier(clean.shape, (3.0, 2.0, 2.0)), MTF, NPS, 1.0, {"profile": 0.0, "correlation": 0.3})
     x = torch.as_tensor(clean, dtype=torch.float64)[None, None]
     y = noise.pairing.simulate(x, noise.basis, torch.tensor([4]))
     scan = replace(part, values=y[0].float())
-    done = retrodict.restore(scan, model=opened, samples=2, instant=True, **{**CURVES, "slice_profile": 0.0})
+    told = {**CURVES, "slice_profile": 0.0}
+    wide = retrodict.restore(scan, model=scattered(0.1), samples=2, instant=True, **told)
+    assert wide.kind == "point"  # a sample takes up most of a stronger noise here
+    assert "and the 30 patients on record are too few to see" in wide.verdict.text
+    done = retrodict.restore(scan, model=scattered(0.04), samples=2, instant=True, **told)
     assert done.kind == "posterior", done.verdict.text
     assert done.sd.values.shape == scan.values.shape
     assert bool((done.sd.values > 0).all())
@@ -320,7 +327,7 @@ def test_a_volume_of_a_model_that_knows_its_patients_has_a_deviation(model, tmp_
     error, variance = (done.mean.values - x[0])[inside].square().mean(), done.sd.values[inside].square().mean()
     assert 0.5 < float(error / variance) < 2
     other = {**CURVES, "slice_profile": 0.0, "slice_correlation": 0.0}
-    told = retrodict.restore(scan, model=opened, samples=2, instant=True, **other)
+    told = retrodict.restore(scan, model=scattered(0.04), samples=2, instant=True, **other)
     assert not torch.equal(told.mean.values, done.mean.values)
 
 
