@@ -24,7 +24,7 @@ from retrodict.physics.classics import choose
 from retrodict.physics.operator import Space
 from retrodict.processes.clocks import ClockLaw
 
-__all__ = ["LAW", "LEGS", "PLAIN", "RAY", "STD", "kspace", "legs", "middles", "seen", "whole"]
+__all__ = ["LAW", "LEGS", "PLAIN", "RAY", "STD", "kspace", "legs", "lines", "middles", "mirrored", "seen", "whole"]
 
 SET, PIXEL, COUNTS = "mr_t1_sts", 0.976562, 1000.0
 STD, RAY, SIDE, ACCELERATION, CENTER = 0.05, 0.05, 96, 4.0, 0.08
@@ -38,7 +38,7 @@ def flat(std: float) -> Curve:
     return Curve.isotropic(f, torch.full_like(f, std**2), "unit^2 mm^2")
 
 
-LEGS = Images(Intensity("arbitrary", 0.3), flat, side=48, width=32, precision="auto")
+LEGS = Images(Intensity("arbitrary", 0.3), flat, precision="auto")
 LAW = ClockLaw(noise=(0.004, 0.5), scale=LEGS.unit.scale, hidden=8.0)
 
 
@@ -103,12 +103,16 @@ def lines(size: tuple[int, ...], number: int) -> Tensor:
     return sampling("gaussian", size, ACCELERATION, center=CENTER, seed=number).mask
 
 
-def seen(mask: Tensor) -> float:
-    """Share of the numbers of a real image that a mask tells: k and -k count once."""
+def mirrored(mask: Tensor) -> Tensor:
+    """Which coefficients of a real image a mask of k-space `(*N)` tells, in the order of the FFT: k tells -k, too."""
     axes = tuple(range(mask.ndim))
     start = torch.fft.ifftshift(mask)
-    mirror = torch.roll(start.flip(axes), [1] * mask.ndim, axes)
-    return float((start | mirror).double().mean())
+    return start | torch.roll(start.flip(axes), [1] * mask.ndim, axes)
+
+
+def seen(mask: Tensor) -> float:
+    """Share of the numbers of a real image that a mask tells."""
+    return float(mirrored(mask).double().mean())
 
 
 def kspace(x: Tensor, number: int) -> Measurement:

@@ -11,14 +11,15 @@ instrument (`ClockLaw`), with white noise up to where a chain starts, as `law: c
 (200 HU mm; what 62,500 photons leave behind water).  `fbp`: filtered backprojection; `tv`: total variation, its
 strength by Morozov's discrepancy.
 
-`mri`: legs and noise (0.05 of fat) of `noisy_mri.py`, a network of twice the width, in bfloat16 where the processor has
-it.  The object is a middle of at most 96 x 96 pixels of a validation patient: a quarter of the lines of k-space of one
-coil, complex white noise of 0.05 a component, which is that of the training images.  `zero`: the inverse transform with
-0 where nothing was measured; `tv`, `wavelet`: penalties by FISTA, their strength by Morozov's discrepancy.
+`mri`: legs and noise (0.05 of fat) of `noisy_mri.py`, the same network in bfloat16 where the processor has it.  The
+object is a middle of at most 96 x 96 pixels of a validation patient: a quarter of the lines of k-space of one coil,
+complex white noise of 0.05 a component, which is that of the training images.  `zero`: the inverse transform with 0
+where nothing was measured; `tv`, `wavelet`: penalties by FISTA, their strength by Morozov's discrepancy.
 
 Error: root mean square of the mean of the members (CT: inside a circle), over that of the prior on clean images, paired
 by patient.  SSR^2: mean square error over the variance of the members, (1 + 1/K) of it.  Results are in
-benchmarks/results/noisy_priors.json and noisy_priors_mri.json; a run that was stopped goes on.
+benchmarks/results/noisy_priors.json and noisy_priors_mri.json, members beside the models in runs/, from where
+`noisy_mri_picture.py` draws them; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -112,16 +114,17 @@ def figures(members: Tensor, x: Tensor, weight: Tensor) -> tuple[float, float]:
     return square, square / float((weight * variance).sum() / weight.sum())
 
 
-def row(
-    problem: Problem, method: str, prior: NetDenoiser | None, x: Tensor, y: Measurement, members: int
-) -> dict[str, float]:
-    """Error in the unit of the images and SSR^2 of one patient."""
+def row(problem: Problem, method: str, prior: NetDenoiser | None, x: Tensor, y: Measurement, kept: Path, count: int
+        ) -> dict[str, float]:  # fmt: skip
+    """Error in the unit of the images and SSR^2 of one patient; `count` members of a prior are written to `kept`."""
     started, weight, image = time.process_time(), problem.weight(x), x[0, 0].double()
     if prior is None:
         made = problem.plain[method](y).reshape(image.shape)
         square, out = float((weight * (made - image).square()).sum() / weight.sum()), {}
     else:
-        square, ratio = figures(drawn(prior, problem.law, y, members), image, weight)
+        members = drawn(prior, problem.law, y, count)
+        np.save(kept, members.float().numpy())
+        square, ratio = figures(members, image, weight)
         out = {"ssr2": ratio}
     rmse = problem.images.unit.scale * math.sqrt(square)
     return {"rmse": rmse, "seconds": time.process_time() - started, **out}
@@ -146,7 +149,7 @@ PROBLEMS = {
     "mri": Problem(
         noisy_mri.LEGS, noisy_mri.STD, noisy_mri.LAW, noisy_mri.legs, noisy_mri.middles, noisy_mri.kspace,
         lambda x: torch.ones(x.shape[2:], dtype=torch.float64), noisy_mri.PLAIN,
-        lambda error: f"{error:.4f}", 2500, 16, "noisy_priors_mri",
+        lambda error: f"{error:.4f}", 1200, 8, "noisy_priors_mri",
     ),
 }  # fmt: skip
 
@@ -184,9 +187,8 @@ def options_of(problem: Problem, steps: int) -> TrainingOptions:
     return TrainingOptions(steps=steps, batch=problem.batch, warmup=50, decay=0.3, ema=ema, learning_rate=3e-3)
 
 
-def prior_of(problem: Problem, method: str, steps: int, runs: Path) -> NetDenoiser:
-    """A prior by one of the methods, trained or read from where it was kept."""
-    folder = runs / f"{method}-{steps}"
+def prior_of(problem: Problem, method: str, steps: int, folder: Path) -> NetDenoiser:
+    """A prior by one of the methods, its training continued from where it was kept in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     sides = split(problem.read("train"))
     options = options_of(problem, steps)
@@ -217,14 +219,15 @@ def main() -> None:
     steps = problem.steps if given.steps is None else given.steps
     setup = {"steps": steps, "members": given.members}
     runs = ROOT / "runs" / problem.file if given.runs is None else given.runs
+    seen = list(enumerate(problem.objects(problem.read("validation"), given.patients).items()))
     for method in methods:
-        prior = prior_of(problem, method, steps, runs) if method in METHODS else None
-        seen = problem.objects(problem.read("validation"), given.patients)
-        for number, (patient, x) in enumerate(seen.items()):
-            content = stored(problem, setup)
-            if (method, patient) in {(r["method"], r["patient"]) for r in content["rows"]}:
-                continue
-            found = row(problem, method, prior, x, problem.scan(x, number), given.members)
+        done = {r["patient"] for r in stored(problem, setup)["rows"] if r["method"] == method}
+        left = [(number, patient, x) for number, (patient, x) in seen if patient not in done]
+        folder = runs / f"{method}-{steps}"
+        prior = prior_of(problem, method, steps, folder) if left and method in METHODS else None
+        for number, patient, x in left:
+            kept, y = folder / f"{patient}.npy", problem.scan(x, number)
+            found, content = row(problem, method, prior, x, y, kept, given.members), stored(problem, setup)
             content["rows"].append({"method": method, "patient": patient, **found})
             write_file(RESULTS / f"{problem.file}.json", json.dumps(content, indent=1).encode())
             print(f"{method:8s} {patient}: {found}", flush=True)
@@ -232,10 +235,12 @@ def main() -> None:
 
 
 def stored(problem: Problem, setup: dict[str, Any] | None) -> dict[str, Any]:
-    """What was measured, with this setup where one is given."""
+    """What was measured; with a setup that is another one, what knows neither steps nor members."""
     path = RESULTS / f"{problem.file}.json"
-    content = json.loads(path.read_text()) if path.exists() else {}
-    return content if content and setup in (None, content["setup"]) else {"setup": setup, "rows": []}
+    content = json.loads(path.read_text()) if path.exists() else {"setup": setup, "rows": []}
+    if setup in (None, content["setup"]):
+        return content
+    return {"setup": setup, "rows": [r for r in content["rows"] if r["method"] in problem.plain]}
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import noisy_mri
 from noisy_mri import LEGS, RAY, kspace, largest, lines, middles, seen, whole
+from noisy_mri_picture import by_part, parts
 from noisy_priors import PROBLEMS, circle, figures, split, text
 from retrodict.bases import Fourier
 from retrodict.data.collection import Slice
@@ -133,6 +134,26 @@ def test_ssr2_of_members_of_the_law_of_the_truth_is_one():
     square, ratio = figures(draws[1:], draws[0], torch.ones(400, 400, dtype=F64))
     assert square == pytest.approx(1 + 1 / 4, rel=0.02)
     assert ratio == pytest.approx(1.0, rel=0.02)
+
+
+def test_error_by_part_of_kspace_is_that_of_single_waves_by_hand():
+    """Coefficient (0, 1) of amplitude 3 in the error and 1 in the members, (0, 5) of 4 and 2; the mask tells (0, 1)."""
+    basis = Fourier((16, 16), (1.0, 1.0))
+    mask = torch.zeros(16, 16, dtype=torch.bool)
+    mask[:, [8, 9]] = True  # 0 and 1
+    waves = []
+    for k in (1, 5):
+        u = torch.zeros(basis.shape, dtype=torch.complex128)
+        u[0, k] = 1.0
+        waves.append(basis.inverse(u))
+    x = normal(16, 16)
+    centre, apart = x + 3 * waves[0] + 4 * waves[1], waves[0] + 2 * waves[1]
+    found = by_part(torch.stack([centre + apart, centre - apart]), x, mask)
+    # of two members the variance is 2 a^2, of which K = 2 ask 3/2
+    assert found["told"] == pytest.approx((9 / 25, 9 / 3))
+    assert found["fine"] == pytest.approx((16 / 25, 16 / 12))
+    assert found["coarse"][0] == pytest.approx(0.0, abs=1e-12)
+    assert int(sum(p.sum() for p in parts(mask).values())) == basis.radius().numel()
 
 
 def test_every_sixth_patient_calibrates_and_none_is_on_both_sides():
