@@ -38,7 +38,7 @@ def flat(std: float) -> Curve:
     return Curve.isotropic(f, torch.full_like(f, std**2), "unit^2 mm^2")
 
 
-LEGS = Images(Intensity("arbitrary", 0.3), flat, precision="auto")
+LEGS = Images(Intensity("arbitrary", 0.3), flat, side=48, width=32, precision="auto")
 LAW = ClockLaw(noise=(0.004, 0.5), scale=LEGS.unit.scale, hidden=8.0)
 
 
