@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import noisy_mri
 from noisy_mri import LEGS, RAY, kspace, largest, lines, middles, seen, whole
-from noisy_mri_picture import by_part, parts
+from noisy_mri_picture import by_part, one_call, parts
 from noisy_priors import PROBLEMS, circle, figures, split, text
 from retrodict.bases import Fourier
 from retrodict.data.collection import Slice
@@ -136,24 +136,37 @@ def test_ssr2_of_members_of_the_law_of_the_truth_is_one():
     assert ratio == pytest.approx(1.0, rel=0.02)
 
 
+def wave(basis, *at):
+    u = torch.zeros(basis.shape, dtype=torch.complex128)
+    u[at] = 1.0
+    return u
+
+
 def test_error_by_part_of_kspace_is_that_of_single_waves_by_hand():
-    """Coefficient (0, 1) of amplitude 3 in the error and 1 in the members, (0, 5) of 4 and 2; the mask tells (0, 1)."""
+    """Amplitudes of the truth 2 and 5 at (0, 1) and (0, 5), of the error 3 and 4, of two members +-1 and +-2 more."""
     basis = Fourier((16, 16), (1.0, 1.0))
     mask = torch.zeros(16, 16, dtype=torch.bool)
     mask[:, [8, 9]] = True  # 0 and 1
-    waves = []
-    for k in (1, 5):
-        u = torch.zeros(basis.shape, dtype=torch.complex128)
-        u[0, k] = 1.0
-        waves.append(basis.inverse(u))
-    x = normal(16, 16)
-    centre, apart = x + 3 * waves[0] + 4 * waves[1], waves[0] + 2 * waves[1]
+    slow, middle, fast = (basis.inverse(wave(basis, 0, k)) for k in (1, 3, 5))
+    x, apart = 2 * slow + 0.1 * middle + 5 * fast, slow + 0.1 * middle + 2 * fast
+    centre = 5 * slow + 9 * fast
     found = by_part(torch.stack([centre + apart, centre - apart]), x, mask)
     # of two members the variance is 2 a^2, of which K = 2 ask 3/2
-    assert found["told"] == pytest.approx((9 / 25, 9 / 3))
-    assert found["fine"] == pytest.approx((16 / 25, 16 / 12))
-    assert found["coarse"][0] == pytest.approx(0.0, abs=1e-12)
+    whole = 9 + 16 + 0.01
+    assert found["told"] == pytest.approx({"share": 9 / whole, "ssr2": 9 / 3, "power": (36 + 16) / 2 / 4})
+    assert found["fine"] == pytest.approx({"share": 16 / whole, "ssr2": 16 / 12, "power": (121 + 49) / 2 / 25})
+    assert found["coarse"] == pytest.approx({"share": 0.01 / whole, "ssr2": 1 / 3, "power": 1.0})
     assert int(sum(p.sum() for p in parts(mask).values())) == basis.radius().numel()
+
+
+def test_one_call_of_the_exact_denoiser_of_white_images_states_its_error():
+    basis = Fourier((64, 64), (1.0, 1.0))
+    exact = GaussianDenoiser(
+        edm(basis, 20.0), torch.zeros(basis.shape, dtype=torch.complex128), torch.ones(basis.shape)
+    )
+    found = one_call(exact, normal(1, 1, 64, 64), lines((64, 64), 0), 0)
+    assert set(found) == {"told", "coarse", "fine"}
+    assert list(found.values()) == pytest.approx([1.0] * 3, abs=0.2)
 
 
 def test_every_sixth_patient_calibrates_and_none_is_on_both_sides():
