@@ -48,7 +48,7 @@ LAW = ClockLaw(noise=(0.004, 0.5), scale=LEGS.unit.scale, hidden=8.0)
 def whole(values: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of the largest rectangle of an image `(H, W)` without a square of zeros or its neighbors."""
     zero = np.pad(values == 0, WEDGE, mode="edge")  # a strip along the border is a wedge, too
-    wedge = binary_dilation(binary_opening(zero, np.ones((WEDGE, WEDGE))), np.ones((3, 3)))
+    wedge = np.asarray(binary_dilation(binary_opening(zero, np.ones((WEDGE, WEDGE))), np.ones((3, 3))), bool)
     return largest(~wedge[WEDGE:-WEDGE, WEDGE:-WEDGE])
 
 
