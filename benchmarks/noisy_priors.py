@@ -150,7 +150,7 @@ PROBLEMS = {
     "mri": Problem(
         noisy_mri.LEGS, noisy_mri.STD, noisy_mri.LAW, noisy_mri.legs, noisy_mri.middles, noisy_mri.kspace,
         lambda x: torch.ones(x.shape[2:], dtype=torch.float64), noisy_mri.PLAIN,
-        lambda error: f"{error:.4f}", 2500, 8, "noisy_priors_mri",
+        lambda error: f"{error:.4f} of fat", 2500, 8, "noisy_priors_mri",
     ),
 }  # fmt: skip
 
