@@ -22,6 +22,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ from retrodict.data.resample import resample_axes
 from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.model import Intensity, ModelSpec
+from retrodict.nets import precision_for
 from retrodict.physics import Covariance, GaussianNoise, Identity, Measurement
 from retrodict.physics.classics import choose
 from retrodict.processes.clocks import ClockLaw, at_rest
@@ -79,6 +81,37 @@ def nps(std: float) -> Curve:
     curve = Curve.isotropic(f, shape, "HU^2 mm^2")
     weight = basis.multiplicity() / basis.multiplicity().sum()
     return Curve.isotropic(f, shape * std**2 / float((curve.on(basis) * weight).sum()), "HU^2 mm^2")
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is trained on: the unit of the models, the NPS of noise of so much deviation, patches and the network.
+
+    empty_below: where a pixel counts as empty, in the unit of the images (None: nowhere).
+    """
+
+    unit: Intensity
+    nps: Callable[[float], Curve]
+    side: int = 32
+    empty_below: float | None = None
+    width: int = 16
+    precision: str = "float32"
+
+    def own(self, std: float) -> OwnNoise:
+        """Noise of `std` in the unit of the images."""
+        return OwnNoise(self.nps(std), None, False, self.unit.scale)
+
+    def patches(self, items: list[Slice]) -> SpacingSet:
+        """Patches of slices of 1 mm."""
+        return SpacingSet(items, self.side, (0.9, 1.1), copies=0, empty_below=self.empty_below, max_empty=0.7)
+
+    def network(self) -> dict[str, Any]:
+        """The network of all methods, by its record."""
+        return {"name": "unet", "options": {"width": self.width, "multipliers": [1, 2], "blocks": 1, "patch": 2,
+                                            "activation": "relu", "padding": "zeros"}}  # fmt: skip
+
+
+CT = Images(UNIT, nps, empty_below=-900.0)
 
 
 @dataclass(frozen=True)
@@ -128,17 +161,13 @@ def noisy(items: list[Slice], curve: Curve) -> list[Slice]:
     ]
 
 
-def patches(items: list[Slice]) -> SpacingSet:
-    return SpacingSet(items, 32, (0.9, 1.1), copies=0, empty_below=-900.0, max_empty=0.7)
-
-
-def plain(items: list[Slice]) -> Batch:
+def plain(images: Images, items: list[Slice]) -> Batch:
     """Patches that are taken for clean."""
-    source = patches(items)
+    source = images.patches(items)
 
     def batch(keys: list[int]) -> Example:
         values, spacing = source.batch(keys)
-        return Example(UNIT.encode(values), spacing=(spacing, spacing))
+        return Example(images.unit.encode(values), spacing=(spacing, spacing))
 
     return batch
 
@@ -150,28 +179,29 @@ def trained(
     folder: Path,
     options: TrainingOptions,
     law: OneInstrument | ClockLaw | None = None,
+    images: Images = CT,
 ) -> NetDenoiser:
     """A calibrated denoiser by one of the methods, over a law of observations: without one that of the scanner."""
-    own = OwnNoise(nps(std), None, False, UNIT.scale)
+    own = images.own(std)
     law = OneInstrument(own) if law is None else law
-    seen = {k: v if method == "clean" else noisy(v, nps(std)) for k, v in sides.items()}
-    spectrum = body_spectrum(seen["train"], UNIT, 64)
+    seen = {k: v if method == "clean" else noisy(v, images.nps(std)) for k, v in sides.items()}
+    spectrum = body_spectrum(seen["train"], images.unit, 64)
     if method in ("paper", "ours"):
-        spectrum = clean_spectrum(spectrum, own, patches(seen["train"]))[0]
-    recipe = {"name": "unet", "options": {"width": 16, "multipliers": [1, 2], "blocks": 1, "patch": 2,
-                                          "activation": "relu", "padding": "zeros"}}  # fmt: skip
+        spectrum = clean_spectrum(spectrum, own, images.patches(seen["train"]))[0]
+    size = (images.side, images.side)
     spec = ModelSpec(
-        {"name": "fourier"}, recipe, spectrum.to_json(), UNIT, (1.0, 1.0), (32, 32), bands=4, level="clock"
+        {"name": "fourier"}, images.network(), spectrum.to_json(), images.unit, (1.0, 1.0), size, bands=4, level="clock"
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        denoiser = spec.build(method)
+        denoiser = spec.build(method, precision_for(images.precision))
     honest = method in ("paper", "ours")
-    make = (lambda side: own.batcher(patches(side), UNIT)) if honest else plain
+    make = (lambda side: own.batcher(images.patches(side), images.unit)) if honest else partial(plain, images)
     style = "paper" if method == "paper" else "ambient"
     objective: Any = Ambient(law, style) if honest else partial(denoising_loss, law=law)
     average = train(denoiser, make(seen["train"]), options, folder, objective=objective)
     denoiser.net.load_state_dict(average)
+    denoiser = replace(denoiser, precision="float32")
     scale = calibrate_over_law(denoiser, make(seen["calibration"]), law, levels=6, items=96)
     return replace(denoiser, spread_scale=scale)
 
@@ -191,7 +221,7 @@ def measured(items: list[Slice], std: float) -> list[tuple[str, Tensor, Tensor]]
 def numbers(denoiser: NetDenoiser, items: list[Slice], std: float) -> dict[str, dict[str, list[float]]]:
     """By patient: root mean square error in HU, and squared error over stated variance, at every part of the noise."""
     own, basis, t = (
-        OwnNoise(nps(std), None, False, UNIT.scale),
+        CT.own(std),
         Fourier((SIDE, SIDE), (1.0, 1.0)),
         torch.ones(1).double(),
     )
@@ -219,7 +249,7 @@ def numbers(denoiser: NetDenoiser, items: list[Slice], std: float) -> dict[str, 
 def classic(penalty: str, items: list[Slice], std: float) -> dict[str, dict[str, list[float]]]:
     """Error by patient of a penalty whose strength the noise decides."""
     basis = Fourier((SIDE, SIDE), (1.0, 1.0))
-    noise = GaussianNoise(Covariance(OwnNoise(nps(std), None, False, UNIT.scale).variance(basis)[0, 0], basis))
+    noise = GaussianNoise(Covariance(CT.own(std).variance(basis)[0, 0], basis))
     operator, window = Identity((SIDE, SIDE)), inside(basis) ** 2
     sums: dict[str, list[float]] = {}
     for name, x, y in measured(items, std):
@@ -234,11 +264,11 @@ def classic(penalty: str, items: list[Slice], std: float) -> dict[str, dict[str,
 
 def rival(name: str, sides: dict[str, list[Slice]], items: list[Slice], std: float, seconds: float) -> dict:
     """Error by patient of a network of `noisy_rivals`."""
-    variance = OwnNoise(nps(std), None, False, UNIT.scale).variance
+    variance = CT.own(std).variance
     basis = Fourier((SIDE, SIDE), (1.0, 1.0))
     window = inside(basis) ** 2
     if name != "dip":
-        clean, small = patches(sides["train"]), Fourier((32, 32), (1.0, 1.0))
+        clean, small = CT.patches(sides["train"]), Fourier((32, 32), (1.0, 1.0))
         root = variance(small).sqrt()
 
         def batch(keys: list[int]) -> tuple[Tensor, Tensor]:
