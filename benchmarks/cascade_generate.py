@@ -8,10 +8,10 @@
 
 All networks are the same U-Net, trained on parts of 64 x 64 pixels for the same CPU seconds: "cascade" is one network a
 level of `wavelet_cascade`, each on parts of its sub-lattice and that of the coarse image of 16 x 16 on all of it;
-"pixel" is vp with one variance known and "fourier" vp with the whole spectrum known.  Drawn images are compared with
-slices of patients whom no training saw (`whole_images.py`).  "real" are the slices that were trained on, in place of
-drawn ones, and "floor" one half of the held-out patients against the other.  Scatter is a bootstrap over patients and
-drawn images.
+"pixel" is vp with one variance known and "fourier" vp with the whole spectrum known.  All learn the law of their error,
+from which `matched` draws.  Drawn images are compared with slices of patients whom no training saw (`whole_images.py`).
+"real" are the slices that were trained on, in place of drawn ones, and "floor" one half of the held-out patients
+against the other.  Scatter is a bootstrap over patients and drawn images.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def configuration(name: str, model: str, root: Path) -> FitConfig:
             "intensity": {"unit": kind.unit, "scale": kind.scale, "offset": kind.offset},
             "process": process,
             "network": net,
-            "bands": 4 if model == "fourier" else 0,
+            "bands": {"cascade": 0, "pixel": 1, "fourier": 4}[model],  # all learn the law of their error
             "data": {
                 "root": str(root),
                 "folders": ["images"],

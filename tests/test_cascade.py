@@ -547,3 +547,11 @@ def test_images_that_stand_upright_stay_so(tmp_path):
             process={"name": "fourier"},
             network={"name": "unet"},
         )
+
+
+def test_bands_of_pixels_are_one_or_refused(tmp_path):
+    """More had an empty filter each, a variance of 0, and a gradient that is not a number."""
+    record = {"process": {"name": "vp", "basis": {"name": "pixel"}}, "network": SMALL["network"]["options"]["net"]}
+    fit(prepare_fit(config(**record, bands=1), tmp_path, tmp_path), tmp_path, tensorboard=False)
+    with pytest.raises(InputError, match="no frequency"):
+        prepare_fit(config(**record, bands=2), tmp_path / "none", tmp_path)
