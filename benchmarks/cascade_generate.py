@@ -1,4 +1,4 @@
-"""CT slices and photographs generated whole, by a wavelet cascade and by models of pixels of equal training time.
+"""CT slices generated whole, by a wavelet cascade and by models of pixels of equal training time.
 
     python benchmarks/cascade_generate.py OUT --seconds 330      # CT, 256 x 256 of 1.5 mm; cut short, it goes on
     python benchmarks/cascade_generate.py OUT --kinds ct-512 --steps 16 --count 8
@@ -29,10 +29,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from patient_slices import DATA, body_corner, slices
+from patient_slices import body_corner, slices
 from retrodict._check import Recipe, build
 from retrodict._random import key
-from retrodict.bases import Wavelet
+from retrodict.bases import Pixel, Wavelet
 from retrodict.bases.spectrum import BandSpectrum
 from retrodict.data.resample import resample_axes
 from retrodict.denoisers.cascade import CascadeDenoiser, LevelLaw, View
@@ -60,7 +60,7 @@ from whole_images import Grid, Measured, errors, grid_of, halves, measure, neare
 
 MODELS = ("cascade", "pixel", "fourier")
 STEPS = (8, 16, 64)
-SHOWN = 16
+SHOWN = (16, 64)
 """Steps of what the picture shows."""
 PATCH = 64
 """Side of the parts that every network is trained on, in pixels of its own images and bands together."""
@@ -73,14 +73,11 @@ HELD = 0.1
 
 @dataclass(frozen=True)
 class Kind:
-    """Images of one sort: side, pixel in mm, unit, scale and offset of it; shares of the budget of a cascade, coarse
-    first, as many as there are networks down to 16 x 16."""
+    """Slices of one grid: side, pixel in mm; shares of the budget of a cascade, coarse first, as many as there are
+    networks down to 16 x 16."""
 
     side: int
     spacing: float
-    unit: str
-    scale: float
-    offset: float
     shares: tuple[float, ...]
 
     @property
@@ -90,9 +87,8 @@ class Kind:
 
 
 KINDS = {
-    "ct-256": Kind(256, 1.5, "HU", 200.0, -1000.0, (0.36, 0.16, 0.16, 0.16, 0.16)),
-    "ct-512": Kind(512, 0.75, "HU", 200.0, -1000.0, (0.3, 0.14, 0.14, 0.14, 0.14, 0.14)),
-    "photo-256": Kind(256, 1.0, "1", 60.0, 0.0, (0.36, 0.16, 0.16, 0.16, 0.16)),
+    "ct-256": Kind(256, 1.5, (0.36, 0.16, 0.16, 0.16, 0.16)),
+    "ct-512": Kind(512, 0.75, (0.3, 0.14, 0.14, 0.14, 0.14, 0.14)),
 }
 
 
@@ -119,33 +115,17 @@ def chests(kind: Kind, split: str, side: int) -> dict[str, list[Tensor]]:
     return found
 
 
-def photographs(kind: Kind) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
-    """Gray photographs and textures to train on, and parts of the two that are held out."""
-    from PIL import Image
-
-    files = sorted((DATA / "natural_skimage").glob("*.png"))
-    gray = {path.stem: torch.from_numpy(np.asarray(Image.open(path).convert("L"), dtype=np.float32)) for path in files}
-    held = [name for name in ("camera", "gravel") if name in gray]
-    side = kind.side
-    at = [(y, x) for y in (0, 128, 256) for x in (0, 128, 256)]
-    parts = {name: [gray[name][y : y + side, x : x + side] for y, x in at] for name in held}
-    return {name: [x] for name, x in gray.items() if name not in held}, parts
-
-
 def prepare(out: Path, name: str) -> None:
     """Write the images to train on, a folder a patient, and those that are held out."""
     kind, folder = KINDS[name], out / name
     if (folder / "held.npz").exists():
         return
-    if name.startswith("ct"):
-        training, held = chests(kind, "train", kind.side + kind.side // JITTER), chests(kind, "validation", kind.side)
-    else:
-        training, held = photographs(kind)
+    training, held = chests(kind, "train", kind.side + kind.side // JITTER), chests(kind, "validation", kind.side)
     for i, images in enumerate(training.values()):
         own = folder / "images" / f"{i:03d}"
         own.mkdir(parents=True, exist_ok=True)
         for k, x in enumerate(images):
-            np.savez(own / f"{k}.npz", image=x.numpy(), spacing=[kind.spacing] * 2, unit=kind.unit)
+            np.savez(own / f"{k}.npz", image=x.numpy(), spacing=[kind.spacing] * 2, unit="HU")
     groups = [np.full(len(images), i) for i, images in enumerate(held.values())]
     stacks = [torch.stack(images).numpy() for images in held.values()]
     np.savez(folder / "held.npz", images=np.concatenate(stacks), groups=np.concatenate(groups))
@@ -166,7 +146,7 @@ def configuration(name: str, model: str, root: Path) -> FitConfig:
         {
             "name": f"{name}-{model}",
             "spacing": [kind.spacing] * 2,
-            "intensity": {"unit": kind.unit, "scale": kind.scale, "offset": kind.offset},
+            "intensity": {"unit": "HU", "scale": 200.0, "offset": -1000.0},
             "process": process,
             "network": net,
             "bands": {"cascade": 0, "pixel": 1, "fourier": 4}[model],  # all learn the law of their error
@@ -174,7 +154,7 @@ def configuration(name: str, model: str, root: Path) -> FitConfig:
                 "root": str(root),
                 "folders": ["images"],
                 "modality": None,
-                "validation": HELD if name.startswith("ct") else 0.2,
+                "validation": HELD,
                 "patch": [kind.side if model == "cascade" else PATCH] * 2,
                 "turn": False,
             },
@@ -208,6 +188,9 @@ def train(out: Path, name: str, model: str, seconds: float) -> tuple[Generator, 
         spec, weights = replace(plan.spec, spread_scale=factors.to_json()), denoiser.model.net.state_dict()  # type: ignore[attr-defined]
     else:
         spectrum = _spectrum(plan.config, plan.training, plan.spec.intensity)
+        if model == "pixel":  # one number, which is that of the patches on every grid
+            variance = float(spectrum.on(Pixel((PATCH, PATCH), plan.config.spacing)).mean())
+            spectrum = replace(spectrum, power=(variance,) * len(spectrum.power))
         plan.spec = replace(plan.spec, spectrum=spectrum.to_json())
         denoiser = _built(plan.spec, plan.config)
         print(f"{name} {model}: {seconds:.0f} CPU s", flush=True)
@@ -246,8 +229,7 @@ class Reference:
                 x = archive["image"]
             y, z = ((n - kind.side) // 2 for n in x.shape)
             known.append(x[y : y + kind.side, z : z + kind.side])
-        edges = np.arange(-950.0, 1501.0, 2.0) if kind.unit == "HU" else np.arange(0.0, 256.0)
-        grid = grid_of(held, edges, kind.levels)
+        grid = grid_of(held, np.arange(-950.0, 1501.0, 2.0), kind.levels)
         patients = len(list((folder / "images").iterdir()))
         return cls(held, groups, np.stack(known), grid, measure(held, grid), patients)
 
@@ -362,9 +344,11 @@ COLUMNS = ("spectrum", "pixels", "bands", "mean", "deviation")
 def figures(known: dict[str, Any]) -> str:
     """All rows in Markdown."""
     rows = []
-    for row in (r for label, r in known.items() if label != "times"):
+    found = [r for label, r in known.items() if label != "times"]
+    order = ("floor", "real", *MODELS)
+    for row in sorted(found, key=lambda r: (r["kind"], order.index(r["model"]), r.get("steps", 0))):
         kind, sd = KINDS[row["kind"]], row.get("sd", {})
-        head = [f"{kind.side}², {kind.spacing:g} mm" if kind.unit == "HU" else f"{kind.side}²", row["model"]]
+        head = [f"{kind.side}², {kind.spacing:g} mm", row["model"]]
         head += [str(row.get("steps", "")), f"{row['full']:.3g}" if "full" in row else ""]
         body = [f"{row[c]:.3f}" + (f" ± {sd[c]:.3f}" if c in sd else "") for c in COLUMNS]
         near = row.get("nearest")
@@ -414,19 +398,18 @@ def seconds_table(rows: Sequence[dict[str, float]]) -> str:
 
 
 def picture(out: Path, name: str, shown: Sequence[tuple[str, int]], count: int = 5) -> bytes:
-    """PNG: held-out images of different patients, and the first that each model drew."""
+    """PNG from -1000 to 400 HU: held-out slices of different patients, and the first that each model drew."""
     with np.load(out / name / "held.npz") as archive:
         first = np.unique(archive["groups"], return_index=True)[1][:count]
         rows = [("held out", archive["images"][first])]
     for model, steps in shown:
         with np.load(out / name / f"drawn-{model}-{steps}.npz") as archive:
             rows.append((f"{model}, {steps} steps", archive["images"][:count]))
-    window = (-1000.0, 400.0) if KINDS[name].unit == "HU" else (0.0, 255.0)
     figure = Figure(figsize=(2.0 * count, 2.1 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for line, (title, images) in zip(axes, rows, strict=True):
         for panel, image in zip(line, images, strict=True):
-            panel.imshow(image, cmap="gray", vmin=window[0], vmax=window[1], interpolation="nearest")
+            panel.imshow(image, cmap="gray", vmin=-1000.0, vmax=400.0, interpolation="nearest")
             panel.set_axis_off()
         line[0].set_title(title, loc="left", fontsize=10)
     return finish(figure)
@@ -441,9 +424,9 @@ def documents(out: Path) -> None:
     replace_block(page, "cascade-generate", figures(known))
     if "times" in known:
         replace_block(page, "cascade-times", seconds_table(known["times"]))
-    images = root / "docs" / "images"
-    if (out / "ct-256" / f"drawn-cascade-{SHOWN}.npz").exists():
-        (images / "cascade-generate.png").write_bytes(picture(out, "ct-256", [("cascade", SHOWN), ("pixel", SHOWN)]))
+    shown = [(m, n) for m in ("cascade", "pixel") for n in SHOWN if f"ct-256 {m} {n}" in known]
+    if shown:
+        (root / "docs" / "images" / "cascade-generate.png").write_bytes(picture(out, "ct-256", shown))
 
 
 def main() -> None:
