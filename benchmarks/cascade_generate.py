@@ -17,6 +17,7 @@ against the other.  Scatter is a bootstrap over patients and drawn images.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image as Picture
 from torch import Tensor
 
 from patient_slices import body_corner, slices
@@ -397,7 +399,7 @@ def seconds_table(rows: Sequence[dict[str, float]]) -> str:
     return table(head, body)
 
 
-def picture(out: Path, name: str, shown: Sequence[tuple[str, int]], count: int = 5) -> bytes:
+def picture(out: Path, name: str, shown: Sequence[tuple[str, int]], count: int = 4) -> bytes:
     """PNG from -1000 to 400 HU: held-out slices of different patients, and the first that each model drew."""
     with np.load(out / name / "held.npz") as archive:
         first = np.unique(archive["groups"], return_index=True)[1][:count]
@@ -405,14 +407,16 @@ def picture(out: Path, name: str, shown: Sequence[tuple[str, int]], count: int =
     for model, steps in shown:
         with np.load(out / name / f"drawn-{model}-{steps}.npz") as archive:
             rows.append((f"{model}, {steps} steps", archive["images"][:count]))
-    figure = Figure(figsize=(2.0 * count, 2.1 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(1.6 * count, 1.7 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
     for line, (title, images) in zip(axes, rows, strict=True):
         for panel, image in zip(line, images, strict=True):
             panel.imshow(image, cmap="gray", vmin=-1000.0, vmax=400.0, interpolation="nearest")
             panel.set_axis_off()
         line[0].set_title(title, loc="left", fontsize=10)
-    return finish(figure)
+    stream = io.BytesIO()
+    Picture.open(io.BytesIO(finish(figure))).convert("L").quantize(24).save(stream, "png", optimize=True)
+    return stream.getvalue()
 
 
 def documents(out: Path) -> None:
