@@ -191,7 +191,7 @@ def train(out: Path, name: str, model: str, seconds: float) -> tuple[Generator, 
     else:
         spectrum = _spectrum(plan.config, plan.training, plan.spec.intensity)
         if model == "pixel":  # one number, which is that of the patches on every grid
-            variance = float(spectrum.on(Pixel((PATCH, PATCH), plan.config.spacing)).mean())
+            variance = float(spectrum.on(Pixel((PATCH, PATCH), tuple(plan.config.spacing))).mean())
             spectrum = replace(spectrum, power=(variance,) * len(spectrum.power))
         plan.spec = replace(plan.spec, spectrum=spectrum.to_json())
         denoiser = _built(plan.spec, plan.config)
