@@ -480,3 +480,78 @@ def test_a_shared_network_answers_for_every_level_of_details():
     assert torch.isfinite(sample(denoiser, plan, start, seeds=seeds).x).all()
     assert told == [1, 2, 2]
     assert LevelTrainer.of(denoiser, 0).scales == [0, 1]
+
+
+@pytest.mark.parametrize("side", [1, 3, 16])
+def test_a_network_of_details_may_be_trained_on_parts_of_its_sub_lattice(side):
+    """Each item a part of its own, of bands, coarse image and target alike; the whole where the part is larger."""
+    seen = []
+
+    class Looks(Linear):
+        def forward(self, x, level):
+            seen.append(x)
+            return super().forward(x, level)
+
+    denoiser = cascade(Looks, size=(16, 16))
+    x = torch.randn(6, 1, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seeds = torch.arange(6)
+    trainer = LevelTrainer.of(denoiser, 0, side)
+    found = level_loss(trainer, x, seeds).error
+    own = min(side, 8)
+    assert seen[0].shape == (6, 4, own, own)
+    level_loss(replace(trainer, crop=None), x, seeds)
+    places = set()
+    for part, full in zip(seen[0], seen[1], strict=True):
+        at = [
+            (i, j)
+            for i in range(9 - own)
+            for j in range(9 - own)
+            if torch.equal(part, full[:, i : i + own, j : j + own])
+        ]
+        assert len(at) == 1
+        places.add(at[0])
+    assert (len(places) > 1) == (own < 8)
+    alone = level_loss(trainer, x[2:3], seeds[2:3]).error
+    assert float(alone[0]) == pytest.approx(float(found[2]), rel=1e-12)
+    level_loss(LevelTrainer.of(denoiser, 2, 1), x, seeds)
+    assert seen[-1].shape == (6, 1, 4, 4)  # the coarse image is seen whole
+
+
+def test_parts_are_an_option_of_the_configuration(tmp_path):
+    options = {"crop": 2, "net": {"name": "unet", "options": {"width": 4, "multipliers": [1], "blocks": 1}}}
+    changed = config(network__options=options, training__steps=1)
+    fit(prepare_fit(changed, tmp_path, tmp_path), tmp_path, tensorboard=False)
+    assert json.loads((tmp_path / "small.json").read_text())["network"]["options"]["crop"] == 2
+    assert generate(tmp_path / "small", 1, steps=1).images.shape == (1, 1, 16, 16)
+    for crop in (0, True, 2.5):
+        with pytest.raises(InputError, match=r"network\.options\.crop"):
+            prepare_fit(config(network__options={**options, "crop": crop}), tmp_path / "none", tmp_path)
+
+
+def test_images_that_stand_upright_stay_so(tmp_path):
+    """`data.turn: false`: every patch of the size of the image is an image, not its mirror."""
+    upright = prepare_fit(config(data__turn=False, data__patch=[32, 32]), tmp_path, tmp_path)
+    turned = prepare_fit(config(data__patch=[32, 32]), tmp_path, tmp_path)
+    known = [image for _, image in upright.training.images()]
+
+    def as_they_are(patches):
+        return [any(torch.equal(patches.patch(k), image) for image in known) for k in range(20)]
+
+    assert all(as_they_are(upright.training))
+    assert not all(as_they_are(turned.training))
+    with pytest.raises(ValueError, match=r"data\.turn"):
+        config(
+            data__turn=False,
+            law={"name": "clocks"},
+            level="clock",
+            process={"name": "fourier"},
+            network={"name": "unet"},
+        )
+
+
+def test_bands_of_pixels_are_one_or_refused(tmp_path):
+    """More had an empty filter each, a variance of 0, and a gradient that is not a number."""
+    record = {"process": {"name": "vp", "basis": {"name": "pixel"}}, "network": SMALL["network"]["options"]["net"]}
+    fit(prepare_fit(config(**record, bands=1), tmp_path, tmp_path), tmp_path, tensorboard=False)
+    with pytest.raises(InputError, match="no frequency"):
+        prepare_fit(config(**record, bands=2), tmp_path / "none", tmp_path)

@@ -190,6 +190,8 @@ _PUBLIC = {
     "GRIDS": "samplers.plan",
     "make_grid": "samplers.plan",
     "cascade_grid": "samplers.cascade",
+    "cascade_stages": "samplers.cascade",
+    "sample_cascade": "samplers.cascade",
     "make_plan": "samplers",
     "whitened_plan": "samplers.whitened",
     "sample": "samplers",
@@ -527,6 +529,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.samplers.card import gaussian_card as gaussian_card
     from retrodict.samplers.card import gaussian_posterior as gaussian_posterior
     from retrodict.samplers.cascade import cascade_grid as cascade_grid
+    from retrodict.samplers.cascade import cascade_stages as cascade_stages
+    from retrodict.samplers.cascade import sample_cascade as sample_cascade
     from retrodict.samplers.ensemble import SamplingOptions as SamplingOptions
     from retrodict.samplers.ensemble import gate as gate
     from retrodict.samplers.ensemble import restore_batch as restore_batch

@@ -315,9 +315,57 @@ class CascadeDenoiser(Denoiser):
         """The same denoiser on another device."""
         return replace(self, process=self.process.to(device), model=self.model.to(device))
 
+    def coarser(self, level: int) -> CascadeDenoiser:
+        """The cascade of the coarse image of `level` (0: of the image itself), a process on its sub-lattice alone.
+
+        Its windows are those of scales `level` to J of this clock, and its models the same: a coefficient has there,
+        from a time of its window on, the law that it has here.  Raises `InputError` where no details are left in it.
+        """
+        basis = self.process.basis
+        assert isinstance(basis, Wavelet)
+        if not 0 <= level < basis.depth:
+            raise InputError("level", level, f"0 to {basis.depth - 1}: a coarse image that still has details")
+        if level == 0:
+            return self
+        size, spacing = (tuple(x) for x in ((n >> level for n in basis.size), (s * 2**level for s in basis.spacing)))
+        own = replace(basis, size=size, spacing=spacing, levels=basis.depth - level)
+        table = torch.tensor(self.spectrum.variances, dtype=torch.float64, device="cpu")
+        gain, mean = 2.0 ** (level * basis.ndim / 2), self.spectrum.mean
+        means = gain * mean if isinstance(mean, float | int) else tuple(gain * m for m in mean)
+        spectrum = BandSpectrum.of(own, means, table[..., : len(own.places())])
+        options = self.process.recipe.options  # type: ignore[union-attr]
+        clock = {k: options[k] for k in ("horizon", "exponent") if k in options}
+        return CascadeDenoiser(wavelet_cascade(own, **clock, spectrum=spectrum), Coarser(self.model, level), spectrum)
+
     def gaussian(self) -> GaussianDenoiser:
         """The exact denoiser of data whose coefficients are independent, with the variances of the bands."""
         return GaussianDenoiser(self.process, spectrum=self.spectrum)
+
+
+@dataclass(frozen=True, eq=False)
+class Coarser:
+    """The levels of `model` that are left of a cascade at the coarse image of `level`, counted from there."""
+
+    model: LevelModel
+    level: int
+
+    @property
+    def multiple(self) -> int:
+        """What a side of every sub-lattice has to be a multiple of."""
+        return self.model.multiple
+
+    def answer(self, view: View) -> LevelLaw:
+        """The law of the clean bands."""
+        return self.model.answer(view._replace(scale=view.scale + self.level))
+
+    def on(self, basis: Wavelet) -> Coarser:
+        """The same model on another grid."""
+        size = tuple(n << self.level for n in basis.size)
+        return replace(self, model=self.model.on(replace(basis, size=size, levels=basis.depth + self.level)))
+
+    def to(self, device: str | torch.device) -> Coarser:
+        """The same model on another device."""
+        return replace(self, model=self.model.to(device))
 
 
 # ---- exact levels of stationary data ---------------------------------------------------------------------------------

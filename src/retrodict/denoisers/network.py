@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from retrodict._check import InputError, choice
-from retrodict.bases import Basis
+from retrodict.bases import Basis, Pixel
 from retrodict.bases.paired import PairedSpectrum
 from retrodict.bases.spectrum import Spectrum
 from retrodict.denoisers.denoiser import (
@@ -170,6 +170,8 @@ class NetDenoiser(Observer):
             raise InputError("NetDenoiser spectrum", "none", "the Spectrum of the data")
         if self.bands and self.predicts != "wiener":
             raise InputError("bands", self.bands, "0 unless predicts='wiener'")
+        if self.bands > 1 and isinstance(self.process.basis, Pixel):
+            raise InputError("bands", self.bands, "0 or 1 with the pixel basis, whose coefficients have no frequency")
         spread = self.spread or ("local" if self.bands else "wiener")
         if choice("spread", spread, SPREADS) in ("local", "uncalibrated") and not self.bands:
             raise InputError("spread", repr(spread), "'wiener' or 'none': this network predicts no variances")

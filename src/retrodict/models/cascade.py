@@ -48,6 +48,7 @@ def build_cascade(spec: ModelSpec, where: str = "model") -> CascadeDenoiser:
     own, net = CascadeNet.options_of(spec.network.get("options", {}), where)
     if not isinstance(process.basis, Wavelet):
         raise InputError(f"{where}: process.basis", type(process.basis).__name__, "wavelet: a cascade has levels")
+    CascadeNet.crop_of(spec.network.get("options", {}), where)
     levels = own.setdefault("levels", process.basis.depth)
     if levels != process.basis.depth:
         wanted = f"{process.basis.depth}, the levels of process.basis"

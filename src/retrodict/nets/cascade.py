@@ -56,13 +56,21 @@ class CascadeNet(Network):
     @classmethod
     def options_of(cls, options: Mapping[str, Any], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The options of the cascade itself (levels, shared) and the record of the network of a level."""
-        unknown = set(options) - {"levels", "shared", "net", "details"}
+        unknown = set(options) - {"levels", "shared", "net", "details", "crop"}
         if unknown:
-            raise InputError(f"{where}: network.options", sorted(unknown)[0], "levels, shared, net or details")
+            raise InputError(f"{where}: network.options", sorted(unknown)[0], "levels, shared, net, details or crop")
         inner = options.get("net", {"name": "unet"})
-        return {k: v for k, v in options.items() if k not in ("net", "details")}, dict(inner)
+        return {k: v for k, v in options.items() if k not in ("net", "details", "crop")}, dict(inner)
 
     @staticmethod
     def details_of(options: Mapping[str, Any], where: str) -> str:
         """What the options say of details: a name of `DETAILS`, "posterior" where they say nothing."""
         return choice(f"{where}: network.options.details", options.get("details", "posterior"), DETAILS)
+
+    @staticmethod
+    def crop_of(options: Mapping[str, Any], where: str) -> int | None:
+        """The side, in places of its sub-lattice, of the part that a network of details is trained on; None: all."""
+        crop = options.get("crop")
+        if crop is not None and (isinstance(crop, bool) or not isinstance(crop, int) or crop < 1):
+            raise InputError(f"{where}: network.options.crop", crop, "a whole number of at least 1, or nothing")
+        return crop

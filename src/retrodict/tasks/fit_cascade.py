@@ -19,6 +19,7 @@ from retrodict.denoisers.cascade_net import NetModel, RegressionModel
 from retrodict.models.cascade import build_cascade
 from retrodict.models.model import ModelSpec, model_files, save_model
 from retrodict.nets import precision_for
+from retrodict.nets.cascade import CascadeNet
 from retrodict.tasks.fit import FitPlan, batcher, options_of
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
@@ -91,7 +92,7 @@ def fit_cascade(
         def lines(record: dict[str, Any], scale: int = scale) -> None:
             log({**record, "scale": scale})
 
-        trainer: Any = LevelTrainer.of(denoiser, scale)
+        trainer: Any = LevelTrainer.of(denoiser, scale, _crop(plan))
         average = train(
             trainer,
             batcher(plan.training, plan.spec.intensity),
@@ -134,6 +135,11 @@ def _model(denoiser: CascadeDenoiser) -> NetModel:
     return denoiser.model
 
 
+def _crop(plan: FitPlan) -> int | None:
+    """Side of the parts of a sub-lattice that networks of details are trained on."""
+    return CascadeNet.crop_of(plan.spec.network["options"], plan.config.name)
+
+
 def _scales(denoiser: CascadeDenoiser) -> list[int]:
     """One scale of every network, coarse first; the shared one is that of the finest details."""
     model = _model(denoiser)
@@ -151,7 +157,7 @@ def _time_step(plan: FitPlan, denoiser: CascadeDenoiser, scales: list[int]) -> f
     """Mean over the networks of the seconds of one step, on weights that are thrown away."""
     batch, total = batcher(plan.training, plan.spec.intensity), 0.0
     for scale in scales:
-        trainer, times = LevelTrainer.of(denoiser, scale), []
+        trainer, times = LevelTrainer.of(denoiser, scale, _crop(plan)), []
         for trial in range(2):
             keys = [key(trial, "timing", i) for i in range(plan.config.training.batch)]
             start = time.perf_counter()

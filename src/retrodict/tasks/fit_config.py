@@ -165,6 +165,10 @@ class DataConfig(Strict):
         default_factory=lambda: [64, 64], min_length=1, max_length=3
     )
     coarser: Literal["keep", "resample", "refuse"] = "keep"
+    turn: bool = Field(
+        True,
+        description="patches are mirrored and turned by quarters; false: as they are, to generate what has an upright",
+    )
     channels: int = Field(1, ge=1, le=1024, description="channels of the images, such as 3 for color")
 
     @model_validator(mode="after")
@@ -255,6 +259,8 @@ class FitConfig(Strict):
             self._check_relative()
         if self.data.noise is not None:
             self._check_noise()
+        if not self.data.turn and self.law is not None:
+            raise InputError("data.turn", "false, with a law", "true: a model that restores knows no upright")
         if self.data.slices is not None and self.law is None and not self.data.indices:
             raise InputError("data.slices", self.data.slices, "indices, or a law")
         if self.data.shapes is not None:

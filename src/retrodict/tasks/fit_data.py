@@ -29,6 +29,8 @@ def patch_set(config: FitConfig, groups: list[Group]) -> PatchSet:
         balance="groups" if config.data.balance == "patients" else "pixels",
         seed=config.training.seed,
         channels=config.data.channels,
+        flips=config.data.turn,
+        rotations=config.data.turn,
     )
     if patches.unit != config.intensity.unit:
         raise InputError("data", f"images in {patches.unit!r}", f"intensity.unit {config.intensity.unit!r}")

@@ -49,6 +49,7 @@ def identity_of(
     stated = {k: record["data"][k] for k in ("patch", "coarser", "channels", "validation")}
     # What came later stands here only where it is used, so that runs from before it go on.
     stated |= {k: record["data"][k] for k in ("balance", "spacings") if record["data"][k] is not None}
+    stated |= {} if config.data.turn else {"turn": False}
     if noise is not None:
         stated["noise"] = {**record["data"]["noise"], "nps": _digest(json.dumps(noise["nps"]).encode())}
     if record["law"] is None:

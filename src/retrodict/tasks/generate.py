@@ -29,7 +29,7 @@ from retrodict.denoisers.flow_map import FlowMap
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.cascade import Generator, open_generator
 from retrodict.samplers.card import gaussian_card
-from retrodict.samplers.cascade import cascade_cost, cascade_grid
+from retrodict.samplers.cascade import cascade_cost, cascade_grid, cascade_stages, sample_cascade
 from retrodict.samplers.loop import sample, start_state
 from retrodict.samplers.plan import Plan, make_grid
 from retrodict.samplers.rules import RULES, make_plan
@@ -122,7 +122,8 @@ def generate(
     denoiser, plan, cost, law = _planned(found, denoiser, rule, steps, grid)
     seeds = [key(seed, "generate", i) for i in range(samples)]
     with torch_threads(threads), torch.no_grad():
-        images = torch.cat(list(_drawn(denoiser, plan, seeds, shape, batch, watch)))
+        draw = _draw(denoiser, plan, cost["steps"], shape)
+        images = torch.cat(list(_drawn(draw, seeds, batch, watch)))
     intensity = found.spec.intensity
     record = {
         "model": found.source,
@@ -207,19 +208,27 @@ def _plan(
     return plan, {"steps": number, "calls": plan.nfe, "full": float(plan.nfe)}
 
 
-def _drawn(
-    denoiser: Denoiser,
-    plan: Plan,
-    seeds: Sequence[int],
-    shape: tuple[int, ...],
-    batch: int,
-    watch: Callable[[int, int], None] | None,
-) -> Iterator[Tensor]:
+def _draw(
+    denoiser: Denoiser, plan: Plan, steps: int | Sequence[int], shape: tuple[int, ...]
+) -> Callable[[Tensor], Tensor]:
+    """Seeds `(B,)` to images: by the loop, of a cascade every level on its own sub-lattice."""
+    if isinstance(denoiser, CascadeDenoiser) and len(plan) == len(plan.times) - 1:
+        stages = cascade_stages(denoiser, plan.rule, steps)
+        return lambda seeds: sample_cascade(stages, seeds, shape[0])
     mean, variance = denoiser.prior() or (0.0, None)
+
+    def whole(seeds: Tensor) -> Tensor:
+        start = start_state(denoiser.process, seeds, shape, mean=mean, spectrum=variance)
+        return sample(denoiser, plan, start, seeds=seeds).x
+
+    return whole
+
+
+def _drawn(
+    draw: Callable[[Tensor], Tensor], seeds: Sequence[int], batch: int, watch: Callable[[int, int], None] | None
+) -> Iterator[Tensor]:
     for first in range(0, len(seeds), batch):
-        own = torch.tensor(seeds[first : first + batch], dtype=torch.int64, device="cpu")
-        start = start_state(denoiser.process, own, shape, mean=mean, spectrum=variance)
-        yield sample(denoiser, plan, start, seeds=own).x.cpu()
+        yield draw(torch.tensor(seeds[first : first + batch], dtype=torch.int64, device="cpu")).cpu()
         if watch is not None:
             watch(min(first + batch, len(seeds)), len(seeds))
 

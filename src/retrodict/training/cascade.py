@@ -38,15 +38,20 @@ class LevelTrainer:
     cascade: CascadeNet
     regression: bool = False
     precision: str = "float32"
+    crop: int | None = None
 
     @classmethod
-    def of(cls, denoiser: CascadeDenoiser, scale: int) -> LevelTrainer:
-        """Of one scale of a denoiser with networks; a network that levels share is trained on all of them."""
+    def of(cls, denoiser: CascadeDenoiser, scale: int, crop: int | None = None) -> LevelTrainer:
+        """Of one scale of a denoiser with networks; a network that levels share is trained on all of them.
+
+        crop: side of the part of the sub-lattice that a network of details is shown; the coarse image is shown whole.
+        """
         model = denoiser.model
         assert isinstance(model, NetModel)
         regression = isinstance(model, RegressionModel) and scale < model.net.levels
         net = model.net.net_of(scale)
-        return cls(net, denoiser.process, denoiser.views, scale, model.net, regression, model.precision)
+        part = crop if scale < model.net.levels else None
+        return cls(net, denoiser.process, denoiser.views, scale, model.net, regression, model.precision, part)
 
     @property
     def scales(self) -> list[int]:
@@ -71,6 +76,8 @@ def level_loss(
     view, target = _seen(trainer.views, trainer.process, x0, scale, time, seeds)
     if trainer.regression:  # the mean of the details given the coarse image: nothing of themselves is shown
         view, target = unseen(view), trainer.views.unit(trainer.views.basis.forward(x0), scale)
+    if trainer.crop is not None:
+        view, target = _part(view, target, trainer.crop, seeds)
     terms = NetModel(trainer.cascade, precision=trainer.precision).terms(view)
     squares = (terms.out - target) ** 2
     error = squares.flatten(1).mean(1)
@@ -90,6 +97,24 @@ def _seen(views: Views, process: Process, x0: Tensor, scale: int, time: Tensor, 
     gain, root = (x.reshape(-1, *one).to(clean) for x in (h, s2.sqrt()))
     view = View(scale, gain * clean + root * z, views.coarse(u, scale), h.to(u.device), s2.to(u.device))
     return view, root * clean - gain * z  # (y_0 - h y)/s with 1 - h^2 = s^2
+
+
+def _part(view: View, target: Tensor, side: int, seeds: Tensor) -> tuple[View, Tensor]:
+    """A cube of `side` places of the sub-lattice of every item, where its seed says; all of an axis that is shorter."""
+    size = view.noisy.shape[3:]
+    sides = [min(side, n) for n in size]
+    at = [
+        (uniform(seeds, "part", a) * (n - m + 1)).long().tolist()
+        for a, (n, m) in enumerate(zip(size, sides, strict=True))
+    ]
+
+    def cut(x: Tensor) -> Tensor:
+        return torch.stack(
+            [own[(..., *(slice(o[i], o[i] + m) for o, m in zip(at, sides, strict=True)))] for i, own in enumerate(x)]
+        )
+
+    coarse = None if view.coarse is None else cut(view.coarse)
+    return view._replace(noisy=cut(view.noisy), coarse=coarse), cut(target)
 
 
 @torch.no_grad()
