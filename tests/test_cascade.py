@@ -13,16 +13,17 @@ from torch import nn
 from typer.testing import CliRunner
 
 from retrodict import InputError
-from retrodict.bases import Wavelet
-from retrodict.bases.spectrum import BandSpectrum
+from retrodict.bases import Pixel, Wavelet
+from retrodict.bases.spectrum import BandSpectrum, Spectrum
 from retrodict.bases.stationary import power_law, stationary_levels
 from retrodict.cli.app import app
 from retrodict.denoisers.cascade import CascadeDenoiser, View, Views, cascade_of_stationary
 from retrodict.denoisers.cascade_net import Factors, NetModel
 from retrodict.models.cascade import open_generator
-from retrodict.models.model import load_model
+from retrodict.models.model import Intensity, ModelSpec, load_model, save_model
 from retrodict.nets.cascade import CascadeNet
 from retrodict.nets.network import Network
+from retrodict.processes.recipes import process_to_recipe
 from retrodict.processes.scalar import vp
 from retrodict.processes.wavelet import wavelet_cascade
 from retrodict.samplers import make_plan, sample, start_state
@@ -555,3 +556,18 @@ def test_bands_of_pixels_are_one_or_refused(tmp_path):
     fit(prepare_fit(config(**record, bands=1), tmp_path, tmp_path), tmp_path, tensorboard=False)
     with pytest.raises(InputError, match="no frequency"):
         prepare_fit(config(**record, bands=2), tmp_path / "none", tmp_path)
+
+
+def test_a_pixel_model_is_not_drawn_where_its_data_have_another_variance(tmp_path):
+    """On a larger image a power law has lower frequencies; a flat spectrum has the same variance everywhere."""
+    basis = Pixel((16, 16))
+    record = {"network": {"name": "unet", "options": {"width": 4, "multipliers": [1]}}, "spacing": (1.0, 1.0),
+              "process": process_to_recipe(vp(basis)), "size": (16, 16), "bands": 0,
+              "intensity": Intensity("1", 1.0, 0.0)}  # fmt: skip
+    for name, spectrum in (("law", Spectrum.power_law(0.0, 40.0, 0.01, 3.0)), ("flat", Spectrum.flat(0.0, 2.0))):
+        made = ModelSpec(**record, spectrum=spectrum.to_json())
+        save_model(made, made.build().net.state_dict(), tmp_path / name)
+    with pytest.raises(InputError, match="times the variance of a pixel"):
+        generate(tmp_path / "law", 1, steps=1, size=(64, 64))
+    assert generate(tmp_path / "law", 1, steps=1).images.shape == (1, 1, 16, 16)
+    assert generate(tmp_path / "flat", 1, steps=1, size=(64, 64)).images.shape == (1, 1, 64, 64)

@@ -18,7 +18,7 @@ from torch import Tensor
 from retrodict._check import InputError, choice
 from retrodict._output import refuse_existing, stamp, write_folder
 from retrodict._random import key
-from retrodict.bases import Wavelet
+from retrodict.bases import Pixel, Wavelet
 from retrodict.data import Image
 from retrodict.data.formats import FORMATS
 from retrodict.data.formats.format import Labels
@@ -178,7 +178,33 @@ def _sized(found: Generator, size: Sequence[int] | None) -> Denoiser:
     multiple = found.denoiser.multiple
     if len(wanted) != axes or any(n < 1 or n % multiple for n in wanted):
         raise InputError("size", ",".join(map(str, wanted)), f"{axes} multiples of {multiple}")
-    return found.denoiser.on(wanted)
+    larger = found.denoiser.on(wanted)
+    _refuse_other_data(found.denoiser, larger)
+    return larger
+
+
+ALIKE = 1.25
+"""Largest factor between the variances of a pixel that a network is told on two grids."""
+
+
+def _refuse_other_data(own: Denoiser, larger: Denoiser) -> None:
+    """Raise for a size on which a network in the pixel basis would be told other data than it was trained on.
+
+    There one variance stands for all frequencies, and a larger image has lower ones.
+    """
+    if not isinstance(own, NetDenoiser) or not isinstance(larger, NetDenoiser):
+        return
+    if not isinstance(own.process.basis, Pixel):
+        return
+    ratio = float(larger.data_power.mean() / own.data_power.mean())
+    if not 1 / ALIKE <= ratio <= ALIKE:
+        sizes = [" x ".join(map(str, d.process.basis.size)) for d in (larger, own)]
+        raise InputError(
+            "size",
+            f"{sizes[0]}, where the data have {ratio:.2g} times the variance of a pixel that they have on {sizes[1]}",
+            "a size near that of the training: in the pixel basis one variance stands for all frequencies",
+            "A process in the Fourier basis knows the power of every frequency and takes any size.",
+        )
 
 
 def _plan(
