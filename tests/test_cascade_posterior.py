@@ -239,7 +239,11 @@ def test_the_objective_is_zero_for_who_knows_the_residual(monkeypatch):
         ({"network": {"name": "wavelet_cascade", "options": {**NET, "channels": 3}}}, "channels of the data"),
         ({"network": {"name": "wavelet_cascade", "options": {**NET, "levels": 0}}}, "levels"),
         (
-            {"process": {"name": "vp", "options": {}, "basis": {"name": "pixel", "options": {}}}, "level": "rms"},
+            {
+                "process": {"name": "vp", "options": {}, "basis": {"name": "pixel", "options": {}}},
+                "level": "rms",
+                "bands": 1,
+            },
             "a Fourier basis",
         ),
     ],

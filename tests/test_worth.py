@@ -344,7 +344,7 @@ def test_factors_on_a_spread_are_read_as_they_were_written(tmp_path):
     model = open_model("ct", "float32")
     assert model.denoiser.spread_scale is not None
     (tmp_path / "X").mkdir()
-    (tmp_path / "X" / "spread-all.json").write_text(json.dumps(asdict(model.denoiser.spread_scale)))
+    (tmp_path / "X" / "factors-all.json").write_text(json.dumps(asdict(model.denoiser.spread_scale)))
     found = of_noise(tmp_path, model).calibrated("X", model.denoiser, ClockLaw(scale=200.0))
     assert found.spread_scale == model.denoiser.spread_scale
 
