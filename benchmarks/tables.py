@@ -349,8 +349,8 @@ training.learning_rate=1.5e-3 --no-processes`, then OUT/instruments.json to `ben
 pixels of every validation patient at three pixel spacings, by one call. Networks of one size, trained (on one H100) on
 the same patients, steps, batches and seeds; only the law of the observations differs. The instruments are not in the
 law of the general network. Mean +- SD between patients. Rows: network; columns: instrument of the measurement.
-SSR^2 is that of factors over the law alone, as the benchmark had them then; with the factors in use, which it takes now,
-it was not measured again. Errors do not depend on them.
+SSR^2 is that of factors over the law alone, as the benchmark had them then; with the factors in use, which it takes
+now, it was not measured again. Errors do not depend on them.
 
 {instruments(load("instruments.json"))}
 
