@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +26,6 @@ from retrodict._random import key, uniform
 from retrodict.bases import Basis, Fourier
 from retrodict.bases.spectrum import Spectrum
 from retrodict.data.spacings import SpacingSet
-from retrodict.data.units import unit
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.denoisers.spread_scale import SpreadScale
 from retrodict.models.model import Intensity, Model, ModelSpec
@@ -38,7 +36,7 @@ from retrodict.processes.fourier import measured
 from retrodict.processes.process import Process
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig, load_config
-from retrodict.tasks.held_out import evenly
+from retrodict.tasks.held_out import slices_of
 from retrodict.tasks.in_use import in_use
 from retrodict.training.calibrate_law import calibrate_over_law
 from retrodict.training.loop import Objective, Progress, TrainingOptions, train
@@ -210,29 +208,14 @@ class Budget:
             held, seed = self._held_out(patients), self.options.seed
             scale = calibrate_over_law(denoiser, _encoded(held, self.intensity), law, seed=seed)
             if isinstance(law, RampLaw) or (isinstance(law, ClockLaw) and law.white < 1):
-                scale = in_use(replace(denoiser, spread_scale=scale), law, self._images(held), seed)
+                scale = in_use(
+                    replace(denoiser, spread_scale=scale), law, slices_of(held.slices, self.intensity.encode), seed
+                )
             assert scale is not None
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json.dumps(asdict(scale)).encode())
         scale = SpreadScale.from_json(read_json(path, "factors on a spread"), denoiser.bands)
         return replace(denoiser, spread_scale=scale)
-
-    def _images(self, held: SpacingSet) -> dict[str, list[tuple[Tensor, Any]]]:
-        """Of every patient the images in model units, and their pixel spacing in mm."""
-        found: dict[str, list[tuple[Tensor, Any]]] = {}
-        for item in held.slices:
-            own = self.intensity.encode(item.image.values), math.sqrt(math.prod(item.spacing))
-            found.setdefault(item.patient, []).append(own)
-        return {name: evenly(images) for name, images in found.items()}
-
-    def _held_out(self, patients: Sequence[str] | None) -> SpacingSet:
-        held = self.sets.validation
-        assert isinstance(held, SpacingSet)
-        if patients is None:
-            return held
-        chosen = [item for item in held.slices if item.patient in patients]
-        below = unit(self.intensity.unit).empty_below
-        return SpacingSet(chosen, held.size, held.spacings, copies=held.copies, seed=held.seed, empty_below=below)
 
     def _batch(self) -> Batch:
         """Read only if a step is made."""

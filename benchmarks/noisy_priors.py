@@ -172,7 +172,28 @@ def text(problem: Problem, content: dict[str, Any]) -> str:
     said = (f"{steps} steps of {problem.batch} patches; {len(clean)} validation patients, {members} members; "
             "mean ± SD between patients.")  # fmt: skip
     head = ["prior trained on", "error", "over that of clean images", "SSR²", "CPU seconds a patient"]
-    return said + "\n\n" + table(head, lines)
+    return "\n\n".join([said, table(head, lines), counted(rows)])
+
+
+GOAL = 1.05
+"""Of the error over that of the prior of clean images."""
+
+
+def counted(rows: list[dict[str, Any]]) -> str:
+    """On how many patients one prior has less error than another, and how many are within the goal."""
+    error = {(r["method"], r["patient"]): r["rmse"] for r in rows}
+    methods, patients = ({r[name] for r in rows} for name in ("method", "patient"))
+
+    def less(one: str, other: str, factor: float = 1.0) -> str:
+        both = [p for p in patients if {(one, p), (other, p)} <= error.keys()]
+        return f"{sum(error[one, p] <= factor * error[other, p] for p in both)} of {len(both)}"
+
+    found = [f"{SHOWN[one]} than {SHOWN[other]} {less(one, other)}" for one in ("clean", "ours")
+             for other in SHOWN if other not in ("clean", "ours") and {one, other} <= methods]  # fmt: skip
+    within = (
+        f" {SHOWN['ours']} within {GOAL} of clean images: {less('ours', 'clean', GOAL)}." if "ours" in methods else ""
+    )
+    return f"Patients with less error: {'; '.join(found)}.{within}"
 
 
 def split(items: list[Slice]) -> dict[str, list[Slice]]:

@@ -190,7 +190,7 @@ def train(model: str, out: Path, side: int, seconds: float, threads: int) -> Pat
 
 
 def run(out: Path, sides: Sequence[int], seconds: float, count: int, samples: int, steps: Sequence[int], threads: int,
-        models: Sequence[str] = MODELS) -> None:  # fmt: skip
+        models: Sequence[str] = MODELS, rules: Sequence[str] = RULES) -> None:  # fmt: skip
     """Fields, models and figures; what is there already is kept."""
     from retrodict.tasks.generate import generate
 
@@ -209,7 +209,7 @@ def run(out: Path, sides: Sequence[int], seconds: float, count: int, samples: in
         known[f"{side} truth"] = {"side": side, "model": "truth", **_named(moments(truth))}
         for model in models:
             path = train(model, out, side, seconds, threads)
-            for rule in RULES:
+            for rule in rules:
                 for n in steps:
                     label = f"{side} {model} {rule} {n}"
                     if label in known:
@@ -267,6 +267,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--steps", default=",".join(map(str, STEPS)))
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--rules", default=",".join(RULES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--show", action="store_true")
     parser.add_argument("--docs", action="store_true", help="write what is there into the documents")
@@ -277,7 +278,17 @@ def main() -> None:
         show(json.loads((a.out / "phi4.json").read_text()))
         return
     sides, steps = ([int(n) for n in text.split(",")] for text in (a.sizes, a.steps))
-    run(a.out.resolve(), sides, a.seconds, a.fields, a.samples, steps, a.threads, a.models.split(","))
+    run(
+        a.out.resolve(),
+        sides,
+        a.seconds,
+        a.fields,
+        a.samples,
+        steps,
+        a.threads,
+        a.models.split(","),
+        a.rules.split(","),
+    )
 
 
 if __name__ == "__main__":

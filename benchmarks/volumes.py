@@ -289,14 +289,14 @@ def one_restored(path: Path, model: Model, case: Case, stronger: float, seed: in
 def restored_table(rows: list[dict[str, Any]]) -> str:
     """Verdicts and what posteriors are worth."""
     lines = ["| instrument | a posterior | error, HU rms | SSR² | 90 % cover | a posterior where the noise is "
-             f"{STRONGER} times as strong |", "|---|---|---|---|---|---|"]  # fmt: skip
+             f"{STRONGER} times as strong | its SSR² |", "|---|---|---|---|---|---|---|"]  # fmt: skip
     for case in CASES:
         own = [r for r in rows if r["case"] == case and r["stronger"] == 1.0]
         other = [r for r in rows if r["case"] == case and r["stronger"] != 1.0]
         held, wrong = ([r for r in some if r["kind"] == "posterior"] for some in (own, other))
         cells = (f"{len(held)} of {len(own)}", shown([math.sqrt(r["square"]) for r in own], 1),
                  shown([r["ssr2"] for r in held]), shown([r["cover"] for r in held], 3),
-                 f"{len(wrong)} of {len(other)}")  # fmt: skip
+                 f"{len(wrong)} of {len(other)}", shown([r["ssr2"] for r in wrong]))  # fmt: skip
         lines.append(f"| {case} | {' | '.join(cells)} |")
     return f"{len({r['patient'] for r in rows})} patients, whole volumes, mean ± SD over patients.\n\n" + "\n".join(
         lines

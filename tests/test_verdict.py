@@ -82,20 +82,28 @@ def test_the_filters_of_the_bands_pass_all_power_once():
     assert torch.allclose(total, torch.ones_like(total), atol=1e-12)
 
 
+def gaussian_scans(basis, n, size, spectrum, strength=1.0):
+    """The exact denoiser of a measurement, and n scans of Gaussian data with noise `strength` times as strong."""
+    process = fourier(basis(size))
+    like, m = torch.zeros(n, 1, *size, dtype=torch.float64), process.measurement
+    data, noise = (process.basis.forward(noise_like(like, torch.arange(n), name, 0)) for name in ("data", "noise"))
+    y = m.h * spectrum.on(process.basis).sqrt() * data + strength * m.s2.sqrt() * noise
+    return GaussianDenoiser(process, spectrum=spectrum), process.basis.inverse(y)
+
+
+def misfit_of_one_call(denoiser, y, margin):
+    """The misfit, and the ratios of every band `(n, bands)` of a sample of each scan."""
+    misfit = BandMisfit(denoiser, y, flat_pixels(y), margin)
+    samples = [one_call(denoiser, y[k : k + 1], margin=margin, seed=k)[1] for k in range(len(y))]
+    return misfit, torch.cat([misfit.ratios(x, k).bands for k, x in enumerate(samples)])
+
+
 @pytest.mark.parametrize("basis", [Fourier, Cosine])
 def test_on_gaussian_data_the_misfit_of_one_call_has_its_law(basis):
     """The exact denoiser, float64: mean 1, the stated variance, p values uniform; noise 1.3 times as strong is 1.69."""
-    n, size = 150, (40, 40)
-    spectrum = Spectrum.power_law(0.0, 30.0, 0.04, 3.0)
-    process = fourier(basis(size))
-    denoiser = GaussianDenoiser(process, spectrum=spectrum)
-    z = noise_like(torch.zeros(n, 1, *size, dtype=torch.float64), torch.arange(n), "data", 0)
-    x0 = process.basis.inverse(spectrum.on(process.basis).sqrt() * process.basis.forward(z))
-    y = process.pairing.simulate(x0, process.basis, torch.arange(n))
-    margin = 0 if basis is Fourier else 16
-    misfit = BandMisfit(denoiser, y, flat_pixels(y), margin)
-    samples = [one_call(denoiser, y[k : k + 1], margin=margin, seed=k)[1] for k in range(n)]
-    found = torch.cat([misfit.ratios(x, k).bands for k, x in enumerate(samples)])
+    n, margin = 150, 0 if basis is Fourier else 16
+    denoiser, y = gaussian_scans(basis, n, (40, 40), Spectrum.power_law(0.0, 30.0, 0.04, 3.0))
+    misfit, found = misfit_of_one_call(denoiser, y, margin)
     law = torch.tensor(misfit.variances(0), dtype=torch.float64)
     bias = (found.mean(0) - 1) / (law / n).sqrt()
     assert bias.abs().max() < (4 if basis is Fourier else 6), found.mean(0)
@@ -112,18 +120,9 @@ def test_on_gaussian_data_the_misfit_of_one_call_has_its_law(basis):
 @pytest.mark.parametrize("basis", [Fourier, Cosine])
 def test_what_is_left_to_see_of_a_stronger_noise(basis):
     """The exact denoiser, float64, and noise 1.5 times as strong as it was told: 1 + eta (1.5^2 - 1) in every band."""
-    n, size = 60, (64, 64)
-    spectrum = Spectrum.power_law(0.0, 20.0, 0.2, 1.5)
-    process = fourier(basis(size))
-    denoiser = GaussianDenoiser(process, spectrum=spectrum)
-    like = torch.zeros(n, 1, *size, dtype=torch.float64)
-    fields = [process.basis.forward(noise_like(like, torch.arange(n), name, 0)) for name in ("data", "noise")]
-    m = process.measurement
-    y = process.basis.inverse(m.h * spectrum.on(process.basis).sqrt() * fields[0] + 1.5 * m.s2.sqrt() * fields[1])
-    margin = 0 if basis is Fourier else 16
-    misfit = BandMisfit(denoiser, y, flat_pixels(y), margin)
-    samples = [one_call(denoiser, y[k : k + 1], margin=margin, seed=k)[1] for k in range(n)]
-    found = torch.cat([misfit.ratios(x, k).bands for k, x in enumerate(samples)])
+    n, margin = 60, 0 if basis is Fourier else 16
+    denoiser, y = gaussian_scans(basis, n, (64, 64), Spectrum.power_law(0.0, 20.0, 0.2, 1.5), 1.5)
+    misfit, found = misfit_of_one_call(denoiser, y, margin)
     expected = 1 + 1.25 * torch.tensor(misfit.sensitivity, dtype=torch.float64)
     law = torch.tensor(misfit.variances(0), dtype=torch.float64)
     assert misfit.counts[0] > 0

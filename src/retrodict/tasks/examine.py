@@ -193,8 +193,8 @@ class Examination:
         """Raise `InputError` for an image that is smaller than what its noise is judged by looks at."""
         size, least = tuple(self.y.shape[2:]), self.smallest()
         if any(n < m for n, m in zip(size, least, strict=True)):
-            found, wanted, far = (" x ".join(map(str, row)) for row in (size, least, sorted(set(least))))
-            far = far.replace(" x ", " to ")
+            found, wanted = (" x ".join(map(str, row)) for row in (size, least))
+            far = least[0] if len(set(least)) == 1 else f"{min(least)} to {max(least)}"
             raise InputError(
                 where,
                 f"{found} pixels",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -36,7 +35,7 @@ from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
 from retrodict.tasks.fit_noise import OwnNoise, calibrated_without_truth, check_noise, clean_spectrum, own_noise
-from retrodict.tasks.held_out import by_group, center, evenly, held_out, held_out_over_law
+from retrodict.tasks.held_out import by_group, center, evenly, held_out, held_out_over_law, slices_of
 from retrodict.tasks.in_use import in_use
 from retrodict.tasks.machine import device_named, torch_threads, usable_cores
 from retrodict.training.ambient import Ambient
@@ -271,15 +270,12 @@ def calibrated(plan: FitPlan, average: dict[str, Tensor]) -> ModelSpec:
 
 def _pairs(plan: FitPlan) -> dict[str, list[tuple[Tensor, Any]]]:
     """Of every patient who is held out some images in model units, and their spacing in mm (of volumes, by axis)."""
-    found: dict[str, list[tuple[Tensor, Any]]] = {}
     encode = plan.spec.intensity.encode
     if isinstance(plan.validation, SpacingSet):
-        for item in plan.validation.slices:
-            own = encode(item.image.values), math.sqrt(math.prod(item.spacing))
-            found.setdefault(item.patient, []).append(own)
-    elif plan.validation is not None:
-        for name, image in plan.validation.images():
-            found.setdefault(name, []).append((encode(center(image, AROUND[image.ndim - 1])), plan.spec.spacing))
+        return slices_of(plan.validation.slices, encode)
+    found: dict[str, list[tuple[Tensor, Any]]] = {}
+    for name, image in [] if plan.validation is None else plan.validation.images():
+        found.setdefault(name, []).append((encode(center(image, AROUND[image.ndim - 1])), plan.spec.spacing))
     return {name: evenly(images) for name, images in found.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retrodict._check import InputError, NotCalibratedError
 from retrodict._random import key
+from retrodict.data.collection import Slice
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.models.held_out import QUIET, HeldOut, scatter
 from retrodict.models.instrument import AROUND, measured_inside
@@ -33,6 +34,7 @@ __all__ = [
     "numbers_of",
     "record_of",
     "rows_of",
+    "slices_of",
 ]
 
 
@@ -223,6 +225,15 @@ def by_group(images: Iterable[tuple[str, Tensor]]) -> dict[str, list[Tensor]]:
     every: dict[str, list[Tensor]] = {}
     for name, image in images:
         every.setdefault(name, []).append(image)
+    return {name: evenly(row) for name, row in every.items()}
+
+
+def slices_of(items: Iterable[Slice], encode: Callable[[Tensor], Tensor]) -> dict[str, list[tuple[Tensor, Spacing]]]:
+    """Of every patient some slices in model units with their pixel spacing in mm; encode: of values."""
+    every: dict[str, list[tuple[Tensor, Spacing]]] = {}
+    for item in items:
+        own = encode(item.image.values), math.sqrt(math.prod(item.spacing))
+        every.setdefault(item.patient, []).append(own)
     return {name: evenly(row) for name, row in every.items()}
 
 
