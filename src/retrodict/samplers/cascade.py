@@ -10,7 +10,7 @@ number where the noise is the same on the sub-lattices.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,12 +20,13 @@ from retrodict._check import InputError
 from retrodict._random import white
 from retrodict.bases import Wavelet
 from retrodict.denoisers.cascade import CascadeDenoiser
+from retrodict.denoisers.denoiser import Denoiser
 from retrodict.processes.process import Process
 from retrodict.samplers.loop import Memory, Noise, begin, start_state, step
 from retrodict.samplers.plan import Plan
 from retrodict.samplers.rules import make_plan
 
-__all__ = ["Stage", "cascade_cost", "cascade_grid", "cascade_stages", "sample_cascade"]
+__all__ = ["Stage", "cascade_cost", "cascade_grid", "cascade_stages", "run_stages", "sample_cascade"]
 
 
 def cascade_grid(process: Process, steps: int | Sequence[int]) -> Tensor:
@@ -66,12 +67,12 @@ def _each(process: Process, steps: int | Sequence[int]) -> list[int]:
 
 
 class Stage(NamedTuple):
-    """What is run on one sub-lattice: the cascade of its image, the rows, and the number of the first in the whole run.
+    """What is run on one sub-lattice: the model of its image, the rows, and the number of the first in the whole run.
 
     level: of the image, 0 for the last stage.
     """
 
-    denoiser: CascadeDenoiser
+    denoiser: Denoiser
     plan: Plan
     first: int
     level: int
@@ -114,14 +115,29 @@ def sample_cascade(
 ) -> Tensor:
     """Images `(B, C, *N)` of `cascade_stages`; item i depends on seeds[i] alone."""
     memory: Memory | None = None
+    for memory in run_stages(stages, seeds, channels, dtype=dtype, noise=noise):
+        pass
+    assert memory is not None
+    process = stages[-1].denoiser.process
+    return process.to_image(memory.states[0], torch.zeros(len(seeds), dtype=torch.float64, device="cpu"))
+
+
+def run_stages(
+    stages: Sequence[Stage],
+    seeds: Tensor,
+    channels: int = 1,
+    *,
+    dtype: torch.dtype = torch.float32,
+    noise: Noise = white,
+) -> Iterator[Memory]:
+    """What the loop remembers after every row of `sample_cascade`, coarse to fine."""
+    memory: Memory | None = None
     for stage in stages:
         own = _start(stage, seeds, channels, dtype, noise)
         memory = begin(own, stage.plan.depth) if memory is None else _wider(memory, own, stage.denoiser.process)
         for i, row in enumerate(stage.plan.cast(dtype, own.device)):
             memory = step(stage.denoiser, row, memory, seeds=seeds, index=stage.first + i, noise=noise)
-    assert memory is not None
-    process = stages[-1].denoiser.process
-    return process.to_image(memory.states[0], torch.zeros(len(seeds), dtype=torch.float64, device="cpu"))
+            yield memory
 
 
 def _start(stage: Stage, seeds: Tensor, channels: int, dtype: torch.dtype, noise: Noise) -> Tensor:

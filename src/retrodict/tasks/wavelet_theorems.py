@@ -19,9 +19,8 @@ from retrodict.bases.stationary import power_law
 from retrodict.denoisers.cascade import cascade_of_stationary
 from retrodict.denoisers.denoiser import GaussianDenoiser
 from retrodict.processes.process import Process, assemble
-from retrodict.samplers import make_plan, start_state
-from retrodict.samplers.cascade import cascade_grid
-from retrodict.samplers.loop import begin, step
+from retrodict.samplers import make_plan
+from retrodict.samplers.cascade import Stage, cascade_stages, run_stages
 from retrodict.tasks.wavelet_card import HORIZON, SAMPLERS, modes_of, steps_to
 
 __all__ = ["picture", "theorems"]
@@ -40,8 +39,9 @@ def theorems(
 ) -> dict[str, Any]:
     """Records "tolerance" (side 32, exponent 3), "condition" (limit 0.01) and, `timed`, "seconds" of one field.
 
-    seconds: a call of the ordinary loop with exact scores, in every window, times the Euler-Maruyama steps that the
-    model needs at this size; the scores are Fourier transforms, so a call costs about its pixels.
+    seconds: a step with exact scores, in every window, times the Euler-Maruyama steps that the model needs at this size.
+    The scores are Fourier transforms, so a step costs about its pixels; those of a cascade are made where they are on
+    its sub-lattices (`sample_cascade`), so that all of them together cost about the finest.
     """
     rule, tell = SAMPLERS["euler"], watch or (lambda word: None)
     found: dict[str, Any] = {"tolerance": [], "condition": [], "seconds": []}
@@ -80,30 +80,25 @@ def _white(side: int) -> Process:
 
 
 def _seconds(model: str, side: int, eta: float, steps: int, family: str) -> float:
-    """Seconds of one field by the loop: two calls of every window are timed, of weights that are ready."""
-    power = power_law((side, side), eta)
+    """Seconds of one field, from three steps of every window: of a cascade on its sub-lattices, as images are drawn."""
+    power, seeds = power_law((side, side), eta), torch.zeros(1, dtype=torch.int64, device="cpu")
     if model == "pixel":
         process = _white(side)
-        denoiser: Any = GaussianDenoiser(process, 0.0, power[:, : side // 2 + 1].contiguous())
-        times, windows = torch.linspace(1, 0, 3, dtype=torch.float64, device="cpu"), 1
+        denoiser = GaussianDenoiser(process, 0.0, power[:, : side // 2 + 1].contiguous())
+        plan = make_plan("euler", process, torch.linspace(1, 0, 4, dtype=torch.float64, device="cpu"), None)
+        stages: tuple[Stage, ...] = (Stage(denoiser, plan, 0, 0),)
     else:
         basis = Wavelet((side, side), levels=side.bit_length() - 1, family=family)
-        denoiser = cascade_of_stationary(basis, power, HORIZON, 1.0)
-        process = denoiser.process
-        times, windows = cascade_grid(process, 2), basis.depth + 1
-    seeds = torch.zeros(1, dtype=torch.int64, device="cpu")
-    plan = make_plan("euler", process, times, None)
-    start = start_state(process, seeds, (1, side, side), dtype=torch.float64, spectrum=denoiser.prior()[1])
-    rows = list(plan.cast(start.dtype, start.device))
-    best = math.inf
+        stages = cascade_stages(cascade_of_stationary(basis, power, HORIZON, 1.0), "euler", 3)
+    best = torch.full((sum(len(stage.plan) for stage in stages),), math.inf, dtype=torch.float64, device="cpu")
     for _ in range(3):
-        total, memory = 0.0, begin(start, plan.depth)
-        for i, row in enumerate(rows):
-            before = time.perf_counter()
-            memory = step(denoiser, row, memory, seeds=seeds, index=i)
-            total += time.perf_counter() - before
-        best = min(best, total)
-    return best / (2 * windows) * steps * windows
+        rows = zip(run_stages(stages, seeds, dtype=torch.float64), range(len(best)), strict=True)
+        before = time.perf_counter()
+        for _memory, i in rows:
+            now = time.perf_counter()
+            best[i], before = min(float(best[i]), now - before), now
+    # the first step draws the start, and the last one is made where the next details are
+    return float(((steps - 1) * best[1::3] + best[2::3]).sum())
 
 
 def picture(record: dict[str, Any]) -> bytes:
