@@ -33,6 +33,7 @@ from retrodict.tasks.fit_cascade import _built
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.generate import generate, judged
 from retrodict.training.cascade import LevelTrainer, _seen, calibrate_cascade, level_loss
+from retrodict.training.checkpoints import newest
 
 SMALL = {
     "name": "small",
@@ -324,6 +325,24 @@ def test_a_cascade_is_trained_by_a_configuration_and_resumed(trained, tmp_path):
         fit(plan, tmp_path, watch=stop, tensorboard=False)
     fit(prepare_fit(config(), tmp_path, tmp_path), tmp_path, tensorboard=False)
     assert (tmp_path / "small.safetensors").read_bytes() == (trained / "small.safetensors").read_bytes()
+
+
+def test_networks_are_trained_for_steps_of_their_own(tmp_path):
+    plan = prepare_fit(config(training__each=[4, 3, 1]), tmp_path, tmp_path)
+    assert plan.steps == 8
+    told = []
+    fit(plan, tmp_path, watch=lambda p: told.append((p.step, p.steps)), tensorboard=False)
+    assert told == [(n, 8) for n in range(1, 9)]
+    done = {name: newest(tmp_path / name)[0].step for name in ("coarse", "level-2", "level-1")}
+    assert done == {"coarse": 4, "level-2": 3, "level-1": 1}
+    assert prepare_fit(config(training__each=[4, 3, 1]), tmp_path, tmp_path).start_step == 8
+
+
+def test_steps_of_networks_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"training\.each.*3 numbers: coarse, level-2, level-1"):
+        prepare_fit(config(training__each=[4, 3]), tmp_path, tmp_path)
+    with pytest.raises(ValueError, match=r"training\.each.*network: \{name: cascade\}"):
+        config(training__each=[4, 3], network={"name": "unet"})
 
 
 def test_checkpoints_of_other_levels_are_refused_by_name(trained):

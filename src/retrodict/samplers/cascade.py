@@ -10,6 +10,7 @@ number where the noise is the same on the sub-lattices.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -114,12 +115,9 @@ def sample_cascade(
     noise: Noise = white,
 ) -> Tensor:
     """Images `(B, C, *N)` of `cascade_stages`; item i depends on seeds[i] alone."""
-    memory: Memory | None = None
-    for memory in run_stages(stages, seeds, channels, dtype=dtype, noise=noise):
-        pass
-    assert memory is not None
+    last = deque(run_stages(stages, seeds, channels, dtype=dtype, noise=noise), maxlen=1)[0]
     process = stages[-1].denoiser.process
-    return process.to_image(memory.states[0], torch.zeros(len(seeds), dtype=torch.float64, device="cpu"))
+    return process.to_image(last.states[0], torch.zeros(len(seeds), dtype=torch.float64, device="cpu"))
 
 
 def run_stages(

@@ -58,6 +58,7 @@ class FitPlan:
     """A training run that is ready to start, and what it will cost.
 
     identity: everything that makes the result what it is (see `fit_identity`).  notes: what a user should know first.
+    each: steps of every network of a cascade, coarse first.
     """
 
     config: FitConfig
@@ -71,14 +72,14 @@ class FitPlan:
     identity: dict[str, Any] = field(default_factory=dict, repr=False)
     notes: list[str] = field(default_factory=list)
     device: str = "cpu"
-    networks: int = 1
+    each: tuple[int, ...] | None = None
     noise: OwnNoise | None = None
     keeps_mean: bool = False
 
     @property
     def steps(self) -> int:
         """Steps of all networks together."""
-        return self.config.training.steps * self.networks
+        return self.config.training.steps if self.each is None else sum(self.each)
 
     @property
     def seconds(self) -> float:

@@ -56,21 +56,21 @@ def prepare_cascade(
     spec = replace(spec, network={**spec.network, "options": options}, bands=0)
     identity = identity_of(config, spec.process, {"training": training, "validation": validation}, None)
     scales, done, notes = _scales(denoiser), 0, []
-    for scale in scales:
+    each = _each(config, scales, depth)
+    for scale, steps in zip(scales, each, strict=True):
         found, damaged = newest(_folder(folder, scale, depth))
         notes += damaged
         if found is not None:
-            check_resumable(found, _options(config, scale), {**identity, "scale": scale})
+            check_resumable(found, _options(config, scale, steps), {**identity, "scale": scale})
             done += found.step
     if not done:
-        check_finished(model_files(folder / config.name)[1], identity, config.training.steps)
+        check_finished(model_files(folder / config.name)[1], identity, max(each))
     spec = replace(spec, card={**spec.card, "run": signature(identity)})
     parameters = sum(p.numel() for p in nets.parameters())
-    plan = FitPlan(
-        config, spec, training, validation, 0.0, parameters, done, None, identity, notes, device, len(scales)
-    )
+    plan = FitPlan(config, spec, training, validation, 0.0, parameters, done, None, identity, notes, device, each)
     with torch_threads(config.training.threads):
-        plan.seconds_per_step = _time_step(plan, denoiser.to(device), scales)
+        seconds = _time_steps(plan, denoiser.to(device), scales)
+    plan.seconds_per_step = sum(n * own for n, own in zip(each, seconds, strict=True)) / plan.steps
     return plan
 
 
@@ -80,11 +80,11 @@ def fit_cascade(
     """Train every network to the end, measure the spread on held-out images, and write the model."""
     config = plan.config
     denoiser = _built(plan.spec, config).to(plan.device)
-    nets, steps = _model(denoiser).net, config.training.steps
+    nets, each, before = _model(denoiser).net, plan.each or (), 0
     validation = None if plan.validation is None else batcher(plan.validation, plan.spec.intensity)
-    for i, scale in enumerate(_scales(denoiser)):
+    for scale, steps in zip(_scales(denoiser), each, strict=True):
 
-        def told(p: Progress, first: int = i * steps) -> None:
+        def told(p: Progress, first: int = before) -> None:
             if watch is not None:
                 left = p.seconds * (plan.steps - first - p.step)
                 watch(p._replace(step=first + p.step, steps=plan.steps, left=left))
@@ -96,7 +96,7 @@ def fit_cascade(
         average = train(
             trainer,
             batcher(plan.training, plan.spec.intensity),
-            _options(config, scale),
+            _options(config, scale, steps),
             _folder(folder, scale, nets.levels),
             validation=validation,
             watch=told,
@@ -106,6 +106,7 @@ def fit_cascade(
             note=lambda sentence: log({"note": sentence}),
         )
         nets.net_of(scale).load_state_dict(average)
+        before += steps
     spec = plan.spec
     if validation is not None:
         exact = replace(denoiser, model=replace(_model(denoiser), precision="float32"))  # as images are drawn
@@ -125,9 +126,20 @@ def _built(spec: ModelSpec, config: FitConfig) -> CascadeDenoiser:
     return replace(denoiser, model=replace(_model(denoiser), precision=precision))
 
 
-def _options(config: FitConfig, scale: int) -> TrainingOptions:
+def _options(config: FitConfig, scale: int, steps: int) -> TrainingOptions:
     """Numbers of the loop of one network, with draws of its own."""
-    return replace(options_of(config), seed=key(config.training.seed, "scale", scale) % 2**31)
+    return replace(options_of(config), steps=steps, seed=key(config.training.seed, "scale", scale) % 2**31)
+
+
+def _each(config: FitConfig, scales: list[int], depth: int) -> tuple[int, ...]:
+    """Steps of every network, coarse first: those that the configuration lists, or as many for all."""
+    stated = config.training.each
+    if stated is None:
+        return (config.training.steps,) * len(scales)
+    if len(stated) != len(scales):
+        names = ", ".join(_folder(Path(), scale, depth).name for scale in scales)
+        raise InputError("training.each", stated, f"{len(scales)} numbers: {names}")
+    return tuple(stated)
 
 
 def _model(denoiser: CascadeDenoiser) -> NetModel:
@@ -153,9 +165,9 @@ def _folder(folder: Path, scale: int, depth: int) -> Path:
     return folder / ("coarse" if scale == depth else f"level-{scale + 1}")
 
 
-def _time_step(plan: FitPlan, denoiser: CascadeDenoiser, scales: list[int]) -> float:
-    """Mean over the networks of the seconds of one step, on weights that are thrown away."""
-    batch, total = batcher(plan.training, plan.spec.intensity), 0.0
+def _time_steps(plan: FitPlan, denoiser: CascadeDenoiser, scales: list[int]) -> list[float]:
+    """Seconds of one step of every network, on weights that are thrown away."""
+    batch, found = batcher(plan.training, plan.spec.intensity), []
     for scale in scales:
         trainer, times = LevelTrainer.of(denoiser, scale, _crop(plan)), []
         for trial in range(2):
@@ -165,5 +177,5 @@ def _time_step(plan: FitPlan, denoiser: CascadeDenoiser, scales: list[int]) -> f
             losses.total.mean().backward()
             float(losses.total.detach().mean())  # waits for a GPU
             times.append(time.perf_counter() - start)
-        total += min(times)
-    return total / len(scales)
+        found.append(min(times))
+    return found

@@ -197,6 +197,9 @@ class TrainingConfig(Strict):
     """Numbers of the loop (see `retrodict.train.TrainingOptions`)."""
 
     steps: int = Field(2000, gt=0, le=MOST_STEPS)
+    each: list[Annotated[int, Field(gt=0, le=MOST_STEPS)]] | None = Field(
+        None, description="steps of every network of a cascade, coarse first, instead of `steps`"
+    )
     batch: int = Field(16, gt=0, le=1 << 20)
     learning_rate: float = Field(1e-3, gt=0)
     warmup: int = Field(200, ge=0, le=MOST_STEPS)
@@ -251,6 +254,9 @@ class FitConfig(Strict):
         values = self.training.batch * self.data.channels * math.prod(self.data.patch)
         if values > MOST_VALUES:
             raise InputError("training.batch", f"{values} values in a batch", f"at most {MOST_VALUES}")
+        if self.training.each is not None and self.network.name != "cascade":
+            found = f"steps for each network of {self.network.name!r}"
+            raise InputError("training.each", found, "network: {name: cascade}; others have training.steps")
         if self.law is not None:
             self._check_law()
         elif self.data.spacings is not None:

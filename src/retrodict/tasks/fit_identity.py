@@ -22,7 +22,7 @@ __all__ = ["MAY_CHANGE", "check_finished", "identity_of", "signature"]
 
 
 COMPUTED = ("precision", "threads", "device")
-MAY_CHANGE = ("training.steps", *(f"training.{name}" for name in COMPUTED), *(f"training.{name}" for name in FREE))
+MAY_CHANGE = tuple(f"training.{name}" for name in ("steps", "each", *COMPUTED, *FREE))
 """Fields that may change and a run still goes on: how long it is, what it is computed with, and how often it says
 something.  `steps` has rules of its own (`training.loop.check_resumable`).  Where the images lie may change too
 (`data.root`, `paths`): they are known by their values.

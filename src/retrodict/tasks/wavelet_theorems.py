@@ -39,9 +39,9 @@ def theorems(
 ) -> dict[str, Any]:
     """Records "tolerance" (side 32, exponent 3), "condition" (limit 0.01) and, `timed`, "seconds" of one field.
 
-    seconds: a step with exact scores, in every window, times the Euler-Maruyama steps that the model needs at this size.
-    The scores are Fourier transforms, so a step costs about its pixels; those of a cascade are made where they are on
-    its sub-lattices (`sample_cascade`), so that all of them together cost about the finest.
+    seconds: a step with exact scores, in every window, times the Euler-Maruyama steps that the model needs at this
+    size.  The scores are Fourier transforms, so a step costs about its pixels; a cascade makes its steps on the
+    sub-lattices (`sample_cascade`), so that all together cost about those of the finest.
     """
     rule, tell = SAMPLERS["euler"], watch or (lambda word: None)
     found: dict[str, Any] = {"tolerance": [], "condition": [], "seconds": []}
