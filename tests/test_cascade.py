@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,16 +24,17 @@ from retrodict.models.cascade import open_generator
 from retrodict.models.model import Intensity, ModelSpec, load_model, save_model
 from retrodict.nets.cascade import CascadeNet
 from retrodict.nets.network import Network
+from retrodict.processes.observation import noise_like
 from retrodict.processes.recipes import process_to_recipe
 from retrodict.processes.scalar import vp
 from retrodict.processes.wavelet import wavelet_cascade
 from retrodict.samplers import make_plan, sample, start_state
-from retrodict.samplers.cascade import cascade_grid
+from retrodict.samplers.cascade import cascade_grid, cascade_stages, sample_cascade
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_cascade import _built
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.generate import generate, judged
-from retrodict.training.cascade import LevelTrainer, _seen, calibrate_cascade, level_loss
+from retrodict.training.cascade import LevelTrainer, _seen, calibrate_cascade, gain, level_loss
 from retrodict.training.checkpoints import newest
 
 SMALL = {
@@ -257,6 +259,61 @@ def test_factors_bring_a_spread_that_is_said_wrong_to_what_is_measured():
     again = Factors.from_json(json.loads(json.dumps(model.factors.to_json())), 3, "test")
     assert again == model.factors
     assert float(again.at(0, torch.tensor([-9.0]))) == pytest.approx(again.rows[0][0])
+
+
+def states(n=64, side=4):
+    """What is shown of white Gaussian bands at s^2 = 0.3, and the target; E[target y] = 0 in the mean."""
+    generator = torch.Generator().manual_seed(5)
+    clean, z = torch.randn(2, n, 3, 1, side, side, dtype=torch.float64, generator=generator)
+    return math.sqrt(0.7) * clean + math.sqrt(0.3) * z, math.sqrt(0.3) * clean - math.sqrt(0.7) * z
+
+
+def test_a_gain_takes_away_what_the_error_shares_with_what_was_shown():
+    """N + 0.2 y has a gain that is 0.2 less than that of N, and after it the error is uncorrelated with y."""
+    y, target = states()
+    ratio = torch.zeros_like(y)
+    plain = gain([(y, target, ratio)], doubt=0)
+    wrong = gain([(y[:16], target[:16] - 0.2 * y[:16], ratio), (y[16:], target[16:] - 0.2 * y[16:], ratio)], doubt=0)
+    assert wrong == pytest.approx(plain - 0.2, abs=1e-12)
+    assert float(((target - 0.2 * y - wrong * y) * y).sum()) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_gain_that_may_be_chance_is_none():
+    """Of the exact answer at most what four of two thousand draws have; a gain of 0.2 loses next to nothing."""
+    y, target = states()
+    assert gain([(y, target, y)]) == 0
+    assert gain([(y, target - 0.2 * y, y)]) == pytest.approx(-0.2, abs=0.03)
+    assert abs(gain([(y, target - 0.2 * y, y)])) < abs(gain([(y, target - 0.2 * y, y)], doubt=0))
+
+
+class Tilted(Linear):
+    """An answer with 0.1 y too much: draws of it have the wrong variance."""
+
+    def forward(self, x, level):
+        return torch.cat([0.1 * x[:, : self.out], torch.zeros_like(x[:, : self.out])], 1)
+
+
+def test_gains_mend_an_answer_that_has_too_much_of_what_it_was_shown():
+    """White Gaussian images, for which N = 0 is exact: gains of -0.1 and draws of variance 1 again."""
+
+    def batch(keys):
+        return noise_like(torch.zeros(len(keys), 1, 16, 16).double(), torch.tensor(keys), "x", 0)
+
+    def variance(model):
+        stages = cascade_stages(replace(tilted, model=model), "matched", 8)
+        return float(sample_cascade(stages, torch.arange(400), dtype=torch.float64).var())
+
+    basis = Wavelet((16, 16), levels=2, family="haar")
+    spectrum = BandSpectrum.of(basis, 0.0, [1.0] * 7)
+    nets = CascadeNet(Tilted, levels=2, shared=False)
+    tilted = CascadeDenoiser(wavelet_cascade(basis, spectrum=spectrum), NetModel(nets), spectrum)
+    model = calibrate_cascade(tilted, batch, rounds=8, size=32).model
+    for row in model.factors.gains:
+        assert np.allclose(row, -0.1, atol=0.04)
+    again = Factors.from_json(json.loads(json.dumps(model.factors.to_json())), 3, "test")
+    assert again == model.factors
+    assert variance(model) == pytest.approx(1, abs=0.05)
+    assert abs(variance(replace(model, factors=None)) - 1) > 0.2
 
 
 class Single(Linear):

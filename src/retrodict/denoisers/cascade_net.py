@@ -3,6 +3,10 @@
 With y = h y_0 + s z, bands of unit variance and h^2 + s^2 = 1: y_0 = h y + s N, N of unit variance; the law of the
 error is s^2 exp(r) per coefficient with r the log-ratio that the network puts out too, times a factor of the level that
 is measured on held-out data over log s.
+
+Measured there too is a gain g, and N + g y is what is used: of an exact denoiser the error is uncorrelated with what it
+was shown, E[(y_0 - D(y)) y] = 0, which is all that the variance of the states of a run depends on; g makes it so on
+average over a band.
 """
 
 from __future__ import annotations
@@ -28,15 +32,26 @@ LEAST, LARGEST = -14.0, 5.0
 
 @dataclass(frozen=True)
 class Factors:
-    """Factors on the error variance of every scale, as logarithms over log s: rising nodes `log_s`, a row a scale."""
+    """Factors on the error variance of every scale, as logarithms over log s: rising nodes `log_s`, a row a scale.
+
+    gains: as many rows of what the answer N has too little of y; none where they were not measured.
+    """
 
     log_s: tuple[float, ...]
     rows: tuple[tuple[float, ...], ...]
+    gains: tuple[tuple[float, ...], ...] = ()
 
     def at(self, scale: int, log_s: Tensor) -> Tensor:
         """Log factor `(B,)`, linear between the nodes and constant beyond them."""
+        return self._between(self.rows[scale], log_s)
+
+    def gain(self, scale: int, log_s: Tensor) -> Tensor:
+        """Gain `(B,)`, like `at`."""
+        return self._between(self.gains[scale], log_s) if self.gains else torch.zeros_like(log_s)
+
+    def _between(self, row: tuple[float, ...], log_s: Tensor) -> Tensor:
         x = torch.tensor(self.log_s, dtype=torch.float64, device=log_s.device)
-        y = torch.tensor(self.rows[scale], dtype=torch.float64, device=log_s.device)
+        y = torch.tensor(row, dtype=torch.float64, device=log_s.device)
         if len(x) == 1:
             return y.expand(len(log_s))
         inner = log_s.double().clamp(x[0], x[-1])
@@ -46,19 +61,20 @@ class Factors:
 
     def to_json(self) -> dict[str, Any]:
         """Plain record."""
-        return {"log_s": list(self.log_s), "rows": [list(row) for row in self.rows]}
+        gains = {"gains": [list(row) for row in self.gains]} if self.gains else {}
+        return {"log_s": list(self.log_s), "rows": [list(row) for row in self.rows], **gains}
 
     @classmethod
     def from_json(cls, record: Any, scales: int, where: str) -> Factors:
         """From its record, with a row for each of `scales`."""
         try:
-            found = cls(
-                tuple(float(x) for x in record["log_s"]), tuple(tuple(float(x) for x in row) for row in record["rows"])
-            )
+            rows, gains = (tuple(tuple(float(x) for x in row) for row in record.get(k, ())) for k in ("rows", "gains"))
+            found = cls(tuple(float(x) for x in record["log_s"]), rows, gains)
             good = all(a < b for a, b in zip(found.log_s, found.log_s[1:], strict=False)) and len(found.log_s) > 0
-            good = good and len(found.rows) == scales and all(len(row) == len(found.log_s) for row in found.rows)
-            good = good and all(abs(x) < 50 for row in (found.log_s, *found.rows) for x in row)
-        except (KeyError, TypeError, ValueError) as error:
+            good = good and len(rows) == scales and len(gains) in (0, scales)
+            good = good and all(len(row) == len(found.log_s) for row in rows + gains)
+            good = good and all(abs(x) < 50 for row in (found.log_s, *rows, *gains) for x in row)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(where, repr(record)[:80], "log_s and rows") from error
         if not good:
             raise InputError(where, repr(record)[:80], f"rising log_s, and {scales} rows as long, of finite numbers")
@@ -74,7 +90,7 @@ class LevelTerms(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class NetModel:
-    """`CascadeNet` as the model of all levels; `factors` None: the law of the error is as it was learned.
+    """`CascadeNet` as the model of all levels; `factors` None: mean and law of the error are as they were learned.
 
     precision: "bf16" runs the networks under bfloat16 autocast; states and the law around them stay in the dtype of y.
     """
@@ -99,8 +115,10 @@ class NetModel:
         wanted = (len(y), 2 * y.shape[1] * y.shape[2], *y.shape[3:])
         if tuple(out.shape) != wanted:
             raise InputError("cascade network", tuple(out.shape), f"{wanted}")
-        mean, ratio = out.chunk(2, 1)
-        return LevelTerms(mean.reshape(y.shape), ratio.reshape(y.shape).clamp(LEAST, LARGEST))
+        mean, ratio = (part.reshape(y.shape) for part in out.chunk(2, 1))
+        if self.factors is not None and self.factors.gains:
+            mean = mean + self.factors.gain(view.scale, 0.5 * view.s2.log()).reshape(-1, *[1] * (y.ndim - 1)).to(y) * y
+        return LevelTerms(mean, ratio.clamp(LEAST, LARGEST))
 
     def answer(self, view: View) -> LevelLaw:
         """The law of the clean bands."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from retrodict._random import uniform
+from retrodict._random import key, uniform
 from retrodict.denoisers.cascade import CascadeDenoiser, View, Views
 from retrodict.denoisers.cascade_net import Factors, NetModel, RegressionModel, unseen
 from retrodict.nets.cascade import CascadeNet
@@ -18,10 +18,13 @@ from retrodict.processes.observation import noise_like
 from retrodict.processes.process import Process
 from retrodict.training.losses import Batch, Example, Losses
 
-__all__ = ["LevelTrainer", "calibrate_cascade", "level_loss"]
+__all__ = ["LevelTrainer", "calibrate_cascade", "gain", "level_loss"]
 
 NODES = 8
-"""Noise levels of a window at which the spread is measured."""
+"""Noise levels of a window at which gains and the spread are measured."""
+
+ENOUGH, MOST_ITEMS = 50_000, 512
+"""Coefficients that a gain is measured on, of at most so many items: it has to be known to 0.01."""
 
 LEAST = 0.02
 """Least time of a window that is trained on: s = 0.06 for a horizon of 5."""
@@ -117,45 +120,83 @@ def _part(view: View, target: Tensor, side: int, seeds: Tensor) -> tuple[View, T
     return view._replace(noisy=cut(view.noisy), coarse=coarse), cut(target)
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Held-out images in as many batches as are asked for; made once."""
+
+    batch: Batch
+    seed: int
+    size: int
+    device: Any
+    made: list[tuple[Tensor, Tensor]]
+
+    def batches(self, count: int) -> list[tuple[Tensor, Tensor]]:
+        """The first batches: images and their seeds."""
+        while len(self.made) < count:
+            keys = [key(self.seed, "calibration", len(self.made) * self.size + i) for i in range(self.size)]
+            x = self.batch(keys)
+            images = (x.x0 if isinstance(x, Example) else x).to(self.device)
+            self.made.append((images, torch.tensor(keys, device="cpu")))
+        return self.made[:count]
+
+
 @torch.no_grad()
 def calibrate_cascade(
     denoiser: CascadeDenoiser, batch: Batch, seed: int = 0, rounds: int = 4, size: int = 16
 ) -> CascadeDenoiser:
-    """The denoiser with factors on its error variance: mean e^2 / p over held-out data, by scale and noise level."""
-    from retrodict._random import key
-
-    model = denoiser.model
+    """The denoiser with gains on its answers and then factors on its error variance, mean e^2 / p over held-out data,
+    by scale and noise level."""
+    model, views = denoiser.model, denoiser.views
     assert isinstance(model, NetModel)
+    levels, held = model.net.levels, _Held(batch, seed, size, denoiser.process.basis.device, [])
     nodes = [LEAST + (1 - LEAST) * (k + 0.5) / NODES for k in range(NODES)]
-    keys = [[key(seed, "calibration", r * size + i) for i in range(size)] for r in range(rounds)]
-    made = [batch(own) for own in keys]
-    images = [(x.x0 if isinstance(x, Example) else x).to(denoiser.process.basis.device) for x in made]
-    rows = [
-        tuple(_factor(denoiser, model, images, keys, scale, time) for time in nodes)
-        if scale == model.net.levels or not isinstance(model, RegressionModel)
-        else (0.0,) * NODES  # details without a spread
-        for scale in range(model.net.levels + 1)
-    ]
     options = denoiser.process.recipe.options  # type: ignore[union-attr]
     tau = [options.get("horizon", 5.0) * t ** options.get("exponent", 2.0) for t in nodes]
-    log_s = tuple(0.5 * math.log(-math.expm1(-2 * x)) for x in tau)
-    return replace(denoiser, model=replace(model, factors=Factors(log_s, tuple(rows))))
+    log_s, none = tuple(0.5 * math.log(-math.expm1(-2 * x)) for x in tau), (0.0,) * NODES
+    drawn = [scale == levels or not isinstance(model, RegressionModel) for scale in range(levels + 1)]
+    plain = replace(model, factors=None)
+
+    def errors(model: NetModel, scale: int, time: float, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What was shown, the error of the answer and its log-ratio."""
+        for x0, seeds in held.batches(count):
+            times = torch.full((len(seeds),), time, dtype=torch.float64, device="cpu")
+            view, target = _seen(views, denoiser.process, x0, scale, times, seeds)
+            terms = model.terms(view)
+            yield view.noisy, target - terms.out, terms.log_ratio
+
+    def batches(scale: int) -> int:
+        each = held.batches(1)[0][0].flatten(1).shape[1] / 2 ** (views.level(scale) * views.basis.ndim)
+        return max(rounds, min(MOST_ITEMS, math.ceil(ENOUGH / each)) // size)
+
+    gains = tuple(
+        tuple(gain(errors(plain, scale, time, batches(scale))) for time in nodes) if drawn[scale] else none
+        for scale in range(levels + 1)
+    )
+    fair = replace(model, factors=Factors(log_s, (none,) * (levels + 1), gains))
+    rows = tuple(
+        tuple(_factor(errors(fair, scale, time, rounds)) for time in nodes) if drawn[scale] else none
+        for scale in range(levels + 1)
+    )
+    return replace(denoiser, model=replace(model, factors=Factors(log_s, rows, gains)))
 
 
-def _factor(
-    denoiser: CascadeDenoiser,
-    model: NetModel,
-    images: Sequence[Tensor],
-    keys: Sequence[Sequence[int]],
-    scale: int,
-    time: float,
-) -> float:
+def gain(errors: Iterable[tuple[Tensor, Tensor, Tensor]], doubt: float = 2.0) -> float:
+    """G of least mean (e - g y)^2, e the error of an answer to y, less what cannot be told from nothing.
+
+    Its standard error follows from the scatter between items; g counts as far as its square is beyond that of `doubt`
+    standard errors (the positive part of James and Stein 1961).
+    """
+    products, squares = [], []
+    for y, error, _ in errors:
+        products.append((error * y).double().flatten(1).sum(1))
+        squares.append((y * y).double().flatten(1).sum(1))
+    product, square = torch.cat(products), torch.cat(squares)
+    g = float(product.sum() / square.sum())
+    scatter = float((product - g * square).square().sum() / square.sum() ** 2)
+    return g * max(0.0, 1 - doubt**2 * scatter / max(g * g, 1e-300))
+
+
+def _factor(errors: Iterable[tuple[Tensor, Tensor, Tensor]]) -> float:
     """Log of the mean over items of the squared error over the variance that was said."""
-    found = []
-    for x0, own in zip(images, keys, strict=True):
-        seeds = torch.tensor(own, device="cpu")
-        times = torch.full((len(own),), time, dtype=torch.float64, device="cpu")
-        view, target = _seen(denoiser.views, denoiser.process, x0, scale, times, seeds)
-        terms = model.terms(view)
-        found.append(((terms.out - target) ** 2 * (-terms.log_ratio).exp()).double().flatten(1).mean(1))
+    found = [(error**2 * (-log_ratio).exp()).double().flatten(1).mean(1) for _, error, log_ratio in errors]
     return math.log(max(float(torch.cat(found).mean()), 1e-12))
