@@ -342,8 +342,13 @@ def test_a_record_whose_levels_differ_is_refused_by_name(trained, tmp_path):
         InputError, match=r"network\.options\.levels.*3.*expected 2|network\.options\.levels.*2, the levels"
     ):
         open_generator(tmp_path / "small")
-    del record["spread_scale"]["rows"][0]
     record["network"]["options"]["levels"] = 2
+    record["process"]["basis"]["options"]["levels"] = 1
+    (tmp_path / "small.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"small\.json: process.*levels \(1, 1\); expected.*\(2, 2\)"):
+        open_generator(tmp_path / "small")
+    record["process"]["basis"]["options"]["levels"] = 2
+    del record["spread_scale"]["rows"][0]
     (tmp_path / "small.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="3 rows"):
         open_generator(tmp_path / "small")
@@ -458,7 +463,12 @@ def test_what_is_no_cascade_is_refused(call, message):
         ({"training__loss": "eps"}, "loss"),
         ({"network__options": {"levels": 5}}, "levels of process.basis"),
         ({"network__options": {"depth": 5}}, "depth"),
-        ({"process__options": {}}, "other statistics"),
+        ({"process__options": {}}, r"process\.options\.spectrum: found nothing; expected .data."),
+        (
+            {"process__basis": {"name": "wavelet", "options": {"levels": [2, 1]}}},
+            "levels: found \\[2, 1\\]; expected one number",
+        ),
+        ({"process__basis": {"name": "fourier"}}, "process: found wavelet_cascade in the basis fourier"),
     ],
 )
 def test_configurations_that_are_no_cascade(changes, message, tmp_path):

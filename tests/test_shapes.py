@@ -513,6 +513,7 @@ def holed():
 
 BALL = ball(16, 5.0).values < 0
 DEEP = {"name": "wavelet", "options": {"levels": 4}}
+FRACTION = {"name": "wavelet", "options": {"levels": 1.5}}
 NOWHERE = {"labels": ["nowhere"], "clip": 2}
 
 
@@ -535,9 +536,11 @@ NOWHERE = {"labels": ["nowhere"], "clip": 2}
         (lambda: tiny(intensity__scale=3.0), "scale 4"),
         (lambda: tiny(data__shapes={"images": 0}), "images, labels or meshes"),
         (lambda: tiny(data__patch=[4] * 3), "at least 4 times"),
-        (lambda: prepare_fit(tiny(process__basis=DEEP), Path(), Path()), r"2\*\*4"),
+        (lambda: prepare_fit(tiny(process__basis=DEEP), Path(), Path()), r"data\.patch: found \[8, 8, 8\].*2\*\*4"),
         (lambda: prepare_fit(tiny("mean"), Path(), Path()), "one of none, posterior, regression"),
         (lambda: shape_groups(tiny(data__shapes=NOWHERE), Path()), "data.shapes.labels: found no folder"),
+        (lambda: prepare_fit(tiny(process__basis=FRACTION), Path(), Path()), r"basis.options.levels: found 1\.5"),
+        (lambda: prepare_fit(tiny(process__options={}), Path(), Path()), r"process\.options\.spectrum: found nothing"),
         (lambda: retrodict.earth_mover(POINTS[:4], POINTS[:5]), "4 and 5 points"),
     ],
 )  # fmt: skip
@@ -556,6 +559,45 @@ def test_a_bad_file_is_named(tmp_path):
         (tmp_path / "b.ply").write_bytes(cut)
         with pytest.raises(InputError, match=r"b\.ply"):
             retrodict.read_mesh(tmp_path / "b.ply")
+
+
+def test_the_grid_is_looked_at_before_the_shapes():
+    """Distances of meshes take minutes: what the levels do not divide is said first."""
+    config = tiny(process__basis=DEEP, data__shapes={"meshes": ["nowhere"], "clip": 2})
+    with pytest.raises(InputError, match=r"data\.patch"):
+        prepare_fit(config, Path(), Path())
+
+
+def test_a_mask_without_spacing_names_the_field_that_gives_it(tmp_path):
+    np.savez(tmp_path / "a.npz", image=BALL.astype(np.uint8))
+    stated = {"labels": ["."], "clip": 2}
+    with pytest.raises(InputError, match=r"a\.npz: found no spacing.*data\.spacing"):
+        shape_groups(tiny(data__shapes=stated), tmp_path)
+    config = tiny(data__shapes=stated, data__spacing=[1.0] * 3)
+    assert len(shape_groups(config, tmp_path)) == 1
+
+
+def test_only_shapes_on_the_grid_of_the_model_are_compared_with_what_it_draws(models):
+    other = tiny(data__patch=[16] * 3)
+    with pytest.raises(InputError, match=r"data\.patch: found \(16, 16, 16\).*expected \(8, 8, 8\)"):
+        retrodict.evaluate_shapes(models["posterior"], other, Path(), steps=1)
+    with pytest.raises(InputError, match="samples: found 0"):
+        retrodict.evaluate_shapes(models["posterior"], tiny(), Path(), samples=0, steps=1)
+
+
+def test_a_variation_that_fills_its_volume_has_no_mesh(models, monkeypatch):
+    """Nothing outside is as little of a surface as nothing inside."""
+    volume = retrodict.volume_of_shape(retrodict.draw_shape(1), 8, 2.0)
+
+    def full(denoiser, plan, start, **rest):
+        from types import SimpleNamespace
+
+        return SimpleNamespace(x=torch.full((1, 1, 8, 8, 8), -1.0))
+
+    monkeypatch.setattr("retrodict.tasks.shape_edit.sample", full)
+    made = retrodict.vary_shape(models["posterior"], volume, 1, strength=0.5, steps=1)
+    assert made.meshes == [None]
+    assert made.record["empty"] == 1
 
 
 def test_a_model_of_images_is_refused(tmp_path, models):

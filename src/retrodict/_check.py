@@ -136,7 +136,7 @@ def choice(where: str, name: str, known: Iterable[str]) -> str:
     options = sorted(known)
     if name in options:
         return name
-    near = difflib.get_close_matches(name, options, n=1)
+    near = difflib.get_close_matches(name, options, n=1) if isinstance(name, str) else []
     raise InputError(where, repr(name), f"one of {', '.join(options)}", f"Did you mean {near[0]!r}?" if near else "")
 
 

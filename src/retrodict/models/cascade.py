@@ -44,7 +44,12 @@ def build_cascade(spec: ModelSpec, where: str = "model") -> CascadeDenoiser:
 
     Raises `InputError`, by name, where the levels of the networks are not those of the basis of the process.
     """
-    process = process_from_recipe(spec.process, spec.size, spec.spacing, f"{where}: process")
+    try:
+        process = process_from_recipe(spec.process, spec.size, spec.spacing, f"{where}: process")
+    except InputError as error:
+        if error.where.startswith(where):
+            raise
+        raise InputError(f"{where}: process: {error.where}", error.found, error.expected, error.hint) from error
     own, net = CascadeNet.options_of(spec.network.get("options", {}), where)
     if not isinstance(process.basis, Wavelet):
         raise InputError(f"{where}: process.basis", type(process.basis).__name__, "wavelet: a cascade has levels")
