@@ -367,6 +367,21 @@ def test_what_is_drawn_depends_on_the_seed_and_the_item_alone(trained):
     assert "held-out" in many.record["spread"]
 
 
+def test_the_default_dtype_of_the_caller_changes_nothing(trained, tmp_path):
+    """Weights are drawn, kept and used in float32: the same bits under another default."""
+    known = generate(trained / "small", 2, steps=2).images
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(generate(trained / "small", 2, steps=2).images, known)
+        plan = prepare_fit(config(training__steps=1), tmp_path, tmp_path)
+        other = fit(plan, tmp_path, tensorboard=False)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    again = fit(prepare_fit(config(training__steps=1), tmp_path / "b", tmp_path), tmp_path / "b", tensorboard=False)
+    assert other.read_bytes() == again.read_bytes()
+
+
 def test_steps_of_every_level_and_other_sizes(trained):
     times = cascade_grid(open_generator(trained / "small").denoiser.process, (3, 1, 2))
     assert times.tolist() == pytest.approx([1, 8 / 9, 7 / 9, 2 / 3, 1 / 3, 1 / 6, 0], abs=1e-12)

@@ -47,7 +47,7 @@ class Steps(NamedTuple):
 
 def levels_of(levels: int | Sequence[int], ndim: int, where: str = "levels") -> tuple[int, ...]:
     """Levels of every axis: one number for all, or one each (0 leaves an axis as it is)."""
-    each = tuple(levels) if isinstance(levels, Sequence) and not isinstance(levels, str) else (levels,) * ndim
+    each: tuple[int, ...] = tuple(levels) if isinstance(levels, list | tuple) else (levels,) * ndim  # type: ignore[assignment]
     if len(each) != ndim or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in each) or not any(each):
         raise InputError(where, levels, f"a positive whole number, or {ndim} of at least 0, one for every axis")
     return each
