@@ -424,11 +424,21 @@ def test_shapes_are_fit_drawn_and_written(details, models, tmp_path):
     again = retrodict.generate_shapes(models[details], 1, steps=2, batch=1)
     assert np.allclose(again.volumes[0].values, made.volumes[0].values, atol=1e-4)
     assert made.record["details"] == details
+    assert made.record["law"].startswith("calibrated" if details == "posterior" else "not calibrated: details are")
     record = json.loads((tmp_path / "out" / "shapes.json").read_text())
     written = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert "volumes.npz" in written
     assert "shapes.png" in written
     assert len([n for n in written if n.endswith(".stl")]) == 3 - record["empty"]
+
+
+def test_a_model_that_is_no_cascade_has_no_details_apart(tmp_path):
+    """WDM by configuration: all bands are drawn at once."""
+    process = {"name": "wavelet_scaled", "basis": {"name": "wavelet", "options": {"family": "haar", "levels": 1}}}
+    network = {"name": "wavelet_unet", "options": {"width": 4, "multipliers": [1], "blocks": 1}}
+    changes = {"process": process, "network": network, "data__validation": []}
+    model = fit(prepare_fit(tiny(**changes), tmp_path, tmp_path), tmp_path, tensorboard=False).with_suffix("")
+    assert retrodict.generate_shapes(model, 1, steps=2).record["details"] == "drawn with the rest"
 
 
 def test_only_drawn_details_have_a_spread(models):

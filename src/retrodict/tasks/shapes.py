@@ -18,7 +18,7 @@ from retrodict._output import refuse_existing, stamp, write_folder
 from retrodict._random import key
 from retrodict.data.patches import split
 from retrodict.metrics.shapes import DISTANCES, compare_sets, novelty, pairwise
-from retrodict.models.cascade import Generator, open_generator
+from retrodict.models.cascade import Generator, is_cascade, open_generator
 from retrodict.shapes.files import MESHES, encode_mesh
 from retrodict.shapes.mesh import Mesh, sample_points
 from retrodict.shapes.picture import shape_sheet
@@ -107,7 +107,8 @@ def generate_shapes(
     made = generate(found, samples, seed=seed, steps=steps, rule=rule, batch=batch, threads=threads, watch=watch)
     volumes = [Volume(v[0].double().numpy(), made.spacing) for v in made.images]
     meshes = [surface_or_none(v) for v in volumes]
-    details = found.spec.network.get("options", {}).get("details", "posterior")
+    network = found.spec.network
+    details = network.get("options", {}).get("details", "posterior") if is_cascade(network) else "drawn with the rest"
     record = {**made.record, "details": details, "empty": sum(m is None for m in meshes)}
     result = GeneratedShapes(volumes, meshes, record)
     if out is not None:
