@@ -483,6 +483,7 @@ def test_what_is_no_cascade_is_refused(call, message):
             {"process__basis": {"name": "wavelet", "options": {"levels": [2, 1]}}},
             "levels: found \\[2, 1\\]; expected one number",
         ),
+        ({"network__options": {"net": {"name": "unet", "options": {"breadth": 3}}}}, "found the option 'breadth'"),
         ({"process__basis": {"name": "fourier"}}, "process: found wavelet_cascade in the basis fourier"),
     ],
 )

@@ -130,6 +130,18 @@ def test_the_distance_of_a_ball_of_labels_is_within_a_voxel():
     assert np.abs(moved.values - ball(16, 10.3, 2.0).values).max() < 1.2
 
 
+def test_a_mask_that_its_grid_cuts_ends_there():
+    """Nothing is made up beyond the last voxels: a box at the edge is what it is with background around it."""
+    mask = np.zeros((14, 16, 18), dtype=int)
+    mask[:9, 4:12, 5:13] = 1  # reaches the first plane
+    found = retrodict.in_cube(retrodict.distance_of_labels(mask, 1.0), 16, 1.0).values
+    whole = retrodict.in_cube(retrodict.distance_of_labels(np.pad(mask, ((6, 0), (0, 0), (0, 0))), 1.0), 16, 1.0).values
+    assert np.allclose(np.minimum(found, 0), np.minimum(whole, 0), atol=1e-12)
+    volumes = [retrodict.surface(Volume(v, (1.0,) * 3)).volume for v in (found, whole)]
+    assert volumes[0] == pytest.approx(volumes[1], rel=0.01)
+    assert volumes[0] == pytest.approx(9 * 8 * 8, rel=0.05)  # corners are cut off by marching cubes
+
+
 def test_truncation_keeps_the_surface():
     volume = ball()
     kept = volume.truncated(3.0)
