@@ -9,9 +9,7 @@ for side in (16, 32, 64):
     basis = Wavelet((side, side), levels=side.bit_length() - 3, family="db4", alignment="centered")
     w = 2 * torch.pi * torch.fft.fftfreq(side, dtype=torch.float64)
     power = 1 / ((2 * torch.pi / side) ** 3 + torch.hypot(w[:, None], w).pow(3))  # correlated over the whole image
-    denoiser = cascade_of_stationary(
-        basis, power / power.mean()
-    )  # the exact score of every level, in place of networks
+    denoiser = cascade_of_stationary(basis, power / power.mean())  # exact levels in place of networks
 
     fields = sample_cascade(cascade_stages(denoiser, "matched", 8), torch.arange(100))[:, 0]
     found = (torch.fft.fft2(fields.double(), norm="ortho").abs() ** 2).mean(0) / (power / power.mean())
