@@ -80,6 +80,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dps": {"name": "dps", "style": "paper", "steps": 50, "process": vp},
     "pigdm": {"name": "pigdm", "style": "paper", "steps": 50, "process": vp},
     "dds": {"name": "dds", "style": "paper", "steps": 50, "process": vp},
+    "dds, wavelet TV": {"name": "dds", "style": "paper", "steps": 50, "process": vp, "wavelet_tv": 0.2},
     "diffpir": {"name": "diffpir", "style": "paper", "steps": 20, "process": vp},
 }
 FEWER = {"matched, 4 steps": {"name": "matched", "steps": 4}, "matched, 1 step": {"name": "matched", "steps": 1}}

@@ -418,8 +418,13 @@ def test_a_record_whose_levels_differ_is_refused_by_name(trained, tmp_path):
         InputError, match=r"network\.options\.levels.*3.*expected 2|network\.options\.levels.*2, the levels"
     ):
         open_generator(tmp_path / "small")
-    del record["spread_scale"]["rows"][0]
     record["network"]["options"]["levels"] = 2
+    record["process"]["basis"]["options"]["levels"] = 1
+    (tmp_path / "small.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"small\.json: process.*levels \(1, 1\); expected.*\(2, 2\)"):
+        open_generator(tmp_path / "small")
+    record["process"]["basis"]["options"]["levels"] = 2
+    del record["spread_scale"]["rows"][0]
     (tmp_path / "small.json").write_text(json.dumps(record))
     with pytest.raises(InputError, match="3 rows"):
         open_generator(tmp_path / "small")
@@ -436,6 +441,21 @@ def test_what_is_drawn_depends_on_the_seed_and_the_item_alone(trained):
     assert many.record["full"] == pytest.approx(2 * (1 / 4 + 1 / 16 + 1 / 16))
     assert many.record["law"].startswith("calibrated")
     assert "held-out" in many.record["spread"]
+
+
+def test_the_default_dtype_of_the_caller_changes_nothing(trained, tmp_path):
+    """Weights are drawn, kept and used in float32: the same bits under another default."""
+    known = generate(trained / "small", 2, steps=2).images
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(generate(trained / "small", 2, steps=2).images, known)
+        plan = prepare_fit(config(training__steps=1), tmp_path, tmp_path)
+        other = fit(plan, tmp_path, tensorboard=False)
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    again = fit(prepare_fit(config(training__steps=1), tmp_path / "b", tmp_path), tmp_path / "b", tensorboard=False)
+    assert other.read_bytes() == again.read_bytes()
 
 
 def test_steps_of_every_level_and_other_sizes(trained):
@@ -534,7 +554,13 @@ def test_what_is_no_cascade_is_refused(call, message):
         ({"training__loss": "eps"}, "loss"),
         ({"network__options": {"levels": 5}}, "levels of process.basis"),
         ({"network__options": {"depth": 5}}, "depth"),
-        ({"process__options": {}}, "other statistics"),
+        ({"process__options": {}}, r"process\.options\.spectrum: found nothing; expected .data."),
+        (
+            {"process__basis": {"name": "wavelet", "options": {"levels": [2, 1]}}},
+            "levels: found \\[2, 1\\]; expected one number",
+        ),
+        ({"network__options": {"net": {"name": "unet", "options": {"breadth": 3}}}}, "found the option 'breadth'"),
+        ({"process__basis": {"name": "fourier"}}, "process: found wavelet_cascade in the basis fourier"),
     ],
 )
 def test_configurations_that_are_no_cascade(changes, message, tmp_path):

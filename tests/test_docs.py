@@ -102,7 +102,9 @@ def test_links_between_documents_exist():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-@pytest.mark.parametrize("script", ["02_gaussian_card", "03_measured_instrument", "04_new_process", "05_new_rule"])
+@pytest.mark.parametrize(
+    "script", ["02_gaussian_card", "03_measured_instrument", "04_new_process", "05_new_rule", "07_wavelet_cascade"]
+)
 def test_examples_run(script, capsys):
     runpy.run_path(str(ROOT / "examples" / f"{script}.py"))
     assert capsys.readouterr().out

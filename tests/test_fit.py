@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -207,6 +208,11 @@ def test_overrides_and_missing_files(tmp_path):
         load_config(path, ["training.steps"])
     with pytest.raises(InputError, match="no such file"):
         load_config(tmp_path / "none.yaml")
+    for name, words in (("spacing", "spacing: found nothing; expected mm per axis"), ("data", "data: found nothing")):
+        lines = re.sub(rf"^{name}:.*\n(?:[ -].*\n)*", "", path.read_text(), flags=re.MULTILINE)
+        (tmp_path / "without.yaml").write_text(lines)
+        with pytest.raises(InputError, match=words):
+            load_config(tmp_path / "without.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1,")
     with pytest.raises(InputError, match="unreadable YAML"):
         load_config(tmp_path / "broken.yaml")

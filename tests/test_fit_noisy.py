@@ -190,6 +190,7 @@ def test_a_row_without_its_noise_is_named(tmp_path):
         ({"nps": "short.json"}, {}, "Nyquist"),
         ({"nps": "map.json"}, {}, "two axes"),
         ({"nps": "mtf.json"}, {}, "MTF"),
+        ({"nps": "bare.json"}, {}, r"data\.noise\.nps: .*bare\.json: nps\.unit: found no units"),
     ],
 )
 def test_noise_that_cannot_be_meant_is_one_error(tmp_path, noise, changes, message):
@@ -200,7 +201,8 @@ def test_noise_that_cannot_be_meant_is_one_error(tmp_path, noise, changes, messa
         path.write_text(yaml.safe_dump(record))
     short = Curve.isotropic([0.0, 0.3], [1.0, 1.0], "HU^2 mm^2").to_json()
     table = {"frequency": [[0.0, 1.0], [0.0, 1.0]], "value": [1.0] * 4, "unit": "HU^2 mm^2"}
-    both = {"short": short, "map": {**table, "frequency_unit": "cycles/mm"},
+    bare = {"frequency": [0.0, 1.0], "value": [1.0, 1.0]}
+    both = {"bare": bare, "short": short, "map": {**table, "frequency_unit": "cycles/mm"},
             "mtf": {**short, "unit": "1", "quantity": "mtf"}}  # fmt: skip
     for name, record in both.items():
         (tmp_path / "data" / f"{name}.json").write_text(json.dumps(record))

@@ -130,6 +130,18 @@ def test_the_distance_of_a_ball_of_labels_is_within_a_voxel():
     assert np.abs(moved.values - ball(16, 10.3, 2.0).values).max() < 1.2
 
 
+def test_a_mask_that_its_grid_cuts_ends_there():
+    """Nothing is made up beyond the last voxels: a box at the edge is what it is with background around it."""
+    mask = np.zeros((14, 16, 18), dtype=int)
+    mask[:9, 4:12, 5:13] = 1  # reaches the first plane
+    found = retrodict.in_cube(retrodict.distance_of_labels(mask, 1.0), 16, 1.0).values
+    whole = retrodict.in_cube(retrodict.distance_of_labels(np.pad(mask, ((6, 0), (0, 0), (0, 0))), 1.0), 16, 1.0).values
+    assert np.allclose(np.minimum(found, 0), np.minimum(whole, 0), atol=1e-12)
+    volumes = [retrodict.surface(Volume(v, (1.0,) * 3)).volume for v in (found, whole)]
+    assert volumes[0] == pytest.approx(volumes[1], rel=0.01)
+    assert volumes[0] == pytest.approx(9 * 8 * 8, rel=0.05)  # corners are cut off by marching cubes
+
+
 def test_truncation_keeps_the_surface():
     volume = ball()
     kept = volume.truncated(3.0)
@@ -424,11 +436,21 @@ def test_shapes_are_fit_drawn_and_written(details, models, tmp_path):
     again = retrodict.generate_shapes(models[details], 1, steps=2, batch=1)
     assert np.allclose(again.volumes[0].values, made.volumes[0].values, atol=1e-4)
     assert made.record["details"] == details
+    assert made.record["law"].startswith("calibrated" if details == "posterior" else "not calibrated: details are")
     record = json.loads((tmp_path / "out" / "shapes.json").read_text())
     written = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert "volumes.npz" in written
     assert "shapes.png" in written
     assert len([n for n in written if n.endswith(".stl")]) == 3 - record["empty"]
+
+
+def test_a_model_that_is_no_cascade_has_no_details_apart(tmp_path):
+    """WDM by configuration: all bands are drawn at once."""
+    process = {"name": "wavelet_scaled", "basis": {"name": "wavelet", "options": {"family": "haar", "levels": 1}}}
+    network = {"name": "wavelet_unet", "options": {"width": 4, "multipliers": [1], "blocks": 1}}
+    changes = {"process": process, "network": network, "data__validation": []}
+    model = fit(prepare_fit(tiny(**changes), tmp_path, tmp_path), tmp_path, tensorboard=False).with_suffix("")
+    assert retrodict.generate_shapes(model, 1, steps=2).record["details"] == "drawn with the rest"
 
 
 def test_only_drawn_details_have_a_spread(models):
@@ -513,6 +535,7 @@ def holed():
 
 BALL = ball(16, 5.0).values < 0
 DEEP = {"name": "wavelet", "options": {"levels": 4}}
+FRACTION = {"name": "wavelet", "options": {"levels": 1.5}}
 NOWHERE = {"labels": ["nowhere"], "clip": 2}
 
 
@@ -535,9 +558,11 @@ NOWHERE = {"labels": ["nowhere"], "clip": 2}
         (lambda: tiny(intensity__scale=3.0), "scale 4"),
         (lambda: tiny(data__shapes={"images": 0}), "images, labels or meshes"),
         (lambda: tiny(data__patch=[4] * 3), "at least 4 times"),
-        (lambda: prepare_fit(tiny(process__basis=DEEP), Path(), Path()), r"2\*\*4"),
+        (lambda: prepare_fit(tiny(process__basis=DEEP), Path(), Path()), r"data\.patch: found \[8, 8, 8\].*2\*\*4"),
         (lambda: prepare_fit(tiny("mean"), Path(), Path()), "one of none, posterior, regression"),
         (lambda: shape_groups(tiny(data__shapes=NOWHERE), Path()), "data.shapes.labels: found no folder"),
+        (lambda: prepare_fit(tiny(process__basis=FRACTION), Path(), Path()), r"basis.options.levels: found 1\.5"),
+        (lambda: prepare_fit(tiny(process__options={}), Path(), Path()), r"process\.options\.spectrum: found nothing"),
         (lambda: retrodict.earth_mover(POINTS[:4], POINTS[:5]), "4 and 5 points"),
     ],
 )  # fmt: skip
@@ -556,6 +581,45 @@ def test_a_bad_file_is_named(tmp_path):
         (tmp_path / "b.ply").write_bytes(cut)
         with pytest.raises(InputError, match=r"b\.ply"):
             retrodict.read_mesh(tmp_path / "b.ply")
+
+
+def test_the_grid_is_looked_at_before_the_shapes():
+    """Distances of meshes take minutes: what the levels do not divide is said first."""
+    config = tiny(process__basis=DEEP, data__shapes={"meshes": ["nowhere"], "clip": 2})
+    with pytest.raises(InputError, match=r"data\.patch"):
+        prepare_fit(config, Path(), Path())
+
+
+def test_a_mask_without_spacing_names_the_field_that_gives_it(tmp_path):
+    np.savez(tmp_path / "a.npz", image=BALL.astype(np.uint8))
+    stated = {"labels": ["."], "clip": 2}
+    with pytest.raises(InputError, match=r"a\.npz: found no spacing.*data\.spacing"):
+        shape_groups(tiny(data__shapes=stated), tmp_path)
+    config = tiny(data__shapes=stated, data__spacing=[1.0] * 3)
+    assert len(shape_groups(config, tmp_path)) == 1
+
+
+def test_only_shapes_on_the_grid_of_the_model_are_compared_with_what_it_draws(models):
+    other = tiny(data__patch=[16] * 3)
+    with pytest.raises(InputError, match=r"data\.patch: found \(16, 16, 16\).*expected \(8, 8, 8\)"):
+        retrodict.evaluate_shapes(models["posterior"], other, Path(), steps=1)
+    with pytest.raises(InputError, match="samples: found 0"):
+        retrodict.evaluate_shapes(models["posterior"], tiny(), Path(), samples=0, steps=1)
+
+
+def test_a_variation_that_fills_its_volume_has_no_mesh(models, monkeypatch):
+    """Nothing outside is as little of a surface as nothing inside."""
+    volume = retrodict.volume_of_shape(retrodict.draw_shape(1), 8, 2.0)
+
+    def full(denoiser, plan, start, **rest):
+        from types import SimpleNamespace
+
+        return SimpleNamespace(x=torch.full((1, 1, 8, 8, 8), -1.0))
+
+    monkeypatch.setattr("retrodict.tasks.shape_edit.sample", full)
+    made = retrodict.vary_shape(models["posterior"], volume, 1, strength=0.5, steps=1)
+    assert made.meshes == [None]
+    assert made.record["empty"] == 1
 
 
 def test_a_model_of_images_is_refused(tmp_path, models):

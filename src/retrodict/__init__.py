@@ -62,6 +62,8 @@ _PUBLIC = {
     "Bands": "bases.bands",
     "dwt": "bases.bands",
     "UndecimatedHaar": "bases.redundant",
+    "wavelet_tv": "bases.wavelet_tv",
+    "wavelet_tv_gradient": "bases.wavelet_tv",
     "Pyramid": "bases.redundant",
     "laplacian_pyramid": "bases.redundant",
     "BASES": "bases",
@@ -356,6 +358,8 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.bases.spectrum import band_spectrum as band_spectrum
     from retrodict.bases.spectrum import radial_spectrum as radial_spectrum
     from retrodict.bases.stationary import stationary_levels as stationary_levels
+    from retrodict.bases.wavelet_tv import wavelet_tv as wavelet_tv
+    from retrodict.bases.wavelet_tv import wavelet_tv_gradient as wavelet_tv_gradient
     from retrodict.data import Image as Image
     from retrodict.data import discover as discover
     from retrodict.data import read as read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping
@@ -136,7 +137,7 @@ def choice(where: str, name: str, known: Iterable[str]) -> str:
     options = sorted(known)
     if name in options:
         return name
-    near = difflib.get_close_matches(name, options, n=1)
+    near = difflib.get_close_matches(name, options, n=1) if isinstance(name, str) else []
     raise InputError(where, repr(name), f"one of {', '.join(options)}", f"Did you mean {near[0]!r}?" if near else "")
 
 
@@ -173,7 +174,9 @@ def build(table: Mapping[str, Callable[..., T]], recipe: Recipe, where: str, /, 
     except InputError:
         raise
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError) as error:
-        raise InputError(f"{where} {recipe.name!r}", str(error), "options that this entry knows") from error
+        surplus = re.search(r"unexpected keyword argument ('\w+')", str(error))
+        found = f"the option {surplus[1]}" if surplus else str(error)
+        raise InputError(f"{where} {recipe.name!r}", found, "options that this entry knows") from error
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------

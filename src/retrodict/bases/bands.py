@@ -12,11 +12,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-from retrodict._check import InputError
+from retrodict._check import InputError, choice
 from retrodict.bases.dwt import Alignment, full_precision, levels_of, steps_of, transform
 
 __all__ = ["Band", "Bands", "dwt", "join", "named", "split", "stack", "unstack"]
@@ -192,13 +193,14 @@ def dwt(
     the transform of what was added is orthonormal, that of the image alone then is not.  float32, float64 and complex
     keep their dtype; half precision is computed and returned in float32.
 
-    Raises `InputError` for an unknown family, levels that exceed the size (2^(levels - 1) >= N), or values that are no
-    floating point numbers.
+    Raises `InputError` for an unknown family or alignment, levels that exceed the size (2^(levels - 1) >= N), or values
+    that are no floating point numbers.
     """
     x = full_precision(x, "dwt input")
     each = levels_of(levels, ndim, "dwt levels")
     if x.ndim < ndim or not 1 <= ndim <= 3:
         raise InputError("dwt input", tuple(x.shape), f"at least {ndim} axes, of which 1 to 3 are transformed")
+    choice("dwt alignment", alignment, get_args(Alignment))
     size = tuple(x.shape[x.ndim - ndim :])
     if any(own and 2 ** (own - 1) >= n for n, own in zip(size, each, strict=True)):
         raise InputError("dwt levels", levels, f"fewer: an axis of {size} is used up", "N > 2^(levels - 1).")

@@ -47,7 +47,7 @@ class Steps(NamedTuple):
 
 def levels_of(levels: int | Sequence[int], ndim: int, where: str = "levels") -> tuple[int, ...]:
     """Levels of every axis: one number for all, or one each (0 leaves an axis as it is)."""
-    each = (levels,) * ndim if isinstance(levels, int) else tuple(levels)
+    each: tuple[int, ...] = tuple(levels) if isinstance(levels, list | tuple) else (levels,) * ndim  # type: ignore[assignment]
     if len(each) != ndim or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in each) or not any(each):
         raise InputError(where, levels, f"a positive whole number, or {ndim} of at least 0, one for every axis")
     return each
@@ -65,6 +65,8 @@ def steps_of(family: str, levels: Sequence[int], alignment: Alignment = "centere
 
 def full_precision(x: Tensor, where: str) -> Tensor:
     """X in at least single precision: half precision loses three digits in a transform and is converted to float32."""
+    if not isinstance(x, Tensor):
+        raise InputError(where, type(x).__name__, "a torch tensor", "Convert with torch.as_tensor(x).")
     if not (x.is_floating_point() or x.is_complex()):
         raise InputError(where, f"{x.dtype} values", "real or complex floating point", "Convert with x.float().")
     half = {torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.complex32: torch.complex64}

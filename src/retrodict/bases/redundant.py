@@ -18,6 +18,11 @@ from retrodict.bases.filters import pair
 __all__ = ["Pyramid", "UndecimatedHaar", "laplacian_pyramid", "pyramid_sizes"]
 
 
+def whole(value: object) -> bool:
+    """Whether a value is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 # ---- undecimated Haar ------------------------------------------------------------------------------------------------
 
 
@@ -34,7 +39,7 @@ class UndecimatedHaar:
 
     def __post_init__(self) -> None:
         """Refuse no levels, or axes that are not images."""
-        if self.levels < 1 or not 1 <= self.ndim <= 3:
+        if not whole(self.levels) or not whole(self.ndim) or self.ndim > 3:
             found = f"{self.levels} levels, {self.ndim} axes"
             raise InputError("UndecimatedHaar", found, "at least one level, and 1 to 3 axes")
 
@@ -83,7 +88,7 @@ def pyramid_sizes(n: int, levels: int, family: str = "bior6.8") -> list[int]:
     Raises `InputError` where a level is finer than its filter: 2^levels (F - 1) > n, PyWavelets' `dwt_max_level`.
     """
     length = len(pair(family).down)
-    if levels < 1 or 2**levels * (length - 1) > n:
+    if not whole(levels) or 2**levels * (length - 1) > n:
         most = max(0, (n // (length - 1)).bit_length() - 1)
         wanted = f"1 to {most} on {n} samples" if most else f"none: {n} samples are too few"
         raise InputError("pyramid levels", levels, f"{wanted} with {family!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import get_args
@@ -38,7 +38,7 @@ class Wavelet(Basis):
         super().__post_init__()
         choice("Wavelet family", self.family, FAMILIES)
         choice("Wavelet alignment", self.alignment, get_args(Alignment))
-        if not isinstance(self.levels, int):
+        if isinstance(self.levels, Sequence):
             object.__setattr__(self, "levels", tuple(self.levels))
         if any(n % 2**own for n, own in zip(self.size, self.each, strict=True)):
             each = self.levels if isinstance(self.levels, int) else f"levels of {self.levels}"

@@ -17,7 +17,7 @@ from retrodict.denoisers.cascade import CascadeDenoiser
 from retrodict.denoisers.cascade_net import Factors, NetModel, RegressionModel
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.models.model import MOST_PARAMETERS, ModelSpec, load_model, model_files, open_model, read_spec
-from retrodict.models.tensors import load_weights, read_tensors
+from retrodict.models.tensors import as_ever, load_weights, read_tensors
 from retrodict.nets import NETS
 from retrodict.nets.cascade import CascadeNet
 from retrodict.processes.recipes import process_from_recipe
@@ -44,7 +44,12 @@ def build_cascade(spec: ModelSpec, where: str = "model") -> CascadeDenoiser:
 
     Raises `InputError`, by name, where the levels of the networks are not those of the basis of the process.
     """
-    process = process_from_recipe(spec.process, spec.size, spec.spacing, f"{where}: process")
+    try:
+        process = process_from_recipe(spec.process, spec.size, spec.spacing, f"{where}: process")
+    except InputError as error:
+        if error.where.startswith(where):
+            raise
+        raise InputError(f"{where}: process: {error.where}", error.found, error.expected, error.hint) from error
     own, net = CascadeNet.options_of(spec.network.get("options", {}), where)
     if not isinstance(process.basis, Wavelet):
         raise InputError(f"{where}: process.basis", type(process.basis).__name__, "wavelet: a cascade has levels")
@@ -63,7 +68,7 @@ def build_cascade(spec: ModelSpec, where: str = "model") -> CascadeDenoiser:
         count = sum(p.numel() for p in made().parameters())
     if count > MOST_PARAMETERS:
         raise InputError(f"{where}: network", f"{count:.3g} parameters", f"at most {MOST_PARAMETERS:.3g}")
-    with torch.device("cpu"):  # whatever the default device of the caller is
+    with as_ever():
         nets = made()
     spectrum = Spectrum.from_json(spec.spectrum, f"{where}: spectrum")
     if not isinstance(spectrum, BandSpectrum):

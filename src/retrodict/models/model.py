@@ -24,7 +24,7 @@ from retrodict.denoisers.cascade_posterior import CascadePosterior
 from retrodict.denoisers.flow_map import FlowMap, features_of
 from retrodict.denoisers.network import LEVELS, NetDenoiser, channels_in, channels_out
 from retrodict.denoisers.spread_scale import SpreadScale
-from retrodict.models.tensors import load_weights, read_tensors
+from retrodict.models.tensors import as_ever, load_weights, read_tensors
 from retrodict.nets import NETS, precision_for
 from retrodict.processes.clocks import law_from_json
 from retrodict.processes.process import Process
@@ -120,7 +120,7 @@ class ModelSpec:
             count = sum(p.numel() for p in build(NETS, recipe, f"{where}: network", **shape).parameters())
         if count > MOST_PARAMETERS:
             raise InputError(f"{where}: network", f"{count:.3g} parameters", f"at most {MOST_PARAMETERS:.3g}")
-        with torch.device("cpu"):  # whatever the default device of the caller is
+        with as_ever():
             net = build(NETS, recipe, f"{where}: network", **shape)
         spectrum = Spectrum.from_json(self.spectrum, f"{where}: spectrum")
         kind = self._kind(where)

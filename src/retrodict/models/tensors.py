@@ -7,7 +7,8 @@ import json
 import math
 import stat
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from retrodict._check import InputError
 
-__all__ = ["load_weights", "read_tensors"]
+__all__ = ["as_ever", "load_weights", "read_tensors"]
 
 
 PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -30,6 +31,18 @@ MOST_HEADER = 16_000_000
 
 WIDEST = 16
 """Bytes of one value of the widest type: complex128."""
+
+
+@contextmanager
+def as_ever() -> Iterator[None]:
+    """Networks are made on the CPU in float32, whatever the default device and dtype of the caller are."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def load_weights(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -119,6 +119,7 @@ def _away(side: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
 def in_cube(volume: Volume, size: int, spacing: float, name: str = "shape") -> Volume:
     """The same shape about the center of a cube of `size` voxels of `spacing` mm, by linear interpolation.
 
+    A shape that reaches the edge of its own grid is closed at the border of the last voxels.
     Raises `InputError` where it does not fit with a voxel to spare: nothing is cut off.
     """
     ndimage = needed("scipy.ndimage")
@@ -136,7 +137,10 @@ def in_cube(volume: Volume, size: int, spacing: float, name: str = "shape") -> V
     inner = np.clip(wanted, 0, np.array(volume.values.shape) - 1)
     values = ndimage.map_coordinates(volume.values, np.moveaxis(inner, -1, 0), order=1, mode="nearest")
     beyond = np.linalg.norm((wanted - inner) * steps, axis=-1)  # outside of the grid it goes on growing
-    return Volume(values + beyond, (spacing,) * 3)
+    middle = (np.array(volume.values.shape) - 1) / 2
+    rim = np.abs(wanted - middle) * steps - (middle + 0.5) * steps
+    box = np.linalg.norm(np.maximum(rim, 0), axis=-1) + np.minimum(rim.max(-1), 0)
+    return Volume(np.maximum(values + beyond, box), (spacing,) * 3)  # what its grid cuts ends there
 
 
 def needed(name: str) -> Any:

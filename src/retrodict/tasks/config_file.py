@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_args
@@ -215,7 +215,19 @@ def first_error(cls: type[Strict], path: object, error: ValidationError) -> Inpu
         near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else ""
         return InputError(f"{path}: {where}", "an unknown key", "a known key", hint)
-    return InputError(f"{path}: {where}", repr(item.get("input"))[:80], item["msg"])
+    if item["type"] == "missing":
+        return InputError(f"{path}: {where}", "nothing", _wanted(cls, item["loc"]))
+    expected = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return InputError(f"{path}: {where}", repr(item.get("input"))[:80], expected)
+
+
+def _wanted(cls: Any, loc: Sequence[str | int]) -> str:
+    """What a key that has to be there is for."""
+    for part in loc[:-1]:
+        inner = cls.model_fields[part].annotation if hasattr(cls, "model_fields") and part in cls.model_fields else cls
+        cls = next(iter(get_args(inner)), inner)
+    known = getattr(cls, "model_fields", {}).get(loc[-1])
+    return "a value" if known is None or not known.description else known.description
 
 
 def _walk(cls: Any, loc: Iterable[str | int]) -> tuple[list[str | int], list[str]]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from retrodict._check import InputError, Recipe, build
 from retrodict.denoisers.flow_map import FlowMap, features_of, widened
 from retrodict.denoisers.network import NetDenoiser, channels_in, channels_out
 from retrodict.models.model import ModelSpec
+from retrodict.models.tensors import as_ever
 from retrodict.nets import NETS
 from retrodict.processes.process import Process
 from retrodict.samplers.plan import Plan, make_grid
@@ -75,7 +75,7 @@ def student_of(teacher: NetDenoiser, spec: ModelSpec, method: Method) -> NetDeno
     shape = {"ndim": len(spec.size), "in_channels": channels_in(teacher.process, count),
              "out_channels": channels_out(teacher.process, count, spec.bands),
              "level_features": features_of(spec.level)}  # fmt: skip
-    with torch.device("cpu"):
+    with as_ever():
         net = build(NETS, Recipe.from_json(spec.network, "network"), "network", **shape)
     net.load_state_dict(widened(teacher.net.state_dict(), net.state_dict()))
     own = {name: getattr(teacher, name) for name in ("process", "spectrum", "level", "bands", "precision", "unit")}

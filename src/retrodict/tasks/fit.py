@@ -31,6 +31,7 @@ from retrodict.models.tensors import load_weights, read_tensors
 from retrodict.nets import UNet, WaveletCascade, precision_for
 from retrodict.processes.clocks import law_from_json
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
+from retrodict.tasks.fit_bands import check_bands
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
@@ -92,7 +93,8 @@ def prepare_fit(config: FitConfig, folder: Path, base: Path) -> FitPlan:
 
     `base`: folder that a relative `data.root` is relative to.
     """
-    noise = own_noise(config, base)  # before the images are read
+    check_bands(config)
+    noise = own_noise(config, base)  # both before the images are read
     sets = training_sets(config, base)
     training, validation = sets.training, sets.validation
     if noise is not None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from retrodict._check import InputError
 from retrodict._random import key
 from retrodict.data import PatchSet
 from retrodict.data.spacings import SpacingSet
@@ -39,17 +38,10 @@ def prepare_cascade(
     spec: ModelSpec,
     device: str,
 ) -> FitPlan:
-    """What is asked of the configuration of a cascade, what is done already, and the time of a step.
+    """What is done already, and the time of a step; `check_bands` has looked at the configuration.
 
-    Raises `InputError` for what a cascade has not, and for checkpoints of another configuration.
+    Raises `InputError` for checkpoints of another configuration.
     """
-    for where, value, usual in (("predicts", config.predicts, "wiener"), ("level", config.level, "rms")):
-        if value != usual:
-            raise InputError(where, repr(value), f"{usual!r} with a cascade")
-    if config.law is not None or config.start_from is not None:
-        raise InputError("law" if config.law is not None else "start_from", "one", "none with a cascade")
-    if config.training.loss != "unit":
-        raise InputError("training.loss", repr(config.training.loss), "'unit' with a cascade")
     denoiser = _built(spec, config)
     depth, nets = denoiser.views.basis.depth, _model(denoiser).net
     options = {**spec.network["options"], "levels": depth}  # stored, so that other levels are refused by name

@@ -115,7 +115,11 @@ def own_noise(config: FitConfig, base: Path) -> OwnNoise | None:
             hint = f"Measure it with retrodict measure nps; it lies in data.root (now {config.data.root!r}), "
             found, wanted = f"no file {path}", "the NPS of the scans, as retrodict measure nps writes it"
             raise InputError("data.noise.nps", found, wanted, hint + "or give --set data.root=/path/to/the/images.")
-        curve = Curve.parse(path, "nps")
+        try:
+            curve = Curve.parse(path, "nps")
+        except InputError as error:
+            where = error.where if str(path) in error.where else f"data.noise.nps: {path}: {error.where}"
+            raise InputError(where, error.found, error.expected, error.hint) from error
         if len(curve.frequency) > 1:
             raise InputError("data.noise.nps", "a curve of two axes", "an isotropic one: patches are turned")
     return OwnNoise(curve, stated.std, by_image, config.intensity.scale)

@@ -24,6 +24,7 @@ from retrodict.data.formats import FORMATS
 from retrodict.data.formats.format import Labels
 from retrodict.data.units import unit as unit_of
 from retrodict.denoisers.cascade import CascadeDenoiser
+from retrodict.denoisers.cascade_net import RegressionModel
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.denoisers.flow_map import FlowMap
 from retrodict.denoisers.network import NetDenoiser
@@ -260,7 +261,14 @@ def _drawn(
 
 
 def judged(denoiser: Denoiser, rule: str, steps: int | Sequence[int] | None, grid: str | None) -> str:
-    """What the plan does on Gaussian data of the model's spectrum, as one sentence; the exact card, on a small grid."""
+    """What the plan does on Gaussian data of the model's spectrum, as one sentence; the exact card, on a small grid.
+
+    A cascade that does not draw its details has not the variance of the data there, whatever the sampler does.
+    """
+    model = getattr(denoiser, "model", None)
+    if isinstance(model, RegressionModel):
+        kept = "left out" if model.silent else "the mean given the coarse image"
+        return f"not calibrated: details are {kept}, and not drawn"
     twin = denoiser.gaussian()
     if twin is None or twin.prior() is None:
         return "not calibrated: the spectrum of the data is not known"

@@ -68,7 +68,13 @@ def _files(stated: ShapesConfig, root: Path) -> Iterator[Path]:
 
 def _group(path: Path, stated: ShapesConfig, side: int, spacing: float, config: FitConfig) -> Group:
     given = config.data.spacing
-    volume = volume_of(path, side, spacing, inside=stated.inside, given=None if given is None else tuple(given))
+    try:
+        volume = volume_of(path, side, spacing, inside=stated.inside, given=None if given is None else tuple(given))
+    except InputError as error:
+        if "spacing" not in error.options:
+            raise
+        hint = "Give data.spacing: [1.0, 0.7, 0.7] in the configuration."  # a configuration has no option of its own
+        raise InputError(path, error.found, error.expected, hint) from error
     return _named(path.name.partition(".")[0], volume, stated.clip * spacing)
 
 

@@ -17,11 +17,10 @@ from retrodict.samplers.cascade import cascade_grid
 from retrodict.samplers.loop import sample
 from retrodict.samplers.plan import make_grid
 from retrodict.samplers.rules import RULES, make_plan
-from retrodict.shapes.surface import surface
 from retrodict.shapes.volume import Volume
 from retrodict.tasks.machine import torch_threads
 from retrodict.tasks.shape_data import volume_of
-from retrodict.tasks.shapes import GeneratedShapes, open_shapes
+from retrodict.tasks.shapes import GeneratedShapes, open_shapes, surface_or_none
 
 __all__ = ["vary_shape"]
 
@@ -71,7 +70,7 @@ def vary_shape(
         state = denoiser.process.corrupt(x0, t, noise_like(x0, seeds, "start", 0))
         x = sample(denoiser, plan, denoiser.process.to_coefficients(state, t), seeds=seeds).x
     made = [Volume(v[0].double().numpy(), volume.spacing) for v in found.spec.intensity.decode(x)]
-    meshes = [surface(v) if (v.values < 0).any() else None for v in made]
+    meshes = [surface_or_none(v) for v in made]
     record = {"model": found.source, "strength": strength, "time": float(times[0]), "rule": rule, "seed": seed}
     empty = sum(m is None for m in meshes)
     return GeneratedShapes(made, meshes, {**record, "steps": len(plan), "empty": empty, **stamp()})

@@ -18,7 +18,7 @@ from retrodict._output import refuse_existing, stamp, write_folder
 from retrodict._random import key
 from retrodict.data.patches import split
 from retrodict.metrics.shapes import DISTANCES, compare_sets, novelty, pairwise
-from retrodict.models.cascade import Generator, open_generator
+from retrodict.models.cascade import Generator, is_cascade, open_generator
 from retrodict.shapes.files import MESHES, encode_mesh
 from retrodict.shapes.mesh import Mesh, sample_points
 from retrodict.shapes.picture import shape_sheet
@@ -28,7 +28,15 @@ from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_data import groups_of
 from retrodict.tasks.generate import generate
 
-__all__ = ["GeneratedShapes", "compare_shapes", "evaluate_shapes", "generate_shapes", "open_shapes", "shape_sides"]
+__all__ = [
+    "GeneratedShapes",
+    "compare_shapes",
+    "evaluate_shapes",
+    "generate_shapes",
+    "open_shapes",
+    "shape_sides",
+    "surface_or_none",
+]
 
 KNOWN = 128
 """Training shapes that novelty looks at: the pairs among them cost most."""
@@ -98,8 +106,9 @@ def generate_shapes(
     found = open_shapes(model)
     made = generate(found, samples, seed=seed, steps=steps, rule=rule, batch=batch, threads=threads, watch=watch)
     volumes = [Volume(v[0].double().numpy(), made.spacing) for v in made.images]
-    meshes = [_surface(v) for v in volumes]
-    details = found.spec.network.get("options", {}).get("details", "posterior")
+    meshes = [surface_or_none(v) for v in volumes]
+    network = found.spec.network
+    details = network.get("options", {}).get("details", "posterior") if is_cascade(network) else "drawn with the rest"
     record = {**made.record, "details": details, "empty": sum(m is None for m in meshes)}
     result = GeneratedShapes(volumes, meshes, record)
     if out is not None:
@@ -107,7 +116,7 @@ def generate_shapes(
     return result
 
 
-def _surface(volume: Volume) -> Mesh | None:
+def surface_or_none(volume: Volume) -> Mesh | None:
     """None where nothing is inside, which a generator may well draw."""
     values = volume.values
     return surface(volume) if (values < 0).any() and (values > 0).any() else None
@@ -125,6 +134,22 @@ def shape_sides(config: FitConfig, base: Path) -> tuple[list[Mesh], list[Mesh]]:
         raise InputError("data.validation", config.data.validation, "held-out shapes to compare with, such as 0.2")
     sides = [[surface(_volume(g.images[0])) for g in side] for side in (kept, held)]
     return sides[0], sides[1]
+
+
+def _same_grid(model: Generator, config: FitConfig) -> None:
+    """Raise for shapes of another size or truncation than the model draws: they are apart whatever it has learned."""
+    own, other = (
+        (tuple(size), tuple(spacing), scale)
+        for size, spacing, scale in (
+            (model.spec.size, model.spec.spacing, model.spec.intensity.scale),
+            (config.data.patch, config.spacing, config.intensity.scale),
+        )
+    )
+    if own != other:
+        said = [f"{size} voxels of {spacing} mm, truncated at {scale:g} mm" for size, spacing, scale in (other, own)]
+        raise InputError(
+            "data.patch", said[0], f"{said[1]}, as the model has", "Use the configuration it was fit with."
+        )
 
 
 def _volume(image: Any) -> Volume:
@@ -191,6 +216,9 @@ def evaluate_shapes(
     """
     _check(points, distances)
     found = open_shapes(model)
+    _same_grid(found, config)
+    if samples is not None and samples < 2:
+        raise InputError("samples", samples, "at least 2 shapes to compare")
     training, held = shape_sides(config, base)
     drawn = generate_shapes(found, samples or len(held), seed=seed, steps=steps, threads=threads, watch=watch)
     made = [m for m in drawn.meshes if m is not None]
