@@ -116,7 +116,7 @@ def main() -> None:
     """Measure, print and, where asked, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--write", action="store_true", help=f"into {PAGE.name}")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -6,8 +6,9 @@ Along an axis of even length N, with low-pass taps h and g_i = (-1)^i h_(F-1-i) 
 
 start = 1 - F/2 is the alignment of PyWavelets' mode "periodization", start = 0 the "causal" one; they differ by a shift
 of the image.  x is split into its even and odd samples once, and every tap is then one fused multiply-add of contiguous
-halves: no matrix, no library of convolutions, so that the bits of an image do not depend on the batch it is in, nor on
-autocast, nor on a reduced precision that the caller allows in matrix products.
+halves; two taps, those of Haar, are a sum and a difference, scaled once for all axes.  There is no matrix and no library
+of convolutions, so that the bits of an image do not depend on the batch it is in, nor on autocast, nor on a reduced
+precision that the caller allows in matrix products.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ __all__ = ["Alignment", "Steps", "combine", "full_precision", "levels_of", "step
 Alignment = Literal["causal", "centered"]
 """Where a filter stands: it begins at its sample, or as in PyWavelets half of it lies before."""
 
-_TILE = 2**16
+_TILE = 2**17
 """Numbers that are transformed together on a CPU, so that they stay in its nearest caches through all taps."""
 
 
@@ -135,7 +136,7 @@ def _analysis(x: Tensor, steps: Steps, out: Tensor) -> None:
             for axis in axes[1:]:
                 tile = _split(tile, steps, axis, 0, tile.shape[axis] // 2)
             for place, band in ((first, 0), (half + first, count)):
-                part.narrow(axes[0], place, count).copy_(tile.narrow(axes[0], band, count))
+                _scaled(tile.narrow(axes[0], band, count), steps, axes, part.narrow(axes[0], place, count))
         part = _corner(part, axes)
         if axes is not steps.axes[-1]:
             x = part.clone()
@@ -152,14 +153,28 @@ def _synthesis(u: Tensor, steps: Steps, out: Tensor) -> None:
             tile = _merge(source, steps, axes[0], first, count)
             for axis in axes[1:]:
                 tile = _merge(tile, steps, axis, 0, tile.shape[axis] // 2)
-            part.narrow(axes[0], 2 * first, 2 * count).copy_(tile)
+            _scaled(tile, steps, axes, part.narrow(axes[0], 2 * first, 2 * count))
+
+
+def _scaled(tile: Tensor, steps: Steps, axes: Sequence[int], out: Tensor) -> None:
+    """What was made along `axes`, into out: of two taps it has no weights yet."""
+    if len(steps.low) == 2:
+        torch.mul(tile, steps.low[0] ** len(axes), out=out)
+    else:
+        out.copy_(tile)
 
 
 def _split(x: Tensor, steps: Steps, axis: int, first: int, count: int) -> Tensor:
     """One level of analysis along an axis (counted from the end), outputs n = first ... first + count - 1 of either
-    filter: low ones, then high ones.
+    filter: low ones, then high ones.  Of two taps without their weights (`_scaled`).
     """
     pairs = x.unflatten(axis, (-1, 2))
+    if len(steps.low) == 2:
+        even, odd = (pairs.select(axis, parity).narrow(axis, first, count) for parity in (0, 1))
+        out = torch.empty(_resized(x, axis, 2 * count), dtype=x.dtype, device=x.device)
+        torch.add(even, odd, out=out.narrow(axis, 0, count))
+        torch.sub(even, odd, out=out.narrow(axis, count, count))
+        return out
     where = [divmod(steps.start + i, 2) for i in range(len(steps.low))]  # (shift, even or odd) of every tap
     begin, reach = where[0][0], where[-1][0] - where[0][0]
     samples = [_periodic(pairs.select(axis, parity), axis, first + begin, count + reach) for parity in (0, 1)]
@@ -173,6 +188,13 @@ def _split(x: Tensor, steps: Steps, axis: int, first: int, count: int) -> Tensor
 def _merge(u: Tensor, steps: Steps, axis: int, first: int, count: int) -> Tensor:
     """The transpose of `_split`: samples 2 first ... 2 (first + count) - 1."""
     half = u.shape[axis] // 2
+    if len(steps.low) == 2:
+        low, high = (u.narrow(axis, place + first, count) for place in (0, half))
+        out = torch.empty(_resized(u, axis, 2 * count), dtype=u.dtype, device=u.device)
+        pairs = out.unflatten(axis, (count, 2))
+        torch.add(low, high, out=pairs.select(axis, 0))
+        torch.sub(low, high, out=pairs.select(axis, 1))
+        return out
     where = [divmod(steps.start + i, 2) for i in range(len(steps.low))]
     last, reach = where[-1][0], where[-1][0] - where[0][0]
     bands = [_periodic(u.narrow(axis, place, half), axis, first - last, count + reach) for place in (0, half)]
