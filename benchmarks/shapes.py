@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -98,7 +99,7 @@ def config(variant: str, seed: int = 0, images: int = TRAINED + CHOSEN) -> FitCo
 NAMES = {
     "posterior": "details drawn (ours)",
     "regression": "details regressed (Hui et al. 2022), same coarse network",
-    "none": "no details, same coarse network",
+    "none": "no details, all of the budget for the coarse network",
     "direct": "direct diffusion of the volume",
     "auto-decoder": "auto-decoder and a Gaussian of its codes (Park et al. 2019)",
     "training": "training shapes in place of drawn ones",
@@ -159,7 +160,8 @@ def trained(
 
 
 class Cascades:
-    """The three cascades: one coarse network, and networks of details of their own where they have any."""
+    """The three cascades: two with one coarse network and networks of details of their own, and one without details,
+    whose coarse network goes on from there for the rest of the budget."""
 
     def __init__(self, runs: Path, plan: FitPlan) -> None:
         self.runs, self.plan = runs, plan
@@ -178,6 +180,8 @@ class Cascades:
             if variant == "none" and scale < LEVELS:
                 continue
             folder = self.runs / ("coarse" if scale == LEVELS else f"{variant}-{scale + 1}")
+            if variant == "none":
+                folder, share = self.alone(folder), 1.0
             trainer, own = LevelTrainer.of(denoiser, scale), key(0, "scale", scale) % 2**31
             average = trained(trainer, self.plan, self.batch, folder, share * seconds, own, level_loss)
             denoiser.model.net.net_of(scale).load_state_dict(average)  # type: ignore[attr-defined]
@@ -186,6 +190,13 @@ class Cascades:
         path = self.runs / f"{variant}-{seconds:g}"
         save_model(spec, denoiser.model.net.state_dict(), path)  # type: ignore[attr-defined]
         return open_generator(path), {"networks": spent}
+
+    def alone(self, coarse: Path) -> Path:
+        """The coarse network by itself: the first part of its training is that of the others."""
+        folder = self.runs / "alone"
+        if coarse.exists() and not folder.exists():
+            shutil.copytree(coarse, folder)
+        return folder
 
     def factors(self, denoiser: CascadeDenoiser) -> dict[str, Any]:
         exact = replace(denoiser, model=replace(denoiser.model, precision="float32"))  # type: ignore[type-var]

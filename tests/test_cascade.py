@@ -121,6 +121,42 @@ def test_views_are_of_unit_scale_and_are_put_back():
     assert torch.allclose(again, u, atol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [0, 1])
+def test_the_score_given_a_clean_coarse_image_is_that_part_of_the_joint_score(scale):
+    """T11, dense: grad log p of clean coarse and noisy details together, with respect to the details."""
+    basis, power = Wavelet((8, 8), levels=2, family="db2"), power_law((8, 8), 2.0)
+    denoiser = cascade_of_stationary(basis, power, 5.0, 1.0)
+    unit = torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)
+    rows = basis.forward(torch.fft.ifft2(power.sqrt() * torch.fft.fft2(unit)).real).reshape(64, 64)
+    cov = rows.T @ rows  # of coefficients of data with this spectrum
+    active, coarser = (torch.zeros(8, 8, dtype=torch.bool) for _ in range(2))
+    for place in denoiser.views.places(scale):
+        active[place] = True
+    for other in range(scale + 1, 3):
+        for place in denoiser.views.places(other):
+            coarser[place] = True
+    kept = (active | coarser).reshape(-1)
+    time = (scale + 0.5) / 3
+    window, h, s2 = denoiser.window(time)
+    assert window == scale
+    gain = torch.where(active, h, 1.0).double().reshape(-1)[kept]
+    noise = torch.where(active, s2, 0.0).double().reshape(-1)[kept]
+    scales = torch.ones(8, 8, dtype=torch.float64)
+    for place, deviation in zip(denoiser.views.places(scale), denoiser.views.deviation(scale).reshape(-1), strict=True):
+        scales[place] = deviation  # noise is white in units of the bands
+    noise = noise * scales.reshape(-1)[kept] ** 2
+    state = torch.zeros(8, 8, dtype=torch.float64)
+    state[active | coarser] = torch.randn(
+        int(kept.sum()), dtype=torch.float64, generator=torch.Generator().manual_seed(2)
+    )
+    joint = gain[:, None] * cov[kept][:, kept] * gain + torch.diag(noise)
+    score = -torch.linalg.solve(joint, state.reshape(-1)[kept])
+    mean = basis.forward(denoiser(basis.inverse(state[None, None]), torch.tensor([time], dtype=torch.float64)))[0, 0]
+    own = active.reshape(-1)[kept]
+    found = (h * mean[active] - state[active]) / noise[own]
+    assert torch.allclose(found, score[own], atol=1e-10, rtol=1e-10)
+
+
 @pytest.mark.parametrize("scale", [0, 1, 2])
 def test_only_the_active_bands_change(scale):
     denoiser = cascade()
@@ -504,6 +540,16 @@ def test_other_unconditional_processes_are_drawn_from_too(tmp_path):
     assert "not calibrated" in generate(tmp_path / "small", 1, steps=8, rule="ddim").record["law"]
     with pytest.raises(InputError, match="one number"):
         generate(tmp_path / "small", 1, steps=(2, 2))
+    clamped = generate(tmp_path / "small", 2, steps=8, clamp=(-0.01, 0.02))
+    assert clamped.images.max() <= 0.02 + 1e-7
+    assert clamped.images.min() >= -0.01 - 1e-7
+    assert (clamped.record["law"], clamped.record["rule"]) == ("not calibrated: answers are clamped", "ancestral")
+    with pytest.raises(InputError, match="draws no error"):
+        generate(tmp_path / "small", 1, rule="matched", clamp=(0, 1))
+    with pytest.raises(InputError, match=r"clamp.*least"):
+        generate(tmp_path / "small", 1, clamp=(1, 0))
+    command = ["generate", str(tmp_path / "small"), "-o", str(tmp_path / "out"), "--clamp", "0"]
+    assert "two numbers" in CliRunner().invoke(app, command).output
 
 
 @pytest.mark.parametrize(
@@ -516,6 +562,7 @@ def test_other_unconditional_processes_are_drawn_from_too(tmp_path):
         ({"size": (18, 16)}, "multiples of 4"),
         ({"grid": "rho"}, "window"),
         ({"files": "jpg"}, "jpg"),
+        ({"clamp": (0.0, 1.0)}, r"clamp.*cascade"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_clear_error(trained, changes, message):

@@ -155,6 +155,7 @@ _PUBLIC = {
     "CascadePosterior": "denoisers.cascade_posterior",
     "Wrapper": "denoisers.wrappers",
     "Conservative": "denoisers.conservative",
+    "Clamped": "denoisers.wrappers",
     "Guided": "denoisers.wrappers",
     "Autoguided": "denoisers.guidance",
     "ClassifierGuided": "denoisers.guidance",
@@ -395,6 +396,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.scale_mixture import IndependentDenoiser as IndependentDenoiser
     from retrodict.denoisers.scale_mixture import ScaleMixture as ScaleMixture
     from retrodict.denoisers.uneven import Uneven as Uneven
+    from retrodict.denoisers.wrappers import Clamped as Clamped
     from retrodict.denoisers.wrappers import Fused as Fused
     from retrodict.denoisers.wrappers import Guided as Guided
     from retrodict.denoisers.wrappers import Respread as Respread

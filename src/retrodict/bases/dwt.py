@@ -6,8 +6,8 @@ Along an axis of even length N, with low-pass taps h and g_i = (-1)^i h_(F-1-i) 
 
 start = 1 - F/2 is the alignment of PyWavelets' mode "periodization", start = 0 the "causal" one; they differ by a shift
 of the image.  x is split into its even and odd samples once, and every tap is then one fused multiply-add of contiguous
-halves; two taps, those of Haar, are a sum and a difference, scaled once for all axes.  There is no matrix and no library
-of convolutions, so that the bits of an image do not depend on the batch it is in, nor on autocast, nor on a reduced
+halves; two taps, those of Haar, are a sum and a difference, scaled once for all axes.  No matrix and no library of
+convolutions, so that the bits of an image do not depend on the batch it is in, nor on autocast, nor on a reduced
 precision that the caller allows in matrix products.
 """
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from retrodict._check import InputError
 from retrodict.cli.command import command
 from retrodict.cli.progress import watching
-from retrodict.cli.terminal import Force, integers, out, plain
+from retrodict.cli.terminal import Force, integers, numbers, out, plain
 
 __all__ = ["generate"]
 
@@ -28,6 +29,10 @@ def generate(
     rule: Annotated[str | None, typer.Option(help="Sampler, as for restore; matched where none is given.")] = None,
     grid: Annotated[str | None, typer.Option(help="Times of the sampler; of a cascade 'time'.")] = None,
     size: Annotated[str | None, typer.Option(help="Of an image, such as 128,128; by default that of training.")] = None,
+    clamp: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Bring every answer of the model between two values; not for a cascade."),
+    ] = None,
     batch: Annotated[int, typer.Option(help="Images at a time; the result does not depend on it.")] = 8,
     files: Annotated[str, typer.Option(help="npz (one file) or tiff (one an image).")] = "npz",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -37,7 +42,9 @@ def generate(
     """Draw images from a model that no measurement enters."""
     from retrodict.tasks.generate import generate as run
 
-    each = integers("--steps", steps)
+    each, limits = integers("--steps", steps), numbers("--clamp", clamp)
+    if limits is not None and len(limits) != 2:
+        raise InputError("--clamp", repr(clamp), "two numbers, such as -1000,3000")
     with watching() as shown:
         made = run(
             model,
@@ -48,6 +55,7 @@ def generate(
             rule=rule,
             grid=grid,
             size=integers("--size", size),
+            clamp=None if limits is None else (limits[0], limits[1]),
             batch=batch,
             files=files,
             device=device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +27,7 @@ from retrodict.denoisers.spread import CoupledSpread, SpectralSpread, Spread
 from retrodict.processes.observation import Cond, Moments, fuse, wiener
 from retrodict.processes.process import Law, Process
 
-__all__ = ["Fused", "Guided", "Respread", "SliceWise", "Wrapper", "stacked"]
+__all__ = ["Clamped", "Fused", "Guided", "Respread", "SliceWise", "Wrapper", "stacked"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,36 @@ class Wrapper(Denoiser):
         """Round the Gaussian twin of the inner denoiser."""
         twin = self.inner.gaussian()
         return None if twin is None else replace(self, inner=twin)
+
+
+@dataclass(frozen=True)
+class Clamped(Wrapper):
+    """D with every pixel brought between `low` and `high`, in model units, also where the process is one of bands.
+
+    What samplers of wavelet processes do at every step so that rough answers stay images (Friedrich et al. 2024).
+    Where D is beyond the limits the result is no posterior mean, so the law of its error is not known.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self) -> None:
+        """Refuse limits that leave nothing between them."""
+        if not self.low < self.high:
+            raise InputError("Clamped limits", (self.low, self.high), "low < high")
+
+    @property
+    def error_law(self) -> ErrorLaw:  # type: ignore[override]
+        """None: the answer is changed."""
+        return "none"
+
+    def estimate(self, xt: Tensor, t: Tensor, cond: Cond = Cond()) -> Estimate:
+        """The answer between the limits."""
+        return Estimate(self.inner.estimate(xt, t, cond).mean.clamp(self.low, self.high), None)
+
+    def gaussian(self) -> Denoiser | None:
+        """None: what is cut off is not Gaussian."""
+        return None
 
 
 @dataclass(frozen=True)

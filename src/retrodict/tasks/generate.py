@@ -28,6 +28,7 @@ from retrodict.denoisers.cascade_net import RegressionModel
 from retrodict.denoisers.denoiser import Denoiser
 from retrodict.denoisers.flow_map import FlowMap
 from retrodict.denoisers.network import NetDenoiser
+from retrodict.denoisers.wrappers import Clamped
 from retrodict.models.cascade import Generator, open_generator
 from retrodict.samplers.card import gaussian_card
 from retrodict.samplers.cascade import cascade_cost, cascade_grid, cascade_stages, sample_cascade
@@ -91,6 +92,7 @@ def generate(
     rule: str | None = None,
     grid: str | None = None,
     size: Sequence[int] | None = None,
+    clamp: tuple[float, float] | None = None,
     batch: int = 8,
     files: str = "npz",
     device: str = "cpu",
@@ -104,6 +106,8 @@ def generate(
     or coarse to fine one each.  A distilled model has its own plan and takes none of rule, steps and grid, but a flow
     map takes `steps` from 1 to 4.
     size: of the images, by default that of the training patches.  out: a new folder to write into.
+    clamp: least and largest value, in the unit of the images, that every answer of the model is brought between
+    (`Clamped`); the sampler is then "not calibrated", and "ancestral" by default.
     The record says what the sampler does on Gaussian data with the spectrum of the model (`law`): "calibrated" where
     every band has its variance to 5 %, else "not calibrated" and by how much; and whether the spread that the rule
     draws from was measured on held-out images.  Raises `InputError` for a model that restores, for numbers that cannot
@@ -117,6 +121,8 @@ def generate(
         refuse_existing(Path(out), force)
     found = model if isinstance(model, Generator) else open_generator(model)
     denoiser = _sized(found, size).to(device_named(device))
+    if clamp is not None:
+        denoiser, rule = _clamped(found, denoiser, clamp), "ancestral" if rule is None else rule
     shape = (len(found.spec.channels), *denoiser.process.basis.size)
     if samples * math.prod(shape) > MOST:
         raise InputError("samples", samples, f"at most {MOST // math.prod(shape)} images of {shape}")
@@ -125,6 +131,8 @@ def generate(
     with torch_threads(threads), torch.no_grad():
         draw = _draw(denoiser, plan, cost["steps"], shape)
         images = torch.cat(list(_drawn(draw, seeds, batch, watch)))
+    if isinstance(denoiser, Clamped):  # the last step of a rule may go a little beyond its last answer
+        images = images.clamp(denoiser.low, denoiser.high)
     intensity = found.spec.intensity
     record = {
         "model": found.source,
@@ -136,6 +144,7 @@ def generate(
         "seeds": seeds,
         "size": list(shape[1:]),
         "unit": intensity.unit,
+        "clamp": None if clamp is None else list(clamp),
         "law": law,
         "spread": "none" if "distilled" in found.spec.card else _spread(denoiser),
         **stamp(),
@@ -144,6 +153,19 @@ def generate(
     if out is not None:
         made.save(out, files, force)
     return made
+
+
+def _clamped(found: Generator, denoiser: Denoiser, clamp: tuple[float, float]) -> Denoiser:
+    """Round limits in the unit of the images.  Refused for models that do not answer with whole images."""
+    if isinstance(denoiser, CascadeDenoiser) or "distilled" in found.spec.card:
+        what = "a cascade" if isinstance(denoiser, CascadeDenoiser) else "a distilled model"
+        raise InputError("clamp", f"limits, of {what}", "a model whose every answer is a whole image")
+    if len(clamp) != 2 or not -math.inf < clamp[0] < clamp[1] < math.inf:
+        raise InputError(
+            "clamp", ",".join(map(str, clamp)), f"a least and a largest value in {found.spec.intensity.unit}"
+        )
+    low, high = found.spec.intensity.encode(torch.tensor(clamp, dtype=torch.float64, device="cpu")).tolist()
+    return Clamped(denoiser, low, high)
 
 
 def _planned(
@@ -232,6 +254,8 @@ def _plan(
         number = number[0]
     times = make_grid(process, number, grid or entry.grid, spectrum=variance)
     plan = make_plan(rule, process, times, variance)
+    if plan.uses_spread and denoiser.error_law == "none":
+        raise InputError("rule", repr(rule), "one that draws no error of the model, such as 'ancestral', with clamp")
     return plan, {"steps": number, "calls": plan.nfe, "full": float(plan.nfe)}
 
 
@@ -269,6 +293,8 @@ def judged(denoiser: Denoiser, rule: str, steps: int | Sequence[int] | None, gri
     if isinstance(model, RegressionModel):
         kept = "left out" if model.silent else "the mean given the coarse image"
         return f"not calibrated: details are {kept}, and not drawn"
+    if isinstance(denoiser, Clamped):
+        return "not calibrated: answers are clamped"
     twin = denoiser.gaussian()
     if twin is None or twin.prior() is None:
         return "not calibrated: the spectrum of the data is not known"
