@@ -541,8 +541,8 @@ def test_other_unconditional_processes_are_drawn_from_too(tmp_path):
     with pytest.raises(InputError, match="one number"):
         generate(tmp_path / "small", 1, steps=(2, 2))
     clamped = generate(tmp_path / "small", 2, steps=8, clamp=(-0.01, 0.02))
-    assert clamped.images.max() <= 0.02 + 1e-7
-    assert clamped.images.min() >= -0.01 - 1e-7
+    assert clamped.images.max() <= 0.02 + 1e-4  # float32 of HU
+    assert clamped.images.min() >= -0.01 - 1e-4
     assert (clamped.record["law"], clamped.record["rule"]) == ("not calibrated: answers are clamped", "ancestral")
     with pytest.raises(InputError, match="draws no error"):
         generate(tmp_path / "small", 1, rule="matched", clamp=(0, 1))
