@@ -15,10 +15,10 @@ from retrodict import (
     wavelet_tv,
     wavelet_tv_gradient,
 )
-from retrodict.physics import Blur, GaussianNoise
+from retrodict.physics import Blur, CartesianMRI, GaussianNoise
 from retrodict.posterior import posterior_method
 from retrodict.posterior.proximal import smoothed
-from retrodict.processes.scalar import ve
+from retrodict.processes.scalar import ve, vp
 
 
 def field(*shape, dtype=torch.float64, seed=0):
@@ -107,3 +107,19 @@ def test_a_sampler_takes_it_and_leaves_it_out_by_default():
 def test_what_cannot_be_meant_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("method", ["dds", "matched"])
+@pytest.mark.filterwarnings("ignore:measurement|posterior")
+def test_all_of_kspace_without_noise_is_the_image(method):
+    """T17 (e): every line measured and next to no noise: samples are F^-1 y, whatever the prior."""
+    basis = Fourier((8, 10), (1.0, 1.0), complex=True)
+    power = torch.full(basis.shape, 2.0, dtype=torch.float64)
+    prior = GaussianDenoiser(vp(basis), torch.zeros_like(power), power)
+    operator = CartesianMRI(torch.ones(8, 10))
+    image = field(1, 1, 8, 10, dtype=torch.complex128)
+    m = Measurement.simulate(operator, GaussianNoise.white(1e-7), image, [0])
+    samples = sample_posterior(prior, m, method, samples=2, steps=20).samples[:, 0]
+    inverse = operator.adjoint(m.y)  # unitary
+    assert float((inverse - image).abs().max()) < 1e-5
+    assert float((samples - inverse).abs().max()) < 1e-5
