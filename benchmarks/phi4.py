@@ -10,8 +10,8 @@ al. 2022).  Fields are drawn by checkerboard Metropolis steps and Swendsen-Wang 
 samples against held-out fields: relative L2 error of the log of the radial power spectrum, Kolmogorov-Smirnov distances
 of the laws of a site, of its absolute value and of the mean field, and the identity E[x dE/dx] = 1 of any correct set.
 The law is even and fields have mostly one sign, so that the law of a site is known to one bit a field; that of its
-absolute value is known better.  "floor" is as many other fields of the simulation.  Models: "cascade" (wavelet_cascade, db4), "pixel" (vp, one variance known) and "fourier" (vp,
-the whole spectrum known).
+absolute value is known better.  "floor" is as many other fields of the simulation.  Models: "cascade"
+(wavelet_cascade, db4), "pixel" (vp, one variance known) and "fourier" (vp, the whole spectrum known).
 """
 
 from __future__ import annotations
@@ -254,7 +254,8 @@ def documents(out: Path) -> None:
 def table(known: dict[str, Any]) -> str:
     """All rows in Markdown."""
     names = ("spectrum", "site", "|site|", "mean field", "identity", "<m2>", "<m4>", "<nn>", "<M2>", "<U4>")
-    lines = ["| side | model | rule | steps | full-grid calls | " + " | ".join(n.replace("|", "&#124;") for n in names) + " |"]
+    titles = " | ".join(n.replace("|", "&#124;") for n in names)
+    lines = [f"| side | model | rule | steps | full-grid calls | {titles} |"]
     lines.append("|" + "---|" * (5 + len(names)))
     for row in known.values():
         head = [str(row["side"]), row["model"], row.get("rule", ""), str(row.get("steps", ""))]
