@@ -275,7 +275,8 @@ def shown(known: dict[str, Any]) -> str:
                       f"{member:.2f}", f"{found['bytes'] / 1e6:.0f}" if found["bytes"] else ""])  # fmt: skip
     heading = ["method", "lattice, mean", "lattice, a member", "CPU s, mean", "CPU s, a member", "MB of activations"]
     patients = len({r["patient"] for r in rows})
-    said = f"{patients} patients, one slice of 512 x 512 pixels each; mean ± SD between patients. {known['steps']} steps of 32 patches."
+    said = f"{patients} patients, one slice of 512 x 512 pixels each; mean ± SD between patients. "
+    said += f"{known['steps']} steps of 32 patches."
     return f"{text}\n\n{table(heading, costs)}\n\n{said}"
 
 

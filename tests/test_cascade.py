@@ -14,12 +14,14 @@ from torch import nn
 from typer.testing import CliRunner
 
 from retrodict import InputError
-from retrodict.bases import Pixel, Wavelet
+from retrodict.bases import Fourier, Pixel, Wavelet
 from retrodict.bases.spectrum import BandSpectrum, Spectrum
 from retrodict.bases.stationary import power_law, stationary_levels
 from retrodict.cli.app import app
 from retrodict.denoisers.cascade import CascadeDenoiser, View, Views, cascade_of_stationary
 from retrodict.denoisers.cascade_net import Factors, NetModel
+from retrodict.denoisers.denoiser import GaussianDenoiser
+from retrodict.denoisers.wrappers import Clamped
 from retrodict.models.cascade import open_generator
 from retrodict.models.model import Intensity, ModelSpec, load_model, save_model
 from retrodict.nets.cascade import CascadeNet
@@ -323,14 +325,14 @@ def test_a_gain_that_may_be_chance_is_none():
 
 
 class Tilted(Linear):
-    """An answer with 0.1 y too much: draws of it have the wrong variance."""
+    """An answer with 0.5 y too much: draws of it have the wrong variance."""
 
     def forward(self, x, level):
-        return torch.cat([0.1 * x[:, : self.out], torch.zeros_like(x[:, : self.out])], 1)
+        return torch.cat([0.5 * x[:, : self.out], torch.zeros_like(x[:, : self.out])], 1)
 
 
 def test_gains_mend_an_answer_that_has_too_much_of_what_it_was_shown():
-    """White Gaussian images, for which N = 0 is exact: gains of -0.1 and draws of variance 1 again."""
+    """White Gaussian images, for which N = 0 is exact: gains of -0.5, then no factor, and draws of variance 1."""
 
     def batch(keys):
         return noise_like(torch.zeros(len(keys), 1, 16, 16).double(), torch.tensor(keys), "x", 0)
@@ -345,7 +347,8 @@ def test_gains_mend_an_answer_that_has_too_much_of_what_it_was_shown():
     tilted = CascadeDenoiser(wavelet_cascade(basis, spectrum=spectrum), NetModel(nets), spectrum)
     model = calibrate_cascade(tilted, batch, rounds=8, size=32).model
     for row in model.factors.gains:
-        assert np.allclose(row, -0.1, atol=0.04)
+        assert np.allclose(row, -0.5, atol=0.04)
+    assert np.allclose(model.factors.rows, 0, atol=0.1)  # 0.22 without the gains
     again = Factors.from_json(json.loads(json.dumps(model.factors.to_json())), 3, "test")
     assert again == model.factors
     assert variance(model) == pytest.approx(1, abs=0.05)
@@ -525,6 +528,23 @@ def test_the_command_writes_images_a_picture_and_a_record(trained, tmp_path, fil
         assert sorted(p.name for p in out.glob("*.tif")) == [f"sample-{i:04d}.tif" for i in range(3)]
     assert (out / "grid.png").read_bytes()[:4] == b"\x89PNG"
     assert CliRunner().invoke(app, arguments).exit_code == 5
+
+
+def test_answers_are_brought_between_limits_once_and_for_all():
+    """The same again, and nothing where none is beyond them (T20); the law of the error is gone."""
+    basis, power = Fourier((8, 8)), torch.ones(8, 5, dtype=torch.float64)
+    plain = GaussianDenoiser(vp(basis), 0.0, power)
+    x, t = 3 * noise_like(torch.zeros(2, 1, 8, 8).double(), torch.arange(2), "x", 0), torch.full((2,), 0.2).double()
+    clamped = Clamped(plain, -0.5, 0.8)
+    mean, again = clamped(x, t), Clamped(clamped, -0.5, 0.8)(x, t)
+    assert (float(mean.min()), float(mean.max())) == (-0.5, 0.8)
+    assert torch.equal(mean, again)
+    assert torch.equal(Clamped(plain, -99, 99)(x, t), plain(x, t))
+    assert clamped.estimate(x, t).spread is None
+    assert clamped.error_law == "none"
+    assert clamped.gaussian() is None
+    with pytest.raises(InputError, match="low < high"):
+        Clamped(plain, 1.0, 1.0)
 
 
 def test_other_unconditional_processes_are_drawn_from_too(tmp_path):
