@@ -148,5 +148,5 @@ def needed(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        library = {"scipy": "scipy", "skimage": "scikit-image"}[name.partition(".")[0]]
+        library = {"scipy": "scipy", "skimage": "scikit-image", "trimesh": "trimesh"}[name.partition(".")[0]]
         raise InputError("shapes", f"{library} is not installed", "the extra `shapes`", EXTRA) from error

@@ -23,7 +23,7 @@ from retrodict.shapes.files import MESHES, encode_mesh
 from retrodict.shapes.mesh import Mesh, sample_points
 from retrodict.shapes.picture import shape_sheet
 from retrodict.shapes.surface import surface
-from retrodict.shapes.volume import Volume
+from retrodict.shapes.volume import Volume, needed
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_data import groups_of
 from retrodict.tasks.generate import generate
@@ -101,7 +101,9 @@ def generate_shapes(
     The record says besides how many volumes hold no surface (`empty`) and in how many parts shapes lie.
     """
     choice("files", files, FILES)
+    needed("skimage.measure")
     if out is not None:
+        needed("trimesh")  # before anything is drawn
         refuse_existing(Path(out), force)
     found = open_shapes(model)
     made = generate(found, samples, seed=seed, steps=steps, rule=rule, batch=batch, threads=threads, watch=watch)
