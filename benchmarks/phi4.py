@@ -34,7 +34,7 @@ STEPS = (4, 8, 16, 64)
 MODELS = ("cascade", "pixel", "fourier")
 RULES = ("matched", "dpmpp2m")
 MOST_TIMES = 4
-"""A network of a coarser level has twice the steps of the next finer one, at most so many times those of the finest."""
+"""Networks of coarser levels are shown as many more fields as make up for their fewer places, at most so many times."""
 
 
 # ---- the fields ------------------------------------------------------------------------------------------------------
@@ -141,7 +141,8 @@ def configuration(model: str, root: Path, side: int, steps: int, threads: int) -
     if model == "cascade":
         levels = max(1, round(math.log2(side / 4)))
         record["process"]["basis"]["options"]["levels"] = levels
-        record["training"]["each"] = [steps * min(MOST_TIMES, 2**scale) for scale in range(levels, -1, -1)]
+        batch, each = record["training"]["batch"], [min(scale, levels - 1) for scale in range(levels, -1, -1)]
+        record["training"]["batches"] = [batch * min(MOST_TIMES, 4**scale) for scale in each]
         return record
     record["process"] = {"name": "vp", "basis": {"name": model}}
     record["network"] = record["network"]["options"]["net"]

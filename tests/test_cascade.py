@@ -32,6 +32,7 @@ from retrodict.processes.scalar import vp
 from retrodict.processes.wavelet import wavelet_cascade
 from retrodict.samplers import make_plan, sample, start_state
 from retrodict.samplers.cascade import cascade_grid, cascade_stages, sample_cascade
+from retrodict.tasks import fit_cascade
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_cascade import _built
 from retrodict.tasks.fit_config import FitConfig
@@ -434,11 +435,32 @@ def test_networks_are_trained_for_steps_of_their_own(tmp_path):
     assert prepare_fit(config(training__each=[4, 3, 1]), tmp_path, tmp_path).start_step == 8
 
 
+def test_networks_are_shown_batches_of_their_own(tmp_path, monkeypatch):
+    seen = []
+    loss = fit_cascade.level_loss
+
+    def spy(trainer, batch, seeds, *options):
+        seen.append((trainer.scale, len(seeds)))
+        return loss(trainer, batch, seeds, *options)
+
+    monkeypatch.setattr(fit_cascade, "level_loss", spy)
+    changed = config(training__batches=[5, 3, 2], training__steps=1)
+    plan = prepare_fit(changed, tmp_path, tmp_path)
+    seen.clear()
+    fit(plan, tmp_path, tensorboard=False)
+    assert sorted(set(seen)) == [(0, 2), (1, 3), (2, 5)]
+    with pytest.raises(InputError, match="batch"):  # other batches are another run
+        prepare_fit(config(training__batches=[6, 3, 2], training__steps=1), tmp_path, tmp_path)
+    assert "training.batches" not in prepare_fit(config(), tmp_path / "x", tmp_path).identity
+
+
 def test_steps_of_networks_that_are_not_there_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"training\.each.*3 numbers: coarse, level-2, level-1"):
         prepare_fit(config(training__each=[4, 3]), tmp_path, tmp_path)
     with pytest.raises(ValueError, match=r"training\.each.*network: \{name: cascade\}"):
         config(training__each=[4, 3], network={"name": "unet"})
+    with pytest.raises(InputError, match=r"training\.batches.*3 numbers: coarse, level-2, level-1"):
+        prepare_fit(config(training__batches=[4, 3]), tmp_path, tmp_path)
 
 
 def test_checkpoints_of_other_levels_are_refused_by_name(trained):

@@ -49,12 +49,12 @@ def prepare_cascade(
     spec = replace(spec, network={**spec.network, "options": options}, bands=0)
     identity = identity_of(config, spec.process, {"training": training, "validation": validation}, None)
     scales, done, notes = _scales(denoiser), 0, []
-    each = _each(config, scales, depth)
-    for scale, steps in zip(scales, each, strict=True):
+    each, batches = _each(config, "each", scales, depth), _each(config, "batches", scales, depth)
+    for scale, steps, batch in zip(scales, each, batches, strict=True):
         found, damaged = newest(_folder(folder, scale, depth))
         notes += damaged
         if found is not None:
-            check_resumable(found, _options(config, scale, steps), {**identity, "scale": scale})
+            check_resumable(found, _options(config, scale, steps, batch), {**identity, "scale": scale})
             done += found.step
     if not done:
         check_finished(model_files(folder / config.name)[1], identity, max(each))
@@ -62,7 +62,7 @@ def prepare_cascade(
     parameters = sum(p.numel() for p in nets.parameters())
     plan = FitPlan(config, spec, training, validation, 0.0, parameters, done, None, identity, notes, device, each)
     with torch_threads(config.training.threads):
-        seconds = _time_steps(plan, denoiser.to(device), scales)
+        seconds = _time_steps(plan, denoiser.to(device), scales, batches)
     plan.seconds_per_step = sum(n * own for n, own in zip(each, seconds, strict=True)) / plan.steps
     return plan
 
@@ -75,7 +75,9 @@ def fit_cascade(
     denoiser = _built(plan.spec, config).to(plan.device)
     nets, each, before = _model(denoiser).net, plan.each or (), 0
     validation = None if plan.validation is None else batcher(plan.validation, plan.spec.intensity)
-    for scale, steps in zip(_scales(denoiser), each, strict=True):
+    scales = _scales(denoiser)
+    batches = _each(config, "batches", scales, nets.levels)
+    for scale, steps, batch in zip(scales, each, batches, strict=True):
 
         def told(p: Progress, first: int = before) -> None:
             if watch is not None:
@@ -89,7 +91,7 @@ def fit_cascade(
         average = train(
             trainer,
             batcher(plan.training, plan.spec.intensity),
-            _options(config, scale, steps),
+            _options(config, scale, steps, batch),
             _folder(folder, scale, nets.levels),
             validation=validation,
             watch=told,
@@ -119,19 +121,21 @@ def _built(spec: ModelSpec, config: FitConfig) -> CascadeDenoiser:
     return replace(denoiser, model=replace(_model(denoiser), precision=precision))
 
 
-def _options(config: FitConfig, scale: int, steps: int) -> TrainingOptions:
+def _options(config: FitConfig, scale: int, steps: int, batch: int) -> TrainingOptions:
     """Numbers of the loop of one network, with draws of its own."""
-    return replace(options_of(config), steps=steps, seed=key(config.training.seed, "scale", scale) % 2**31)
+    return replace(options_of(config), steps=steps, batch=batch, seed=key(config.training.seed, "scale", scale) % 2**31)
 
 
-def _each(config: FitConfig, scales: list[int], depth: int) -> tuple[int, ...]:
-    """Steps of every network, coarse first: those that the configuration lists, or as many for all."""
-    stated = config.training.each
+def _each(config: FitConfig, name: str, scales: list[int], depth: int) -> tuple[int, ...]:
+    """Steps ("each") or images of a step ("batches") of every network, coarse first: those that the configuration
+    lists, or as many for all."""
+    training = config.training
+    stated = getattr(training, name)
     if stated is None:
-        return (config.training.steps,) * len(scales)
+        return ({"each": training.steps, "batches": training.batch}[name],) * len(scales)
     if len(stated) != len(scales):
         names = ", ".join(_folder(Path(), scale, depth).name for scale in scales)
-        raise InputError("training.each", stated, f"{len(scales)} numbers: {names}")
+        raise InputError(f"training.{name}", stated, f"{len(scales)} numbers: {names}")
     return tuple(stated)
 
 
@@ -158,13 +162,13 @@ def _folder(folder: Path, scale: int, depth: int) -> Path:
     return folder / ("coarse" if scale == depth else f"level-{scale + 1}")
 
 
-def _time_steps(plan: FitPlan, denoiser: CascadeDenoiser, scales: list[int]) -> list[float]:
+def _time_steps(plan: FitPlan, denoiser: CascadeDenoiser, scales: list[int], batches: tuple[int, ...]) -> list[float]:
     """Seconds of one step of every network, on weights that are thrown away."""
     batch, found = batcher(plan.training, plan.spec.intensity), []
-    for scale in scales:
+    for scale, count in zip(scales, batches, strict=True):
         trainer, times = LevelTrainer.of(denoiser, scale, _crop(plan)), []
         for trial in range(2):
-            keys = [key(trial, "timing", i) for i in range(plan.config.training.batch)]
+            keys = [key(trial, "timing", i) for i in range(count)]
             start = time.perf_counter()
             losses = level_loss(trainer, batch(keys), torch.tensor(keys, device="cpu"))
             losses.total.mean().backward()

@@ -201,6 +201,9 @@ class TrainingConfig(Strict):
         None, description="steps of every network of a cascade, coarse first, instead of `steps`"
     )
     batch: int = Field(16, gt=0, le=1 << 20)
+    batches: list[Annotated[int, Field(gt=0, le=1 << 20)]] | None = Field(
+        None, description="images of a step of every network of a cascade, coarse first, instead of `batch`"
+    )
     learning_rate: float = Field(1e-3, gt=0)
     warmup: int = Field(200, ge=0, le=MOST_STEPS)
     decay: float = Field(0.2, ge=0, le=1)
@@ -251,12 +254,13 @@ class FitConfig(Strict):
             raise InputError("name", repr(self.name), "a name without the extension of a file of the model")
         if len(self.spacing) != len(self.data.patch):
             raise InputError("data.patch", f"{len(self.data.patch)} axes", f"{len(self.spacing)}, as spacing has")
-        values = self.training.batch * self.data.channels * math.prod(self.data.patch)
+        values = max(self.training.batches or [self.training.batch]) * self.data.channels * math.prod(self.data.patch)
         if values > MOST_VALUES:
             raise InputError("training.batch", f"{values} values in a batch", f"at most {MOST_VALUES}")
-        if self.training.each is not None and self.network.name != "cascade":
-            found = f"steps for each network of {self.network.name!r}"
-            raise InputError("training.each", found, "network: {name: cascade}; others have training.steps")
+        for name, usual in (("each", "steps"), ("batches", "batch")):
+            if getattr(self.training, name) is not None and self.network.name != "cascade":
+                found = f"numbers for each network of {self.network.name!r}"
+                raise InputError(f"training.{name}", found, f"network: {{name: cascade}}; others have training.{usual}")
         if self.law is not None:
             self._check_law()
         elif self.data.spacings is not None:

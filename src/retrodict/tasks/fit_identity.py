@@ -54,6 +54,8 @@ def identity_of(
         stated["noise"] = {**record["data"]["noise"], "nps": _digest(json.dumps(noise["nps"]).encode())}
     if record["law"] is None:
         del record["law"]
+    if record["training"]["batches"] is None:
+        del record["training"]["batches"]
     record["data"] = stated | {"images": images}
     return {name: value for name, value in flat(record).items() if name not in MAY_CHANGE}
 
