@@ -329,13 +329,15 @@ def main() -> None:
     if given.docs:
         replace_block(Path("docs/shapes.md"), "shapes", table(json.loads(given.out.read_text())))
         return
-    given.records = json.loads(given.out.read_text())["variants"] if given.out.exists() else {}
+    kept = json.loads(given.out.read_text()) if given.out.exists() else {}
+    place = "variants" if given.against == "test" else "validation"
+    given.records = kept.get(place, {})
     if not 2 <= given.shapes <= CHOSEN:
         parser.error(f"--shapes {given.shapes}: from 2 to {CHOSEN}")
-    about = {"trained_on": TRAINED, "against": given.against, "points": POINTS, "shares": SHARES}
+    about = {"trained_on": TRAINED, "points": POINTS, "shares": SHARES}
 
     def say(records: dict[str, Any]) -> None:
-        given.out.write_text(json.dumps({**about, "variants": records}, indent=1) + "\n")
+        given.out.write_text(json.dumps({**kept, **about, place: records}, indent=1) + "\n")
 
     with torch_threads(1):
         plan = prepare_fit(config("posterior"), given.runs / "nothing", Path())
