@@ -46,7 +46,6 @@ from retrodict.data.resample import resample_axes
 from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.network import NetDenoiser
 from retrodict.denoisers.shrink import ShrinkDenoiser
-
 from retrodict.models.model import Intensity, ModelSpec
 from retrodict.nets import JointNet, precision_for
 from retrodict.physics import Covariance, GaussianNoise, Identity, Measurement

@@ -35,8 +35,8 @@ from retrodict.tasks.fit_bands import check_bands
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
-from retrodict.tasks.fit_noise import OwnNoise, calibrated_without_truth, check_noise, clean_spectrum, own_noise
 from retrodict.tasks.fit_joint import joined, noisy_objective
+from retrodict.tasks.fit_noise import OwnNoise, calibrated_without_truth, check_noise, clean_spectrum, own_noise
 from retrodict.tasks.held_out import by_group, center, evenly, held_out, held_out_over_law, slices_of
 from retrodict.tasks.in_use import in_use
 from retrodict.tasks.machine import device_named, torch_threads, usable_cores
@@ -168,8 +168,8 @@ def _first(config: FitConfig, base: Path) -> Path | None:
 
 
 def _start_from(net: nn.Module, path: Path) -> None:
-    """Weights of a model; those of a plain network are the mean of a cascade, which is kept as it is, those of a network
-    of two axes those of every slice, and those of one network the score network of two that are trained jointly."""
+    """Weights of a model; those of a plain network are the mean of a cascade, which is kept as it is, those of a
+    network of two axes those of every slice, and those of one network the score network of two that are joint."""
     weights, record = model_files(path)
     spec = read_spec(record)[0]
     if isinstance(net, JointNet) and spec.network.get("name") != "joint":

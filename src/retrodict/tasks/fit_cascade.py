@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from retrodict._check import InputError
 from retrodict._random import key
 from retrodict.data import PatchSet
 from retrodict.data.spacings import SpacingSet

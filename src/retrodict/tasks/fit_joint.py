@@ -26,10 +26,11 @@ def noisy_objective(law: ClockLaw, noise: NoiseConfig) -> Objective:
 
 def joined(config: FitConfig) -> dict[str, Any]:
     """The record of the network; for the style joint that of the score network with a wavelet network beside it, of as
-    many levels, up to three, as the patches divide."""
+    many levels, up to three, as the patches divide.  `network.options.shrink` says otherwise (levels, width)."""
     record = config.network.model_dump()
     if config.data.noise is None or config.data.noise.style != "joint" or record["name"] == "joint":
         return record
     levels = max(k for k in range(1, LEVELS + 1) if all(n % 2**k == 0 for n in config.data.patch))
-    shrink = {"levels": levels}
-    return {"name": "joint", "options": {"score": record["name"], **record["options"], "shrink": shrink}}
+    options = dict(record["options"])
+    shrink = {"levels": levels, **(options.pop("shrink", None) or {})}
+    return {"name": "joint", "options": {"score": record["name"], **options, "shrink": shrink}}

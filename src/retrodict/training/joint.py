@@ -113,7 +113,7 @@ class JointScheme:
         assert made.noise is not None
         y, noise, seen = made.x0[place], made.noise[place], image[place]
         target = refined(denoiser, seen.detach(), y, noise, seeds[chosen], consistent=self.consistent)
-        found = mean_over(basis.energy(basis.forward(seen - target)), basis) / _mean_noise(noise, basis)
+        found = mean_over(basis.energy(basis.forward(seen - target)), basis) / mean_over(noise, basis)
         return out.index_copy(0, place, found.to(out) / self.share)
 
 
@@ -148,14 +148,10 @@ def shrink_loss(net: WaveletShrink, made: Example, seeds: Tensor, basis: Basis) 
     else:
         image = denoise(made.x0)
         found = basis.energy(basis.forward(image - made.y)) - noise.to(image.real)
-    return mean_over(found, basis) / _mean_noise(noise, basis).to(found), image
+    return mean_over(found, basis) / mean_over(noise, basis).to(found), image
 
 
 def random_shifts(net: WaveletShrink, seeds: Tensor, count: int, stream: str) -> Tensor:
     """Shifts `(B, count, n)` of 0 to 2^levels - 1 pixels an axis, of the seeds."""
     draws = [uniform(seeds, stream, k) for k in range(count * net.ndim)]
     return (torch.stack(draws, 1) * 2**net.levels).long().unflatten(1, (count, net.ndim))
-
-
-def _mean_noise(noise: Tensor, basis: Basis) -> Tensor:
-    return mean_over(noise, basis)
