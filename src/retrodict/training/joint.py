@@ -36,7 +36,7 @@ from retrodict.processes.observation import noise_like
 from retrodict.training.ambient import Ambient, Clocks, check_noisy, own_error, posterior_draw
 from retrodict.training.losses import Example, Losses, bind, denoising_loss, example, mean_over
 
-__all__ = ["AFTER", "FEEDBACK", "JointScheme", "random_shifts", "refined", "shrink_loss"]
+__all__ = ["AFTER", "FEEDBACK", "JointScheme", "random_shifts", "refined", "shrink_alone", "shrink_loss"]
 
 FEEDBACK, AFTER = 0.1, 1000
 """Weight of the feedback, and the steps of training before it."""
@@ -82,16 +82,10 @@ class JointScheme:
         self, denoiser: NetDenoiser, batch: Tensor | Example, seeds: Tensor, weight: str, spread_weight: float
     ) -> Losses:
         """The losses of a batch.  Raises `InputError` as `Ambient` does, and for a network that is no `JointNet`."""
-        if not isinstance(batch, Example) or batch.noise is None:
-            raise InputError("batch", "images of unknown noise", "Example(y, noise=variances)")
         check_noisy(denoiser, weight)
-        if not isinstance(denoiser.net, JointNet):
-            raise InputError("network", type(denoiser.net).__name__, "a JointNet, the network 'joint'")
-        made = example(batch, denoiser)
+        made, shrink = example(batch, denoiser), _shrink_of(denoiser)
         denoiser = bind(denoiser, None, made.spacing, seeds)
-        basis, noise = denoiser.process.basis, made.noise
-        assert noise is not None
-        shrink = denoiser.net.shrink
+        basis, noise = denoiser.process.basis, _noise_of(made)
         own, image = shrink_loss(shrink, made, seeds, basis)
         with torch.no_grad():
             clean = shrunk(shrink, made.x0, noise, basis, random_shifts(shrink, seeds, TARGETS, "joint-target"))
@@ -110,8 +104,7 @@ class JointScheme:
         if not bool(chosen.any()):
             return out
         place, basis = chosen.nonzero()[:, 0].to(image.device), denoiser.process.basis
-        assert made.noise is not None
-        y, noise, seen = made.x0[place], made.noise[place], image[place]
+        y, noise, seen = made.x0[place], _noise_of(made)[place], image[place]
         target = refined(denoiser, seen.detach(), y, noise, seeds[chosen], consistent=self.consistent)
         found = mean_over(basis.energy(basis.forward(seen - target)), basis) / mean_over(noise, basis)
         return out.index_copy(0, place, found.to(out) / self.share)
@@ -138,9 +131,7 @@ def shrink_loss(net: WaveletShrink, made: Example, seeds: Tensor, basis: Basis) 
     By Stein (`own_error`), or against a second image `made.y` of the same object (Noise2Noise, Lehtinen et al. 2018),
     whose known noise is taken off.  Every item is moved by one random shift, which is that of both calls of Stein's.
     """
-    noise = made.noise
-    if noise is None:
-        raise InputError("batch", "images of unknown noise", "Example(y, noise=variances)")
+    noise = _noise_of(made)
     shifts = random_shifts(net, seeds, 1, "joint-shift")
     denoise = lambda x: shrunk(net, x, noise, basis, shifts)  # noqa: E731
     if made.y is None:
@@ -151,7 +142,28 @@ def shrink_loss(net: WaveletShrink, made: Example, seeds: Tensor, basis: Basis) 
     return mean_over(found, basis) / mean_over(noise, basis).to(found), image
 
 
+def shrink_alone(
+    denoiser: NetDenoiser, batch: Tensor | Example, seeds: Tensor, weight: str, spread_weight: float
+) -> Losses:
+    """An objective of `train` for the wavelet network of a `JointNet` alone: `shrink_loss`."""
+    made, net = example(batch, denoiser), _shrink_of(denoiser)
+    loss, _ = shrink_loss(net, made, seeds, bind(denoiser, None, made.spacing, seeds).process.basis)
+    return Losses(loss, loss, torch.zeros_like(loss))
+
+
 def random_shifts(net: WaveletShrink, seeds: Tensor, count: int, stream: str) -> Tensor:
     """Shifts `(B, count, n)` of 0 to 2^levels - 1 pixels an axis, of the seeds."""
     draws = [uniform(seeds, stream, k) for k in range(count * net.ndim)]
     return (torch.stack(draws, 1) * 2**net.levels).long().unflatten(1, (count, net.ndim))
+
+
+def _shrink_of(denoiser: NetDenoiser) -> WaveletShrink:
+    if not isinstance(denoiser.net, JointNet):
+        raise InputError("network", type(denoiser.net).__name__, "a JointNet, the network 'joint'")
+    return denoiser.net.shrink
+
+
+def _noise_of(made: Example) -> Tensor:
+    if made.noise is None:
+        raise InputError("batch", "images of unknown noise", "Example(y, noise=variances)")
+    return made.noise
