@@ -13,10 +13,11 @@ Methods: `clean` sees the images without the noise; `naive` takes the noisy ones
 `ours` is what `data.noise` of a configuration trains; `joint` is its style joint, the scheme of WISGM.
 `shrink` is the wavelet network of that training by itself, at the own noise alone (16 shifts), and `stein` is one that
 has seen nothing but Stein's estimate, in as many steps.  --joint-steps: fewer steps for these three, which their rows
-say.  CPU seconds are not said of what was trained before, or went on from a checkpoint.  Spread: calibrated on clean patients for `clean`, on noisy ones
-taken for clean for `naive`, without truth for the others.  Classics: total variation and wavelet shrinkage that know
-the NPS, their strength by Morozov's discrepancy, on one crop of each patient.  `redcnn`, `unrolled`, `dip`: other
-networks, at the own noise alone (`noisy_rivals.py`); a deep image prior on one crop of each patient.
+say.  CPU seconds are not said of what was trained before, or went on from a checkpoint.  Spread: calibrated on clean
+patients for `clean`, on noisy ones taken for clean for `naive`, without truth for the others.  Classics: total
+variation and wavelet shrinkage that know the NPS, their strength by Morozov's discrepancy, on one crop of each patient.
+`redcnn`, `unrolled`, `dip`: other networks, at the own noise alone (`noisy_rivals.py`); a deep image prior on one crop
+of each patient.
 """
 
 from __future__ import annotations
