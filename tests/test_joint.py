@@ -19,7 +19,7 @@ from retrodict.processes.clocks import at_rest
 from retrodict.processes.fourier import fourier, measured
 from retrodict.training import ambient
 from retrodict.training.ambient import own_error
-from retrodict.training.joint import random_shifts, refined, shrink_loss
+from retrodict.training.joint import random_shifts, refined, shrink_alone, shrink_loss
 from retrodict.training.loop import Stepped, TrainingOptions, train
 from retrodict.training.losses import Example, denoising_loss, mean_over
 
@@ -401,6 +401,18 @@ def test_steins_loss_and_a_second_scan_both_estimate_the_error_to_the_truth():
         off = found - truth
         assert abs(float(off.mean())) < 4 * float(off.std()) / count**0.5
         assert float(off.std()) / count**0.5 < 0.02 * float(truth.mean())
+
+
+def test_the_wavelet_network_alone_is_trained_by_the_same_loss_and_nothing_else():
+    denoiser = joint_denoiser()
+    made, *_ = noisy_images(denoiser, 4)
+    found = shrink_alone(denoiser, made, seeds(4), "unit", 0.1)
+    assert torch.equal(found.total, shrink_loss(denoiser.net.shrink, made, seeds(4), denoiser.process.basis)[0])
+    found.total.mean().backward()
+    reached = {name for name, p in denoiser.net.named_parameters() if p.grad is not None}
+    assert reached == {name for name, _ in denoiser.net.named_parameters() if name.startswith("shrink.")}
+    with pytest.raises(InputError, match="a JointNet"):
+        shrink_alone(white_denoiser(1.0, 16), made, seeds(4), "unit", 0.1)
 
 
 def test_feedback_waits_and_a_training_goes_on_where_it_stopped(tmp_path):
