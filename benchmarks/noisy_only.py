@@ -1,4 +1,4 @@
-"""Trained on noisy CT alone: clean, naive, SURE-Score and ours, a small network of equal budget each.
+"""Trained on noisy CT alone: clean, naive, SURE-Score, WISGM and ours, a small network of equal budget each.
 
     python benchmarks/noisy_only.py [--steps 8000] [--levels 40] [--methods clean ours ...]
     python benchmarks/noisy_only.py --docs
@@ -10,10 +10,14 @@ purpose: one scanner, patches of 32 x 32, a network of some 0.1 million weights,
 are kept after each model in benchmarks/results/noisy_only.json; a run that was stopped goes on.
 
 Methods: `clean` sees the images without the noise; `naive` takes the noisy ones for clean; `paper` is SURE-Score;
-`ours` is what `data.noise` of a configuration trains.  Spread: calibrated on clean patients for `clean`, on noisy ones
-taken for clean for `naive`, without truth for the others.  Classics: total variation and wavelet shrinkage that know
-the NPS, their strength by Morozov's discrepancy, on one crop of each patient.  `redcnn`, `unrolled`, `dip`: other
-networks, at the own noise alone (`noisy_rivals.py`); a deep image prior on one crop of each patient.
+`ours` is what `data.noise` of a configuration trains; `joint` is its style joint, the scheme of WISGM.
+`shrink` is the wavelet network of that training by itself, at the own noise alone (16 shifts), and `stein` is one that
+has seen nothing but Stein's estimate, in as many steps.  --joint-steps: fewer steps for these three, which their rows
+say.  CPU seconds are not said of what was trained before, or went on from a checkpoint.  Spread: calibrated on clean
+patients for `clean`, on noisy ones taken for clean for `naive`, without truth for the others.  Classics: total
+variation and wavelet shrinkage that know the NPS, their strength by Morozov's discrepancy, on one crop of each patient.
+`redcnn`, `unrolled`, `dip`: other networks, at the own noise alone (`noisy_rivals.py`); a deep image prior on one crop
+of each patient.
 """
 
 from __future__ import annotations
@@ -42,8 +46,9 @@ from retrodict.data.index import read_index
 from retrodict.data.resample import resample_axes
 from retrodict.data.spacings import SpacingSet
 from retrodict.denoisers.network import NetDenoiser
+from retrodict.denoisers.shrink import ShrinkDenoiser
 from retrodict.models.model import Intensity, ModelSpec
-from retrodict.nets import precision_for
+from retrodict.nets import JointNet, precision_for
 from retrodict.physics import Covariance, GaussianNoise, Identity, Measurement
 from retrodict.physics.classics import choose
 from retrodict.processes.clocks import ClockLaw, at_rest
@@ -52,19 +57,24 @@ from retrodict.tasks.fit_collection import body_spectrum
 from retrodict.tasks.fit_noise import OwnNoise, clean_spectrum
 from retrodict.training.ambient import Ambient
 from retrodict.training.calibrate_law import calibrate_over_law, inside
+from retrodict.training.joint import JointScheme, shrink_alone
 from retrodict.training.loop import TrainingOptions, train
 from retrodict.training.losses import Batch, Example, denoising_loss
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, RESULT = ROOT.parent / "shared" / "data", ROOT / "benchmarks" / "results" / "noisy_only.json"
 SETS, UNIT = ("ct_tcga_lung", "ct_sts_extremity"), Intensity("HU", 200.0, -1000.0)
-METHODS, CLASSICS, TIMES = ("clean", "naive", "paper", "ours"), ("tv", "wavelet"), (0.25, 1.0, 4.0)
+METHODS, CLASSICS, TIMES = ("clean", "naive", "paper", "joint", "ours"), ("tv", "wavelet"), (0.25, 1.0, 4.0)
+SHRINKS = {"shrink": "joint", "stein": "stein"}  # a wavelet network alone, and the training that it is of
 SIDE, CLEANEST = 96, 12.0
 NAMES = {
     "clean": "clean images",
     "naive": "noisy, as if clean",
     "paper": "noisy: SURE-Score",
+    "joint": "noisy: WISGM, joint",
     "ours": "noisy: `data.noise`",
+    "shrink": "noisy: the wavelet network of WISGM",
+    "stein": "noisy: wavelet network by Stein's estimate",
     "redcnn": "pairs: RED-CNN",
     "unrolled": "pairs: unrolled",
     "dip": "(deep image prior)",
@@ -180,28 +190,39 @@ def trained(
     options: TrainingOptions,
     law: OneInstrument | ClockLaw | None = None,
     images: Images = CT,
+    *,
+    calibrated: bool = True,
 ) -> NetDenoiser:
-    """A calibrated denoiser by one of the methods, over a law of observations: without one that of the scanner."""
+    """A denoiser by one of the methods, over a law of observations: without one that of the scanner."""
     own = images.own(std)
     law = OneInstrument(own) if law is None else law
     seen = {k: v if method == "clean" else noisy(v, images.nps(std)) for k, v in sides.items()}
     spectrum = body_spectrum(seen["train"], images.unit, 64)
-    if method in ("paper", "ours"):
+    joint = method in ("joint", "stein")
+    honest = joint or method in ("paper", "ours")
+    if honest:
         spectrum = clean_spectrum(spectrum, own, images.patches(seen["train"]))[0]
     size = (images.side, images.side)
+    network = images.network()
+    if joint:
+        network = {"name": "joint", "options": {"score": network["name"], **network["options"]}}
     spec = ModelSpec(
-        {"name": "fourier"}, images.network(), spectrum.to_json(), images.unit, (1.0, 1.0), size, bands=4, level="clock"
+        {"name": "fourier"}, network, spectrum.to_json(), images.unit, (1.0, 1.0), size, bands=4, level="clock"
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         denoiser = spec.build(method, precision_for(images.precision))
-    honest = method in ("paper", "ours")
     make = (lambda side: own.batcher(images.patches(side), images.unit)) if honest else partial(plain, images)
-    style = "paper" if method == "paper" else "ambient"
-    objective: Any = Ambient(law, style) if honest else partial(denoising_loss, law=law)
+    objective: Any = partial(denoising_loss, law=law)
+    if honest:
+        objective = Ambient(law, "paper" if method == "paper" else "ambient")
+    if joint:
+        objective = JointScheme(law) if method == "joint" else shrink_alone
     average = train(denoiser, make(seen["train"]), options, folder, objective=objective)
     denoiser.net.load_state_dict(average)
     denoiser = replace(denoiser, precision="float32")
+    if not calibrated:
+        return denoiser
     scale = calibrate_over_law(denoiser, make(seen["calibration"]), law, levels=6, items=96)
     return replace(denoiser, spread_scale=scale)
 
@@ -244,6 +265,19 @@ def numbers(denoiser: NetDenoiser, items: list[Slice], std: float) -> dict[str, 
             "ssr2": [e / v for e, v, _ in rows],
         }
     return out
+
+
+def of_wavelets(denoiser: NetDenoiser, items: list[Slice], std: float) -> dict[str, dict[str, list[float]]]:
+    """Error by patient of the wavelet network of a joint training, by itself, at the own noise."""
+    assert isinstance(denoiser.net, JointNet)
+    basis, t = Fourier((SIDE, SIDE), (1.0, 1.0)), torch.ones(1).double()
+    alone = ShrinkDenoiser(denoiser.net.shrink, at_rest(basis, CT.own(std).variance(basis)))
+    window, sums = inside(basis) ** 2, dict[str, list[float]]()
+    for name, x, y in measured(items, std):
+        with torch.no_grad():
+            error = float((window * (alone(y, t) - x).double() ** 2).sum())
+        sums[name] = [a + b for a, b in zip(sums.get(name, [0.0] * 2), (error, float(window.sum())), strict=True)]
+    return {"1.0": {"rmse": [UNIT.scale * math.sqrt(e / w) for e, w in sums.values()]}}
 
 
 def classic(penalty: str, items: list[Slice], std: float) -> dict[str, dict[str, list[float]]]:
@@ -297,6 +331,7 @@ def table(content: dict[str, Any]) -> str:
     """The Markdown table of the results."""
     found = {(r["std"], r["method"]): r["found"] for r in content["records"]}
     seconds = {(r["std"], r["method"]): r["seconds"] for r in content["records"]}
+    steps = {(r["std"], r["method"]): f" ({r['steps']} steps)" if "steps" in r else "" for r in content["records"]}
     names = {"0.25": "a quarter", "1.0": "own noise", "4.0": "four times"}
     head = [
         "noise",
@@ -315,7 +350,9 @@ def table(content: dict[str, Any]) -> str:
             ratio = shown([a / b for a, b in zip(ours, clean, strict=True)])
             cells.append(f"{sum(ours) / len(ours):.1f} HU" if method == "clean" else ratio)
             cells.append(shown(result[part]["ssr2"]) if "ssr2" in result[part] else "")
-        rows.append([f"{std:g} HU", NAMES[method], *cells, f"{seconds[std, method] / seconds[std, 'clean']:.1f}"])
+        own = seconds[std, method]
+        said = f"{NAMES[method]}{steps[std, method]}"
+        rows.append([f"{std:g} HU", said, *cells, "" if own is None else f"{own / seconds[std, 'clean']:.1f}"])
     patients = content["setup"]["patients"]
     lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)]
     said = (f"{content['setup']['steps']} steps of 8 patches; {patients['train']} patients to train, "
@@ -335,6 +372,7 @@ def main() -> None:
     """Train and measure what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--joint-steps", type=int, help="of joint, shrink and stein, where they are to be fewer")
     parser.add_argument("--levels", type=float, nargs="+", default=[40.0])
     parser.add_argument("--methods", nargs="+", default=list(NAMES), choices=list(NAMES))
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "noisy_only")
@@ -356,11 +394,15 @@ def main() -> None:
     for std, method in ((s, m) for s in given.levels for m in given.methods):
         if (method, std) in {(r["method"], r["std"]) for r in stored(setup)["records"]}:
             continue
-        start = time.process_time()
-        if method in METHODS:
-            folder = given.runs / f"{method}-{std:g}-{given.steps}"
+        start, resumed = time.process_time(), False
+        if method in (*METHODS, *SHRINKS):
+            name = SHRINKS.get(method, method)
+            numbers_of = replace(options, steps=steps_of(method, given))
+            folder = given.runs / f"{name}-{std:g}-{numbers_of.steps}"
+            resumed = folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            found = numbers(trained(method, std, sides, folder, options), items, std)
+            made = trained(name, std, sides, folder, numbers_of, calibrated=method in METHODS)  # goes on where it was
+            found = (of_wavelets if method in SHRINKS else numbers)(made, items, std)
         elif method in CLASSICS:
             found = classic(method, items, std)
         else:
@@ -368,12 +410,19 @@ def main() -> None:
             if not budget:
                 parser.error(f"--methods {method}: the CPU seconds are those of clean, which is not there yet")
             found = rival(method, sides, items, std, budget[0])
-        seconds = time.process_time() - start
+        seconds = None if resumed else time.process_time() - start
         content = stored(setup)  # again: another process may have written
-        content["records"].append({"method": method, "std": std, "found": found, "seconds": seconds})
+        record = {"method": method, "std": std, "found": found, "seconds": seconds}
+        fewer = {} if steps_of(method, given) == given.steps else {"steps": steps_of(method, given)}
+        content["records"].append({**record, **fewer})
         write_file(RESULT, json.dumps({**content, "stamp": stamp()}, indent=1).encode())
         mean = {k: sum(v["rmse"]) / len(v["rmse"]) for k, v in found.items()}
-        print(f"{method:8s} {std:g} HU  rmse {mean}  {seconds:.0f} CPU s", flush=True)
+        print(f"{method:8s} {std:g} HU  rmse {mean}  {seconds or 0:.0f} CPU s", flush=True)
+
+
+def steps_of(method: str, given: argparse.Namespace) -> int:
+    """Steps of a training."""
+    return given.joint_steps or given.steps if method in ("joint", *SHRINKS) else given.steps
 
 
 def stored(setup: dict[str, Any]) -> dict[str, Any]:

@@ -12,14 +12,17 @@ import pytest
 import torch
 import yaml
 
-from retrodict import InputError, load_model, model_with_instrument
+from retrodict import InputError, RestoreOptions, ShrinkDenoiser, load_model, model_with_instrument, restore_image
 from retrodict.bases import Fourier
 from retrodict.bases.curve import Curve
 from retrodict.bases.spectrum import density_spectrum
+from retrodict.data.image import Image
 from retrodict.data.index import IndexRow, write_index
+from retrodict.processes.clocks import at_rest
 from retrodict.tasks.fit import fit, prepare_fit
 from retrodict.tasks.fit_config import load_config
 from retrodict.tasks.fit_noise import OwnNoise, _mean_density, cut_variance
+from shell import retrodict
 
 RAMP = Curve.isotropic([0.0, 0.2, 0.5, 0.9], [20.0, 300.0, 120.0, 5.0], "HU^2 mm^2")
 SPACING = 0.8
@@ -153,6 +156,49 @@ def test_noisy_scans_alone_train_a_model_that_says_how_it_was_calibrated(tmp_pat
         planned(settings(tmp_path, {"std": 9.0}), tmp_path / "run")
 
 
+def test_the_joint_scheme_by_the_command_line_leaves_a_model_that_restores_and_a_wavelet_network(tmp_path, monkeypatch):
+    """`data.noise.style: joint`: two networks in one file, of which the first answers as any model does."""
+    monkeypatch.setattr("retrodict.training.calibrate_law.MOST_PIXELS", 2**15)  # quick
+    noise = {"nps": "nps.json", "style": "joint", "feedback": 0.5, "feedback_after": 2}
+    path = settings(tmp_path, noise)
+    done = retrodict("fit", path, "-o", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    model = load_model(tmp_path / "run" / "noisy")
+    assert model.spec.network["name"] == "joint"
+    assert model.spec.network["options"]["shrink"] == {"levels": 3}
+    assert model.spec.held_out["patients"] == 2
+    assert model.spec.card["run"]["fields"]["data.noise.feedback"] == 0.5
+    scan = Image.of(noisy_slices(9, 1, 48)[0], unit="HU", spacing=(SPACING, SPACING))
+    restored = restore_image(scan, model, RestoreOptions(nps=tmp_path / "data" / "nps.json", steps=2, samples=2))
+    assert restored.mean.values.shape == scan.values.shape
+    assert bool(restored.mean.values.isfinite().all())
+    alone = ShrinkDenoiser(model.denoiser.net.shrink, at_rest(*_own(model)), shifts=4)
+    y = model.intensity.encode(scan.values)[None]
+    found = alone(y, torch.ones(1, dtype=torch.float64))
+    assert 0 < float((found - y).square().mean()) < float((y - y.mean()).square().mean())
+    known = model_with_instrument(model, None, RAMP)[0].denoiser.process.on((48, 48))  # its NPS, not cut to a patch
+    assert torch.allclose(replace(alone, process=known)(y, torch.ones(1, dtype=torch.float64)), found, atol=0.1)
+    start = planned(settings(tmp_path, noise, start_from="run/noisy"), tmp_path / "again")  # both networks
+    plain = planned(settings(tmp_path, {"nps": "nps.json"}), tmp_path / "plain")
+    fit(plain, tmp_path / "plain", tensorboard=False)
+    other = planned(settings(tmp_path, noise, start_from="plain/noisy"), tmp_path / "other")  # the score network
+    assert start.parameters == other.parameters > plain.parameters
+
+
+def _own(model):
+    basis = Fourier((48, 48), (SPACING, SPACING))
+    return basis, OwnNoise(RAMP, None, False, model.intensity.scale).variance(basis)
+
+
+def test_runs_of_the_other_styles_are_known_by_what_they_were_known_by(tmp_path):
+    """The identity of a run, by which checkpoints are known, has no field of the joint scheme where it is not used."""
+    fields = planned(settings(tmp_path), tmp_path / "run").spec.card["run"]["fields"]
+    assert [name for name in fields if "feedback" in name] == []
+    assert fields["data.noise.style"] == "ambient"
+    joint = planned(settings(tmp_path, {"std": 9.0, "style": "joint"}, data__patch=[12, 12]), tmp_path / "joint")
+    assert joint.spec.network["options"]["shrink"] == {"levels": 2}  # 12 = 3 x 2^2
+
+
 def test_patches_come_with_the_noise_of_their_own_slices(tmp_path):
     plan = planned(settings(tmp_path, {"nps": "nps.json", "level": "index"}), tmp_path / "run")
     keys = list(range(40))
@@ -187,6 +233,10 @@ def test_a_row_without_its_noise_is_named(tmp_path):
         ({"std": 5.0}, {"law": None, "level": "rms"}, "without a law"),
         ({"std": 5.0}, {"data__spacings": {"copies": 1}}, r"data\.spacings\.copies"),
         ({"std": 5.0}, {"training__loss": "eps"}, r"training\.loss"),
+        ({"std": 5.0, "style": "paper", "feedback": 0.2}, {}, r"data\.noise\.feedback|style: joint, not paper"),
+        ({"std": 5.0, "style": "joint"}, {"data__patch": [15, 15]}, r"data\.patch.*even numbers"),
+        ({"std": 5.0, "style": "joint"}, {"network": {"name": "wavelet_cascade"}}, r"network\.name.*one of unet"),
+        ({"std": 5.0}, {"network": {"name": "joint"}}, r"network\.name.*both of its networks"),
         ({"nps": "short.json"}, {}, "Nyquist"),
         ({"nps": "map.json"}, {}, "two axes"),
         ({"nps": "mtf.json"}, {}, "MTF"),

@@ -270,6 +270,10 @@ _PUBLIC = {
     "Ambient": "training.ambient",
     "ambient_mean": "training.ambient",
     "two_looks": "training.ambient",
+    "JointScheme": "training.joint",
+    "JointNet": "nets",
+    "WaveletShrink": "nets",
+    "ShrinkDenoiser": "denoisers.shrink",
     # shapes
     "Shape": "shapes.families",
     "draw_shape": "shapes.families",
@@ -395,6 +399,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.denoisers.network import NetDenoiser as NetDenoiser
     from retrodict.denoisers.scale_mixture import IndependentDenoiser as IndependentDenoiser
     from retrodict.denoisers.scale_mixture import ScaleMixture as ScaleMixture
+    from retrodict.denoisers.shrink import ShrinkDenoiser as ShrinkDenoiser
     from retrodict.denoisers.uneven import Uneven as Uneven
     from retrodict.denoisers.wrappers import Clamped as Clamped
     from retrodict.denoisers.wrappers import Fused as Fused
@@ -415,8 +420,10 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.models.model import save_model as save_model
     from retrodict.models.prior import prior_of as prior_of
     from retrodict.models.provenance import seen as seen
+    from retrodict.nets import JointNet as JointNet
     from retrodict.nets import Mixer as Mixer
     from retrodict.nets import UNet as UNet
+    from retrodict.nets import WaveletShrink as WaveletShrink
     from retrodict.nets import network as network
     from retrodict.physics import NOISES as NOISES
     from retrodict.physics import OPERATORS as OPERATORS
@@ -630,6 +637,7 @@ if TYPE_CHECKING:  # the same list for editors and type checkers; tests/test_doc
     from retrodict.training.ambient import Ambient as Ambient
     from retrodict.training.ambient import ambient_mean as ambient_mean
     from retrodict.training.ambient import two_looks as two_looks
+    from retrodict.training.joint import JointScheme as JointScheme
     from retrodict.training.losses import denoising_loss as denoising_loss
     from retrodict.training.structure import Structure as Structure
     from retrodict.training.structure import labelled as labelled

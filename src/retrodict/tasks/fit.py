@@ -28,18 +28,18 @@ from retrodict.models.cascade import is_cascade
 from retrodict.models.instrument import AROUND
 from retrodict.models.model import MODELS, Intensity, ModelSpec, model_files, read_spec, save_model, shipped
 from retrodict.models.tensors import load_weights, read_tensors
-from retrodict.nets import UNet, WaveletCascade, precision_for
+from retrodict.nets import JointNet, UNet, WaveletCascade, precision_for
 from retrodict.processes.clocks import law_from_json
 from retrodict.processes.recipes import process_from_recipe, process_to_recipe
 from retrodict.tasks.fit_bands import check_bands
 from retrodict.tasks.fit_collection import Sets, body_spectrum, training_sets
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.fit_identity import check_finished, identity_of, signature
+from retrodict.tasks.fit_joint import joined, noisy_objective
 from retrodict.tasks.fit_noise import OwnNoise, calibrated_without_truth, check_noise, clean_spectrum, own_noise
 from retrodict.tasks.held_out import by_group, center, evenly, held_out, held_out_over_law, slices_of
 from retrodict.tasks.in_use import in_use
 from retrodict.tasks.machine import device_named, torch_threads, usable_cores
-from retrodict.training.ambient import Ambient
 from retrodict.training.calibrate import calibrate_spread
 from retrodict.training.calibrate_law import calibrate_over_law
 from retrodict.training.cascade_posterior import cascade_posterior_loss
@@ -168,10 +168,12 @@ def _first(config: FitConfig, base: Path) -> Path | None:
 
 
 def _start_from(net: nn.Module, path: Path) -> None:
-    """Weights of a model; those of a plain network are the mean of a cascade, which is kept as it is, and those of a
-    network of two axes those of every slice."""
+    """Weights of a model; those of a plain network are the mean of a cascade, which is kept as it is, those of a
+    network of two axes those of every slice, and those of one network the score network of two that are joint."""
     weights, record = model_files(path)
     spec = read_spec(record)[0]
+    if isinstance(net, JointNet) and spec.network.get("name") != "joint":
+        net = net.score
     if isinstance(net, WaveletCascade) and spec.network.get("name") != "wavelet_cascade":
         load_weights(net.mean, read_tensors(weights, net.mean.state_dict()), weights)
         net.mean.requires_grad_(False)
@@ -314,7 +316,7 @@ def _objective(config: FitConfig) -> Objective:
     """The loss over the law of the configuration, or of its process; of noisy images that of theirs."""
     law = config.clocks()
     if law is not None and config.data.noise is not None:
-        return Ambient(law, config.data.noise.style)
+        return noisy_objective(law, config.data.noise)
     loss: Any = cascade_posterior_loss if config.network.name == "wavelet_cascade" else denoising_loss
     return loss if law is None else partial(loss, law=law)
 
@@ -352,7 +354,7 @@ def _spec(config: FitConfig, sets: Sets, base: Path, noise: OwnNoise | None) -> 
     process = process_from_recipe(record, config.data.patch, config.spacing, f"{config.name}: process")
     spec = ModelSpec(
         process=process_to_recipe(process),
-        network=config.network.model_dump(),
+        network=joined(config),
         spectrum=spectrum.to_json(),
         intensity=intensity,
         spacing=tuple(config.spacing),

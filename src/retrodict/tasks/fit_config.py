@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 
 from retrodict._check import InputError
 from retrodict.data.units import percentile_of
+from retrodict.nets.joint import SCORES
 from retrodict.processes.clocks import ClockLaw, law_from_json
 from retrodict.tasks.config_file import Strict, read_config
 
-__all__ = ["DataConfig", "FitConfig", "GroupConfig", "ShapesConfig", "TrainingConfig", "load_config"]
+__all__ = ["DataConfig", "FitConfig", "GroupConfig", "NoiseConfig", "ShapesConfig", "TrainingConfig", "load_config"]
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -114,10 +115,22 @@ class NoiseConfig(Strict):
     level: Literal["stated", "index"] = Field(
         "stated", description="index: each image has the noise of its row (column noise), in the shape of nps, or white"
     )
-    style: Literal["ambient", "paper"] = Field("ambient", description="paper: SURE-Score, biased; to compare with")
+    style: Literal["ambient", "paper", "joint"] = Field(
+        "ambient",
+        description="paper: SURE-Score; joint: WISGM, a wavelet network beside the model; both biased, to compare with",
+    )
+    feedback: float | None = Field(
+        None, ge=0, le=10, description="joint: weight of the distance to what the model refines; without it 0.1"
+    )
+    feedback_after: int | None = Field(
+        None, ge=0, le=MOST_STEPS, description="joint: steps of training before that; without it 1000"
+    )
 
     @model_validator(mode="after")
     def _one(self) -> NoiseConfig:
+        for name in ("feedback", "feedback_after"):
+            if getattr(self, name) is not None and self.style != "joint":
+                raise InputError(name, getattr(self, name), f"style: joint, not {self.style}")
         if self.nps is not None and self.std is not None:
             raise InputError("std", f"{self.std:g} beside nps", "nps or std: an NPS holds its level")
         if self.level == "index" and self.std is not None:
@@ -269,6 +282,7 @@ class FitConfig(Strict):
             self._check_relative()
         if self.data.noise is not None:
             self._check_noise()
+        self._check_joint()
         if not self.data.turn and self.law is not None:
             raise InputError("data.turn", "false, with a law", "true: a model that restores knows no upright")
         if self.data.slices is not None and self.law is None and not self.data.indices:
@@ -291,6 +305,18 @@ class FitConfig(Strict):
                 raise InputError(f"data.{name}", found, "none: each series has a level of its own")
         if self.intensity.offset != 0:
             raise InputError("intensity.offset", self.intensity.offset, f"0 with the relative unit {unit!r}")
+
+    def _check_joint(self) -> None:
+        """The joint scheme has a network of its own: the score network that is named here, and one of wavelets."""
+        joint = self.data.noise is not None and self.data.noise.style == "joint"
+        if self.network.name == "joint" and not joint:
+            raise InputError("network.name", "'joint'", "data.noise.style: joint, which trains both of its networks")
+        if not joint:
+            return
+        if self.network.name not in ("joint", *SCORES):
+            raise InputError("network.name", repr(self.network.name), f"with style: joint one of {', '.join(SCORES)}")
+        if self.network.name != "joint" and any(n % 2 for n in self.data.patch):
+            raise InputError("data.patch", self.data.patch, "even numbers with style: joint, for its wavelets")
 
     def _check_noise(self) -> None:
         """What noisy images ask of the rest."""

@@ -51,7 +51,8 @@ def identity_of(
     stated |= {k: record["data"][k] for k in ("balance", "spacings") if record["data"][k] is not None}
     stated |= {} if config.data.turn else {"turn": False}
     if noise is not None:
-        stated["noise"] = {**record["data"]["noise"], "nps": _digest(json.dumps(noise["nps"]).encode())}
+        own = {k: v for k, v in record["data"]["noise"].items() if v is not None or not k.startswith("feedback")}
+        stated["noise"] = {**own, "nps": _digest(json.dumps(noise["nps"]).encode())}
     if record["law"] is None:
         del record["law"]
     if record["training"]["batches"] is None:

@@ -17,10 +17,10 @@ w = x_0 + sqrt(r) z) is trained in three ranges:
   learned (`LocalSpread`), and are else Gaussian; so a draw goes on by ancestral steps to `PARTS` of the noise, and what
   is Gaussian in the end is the little that the last of them leaves.
 
-`style="paper"` is SURE-Score (Aali et al. 2023, arXiv 2305.01166), the published scheme of WISGM (Wu et al. 2024, IEEE
-TMI) with one network and without its feedback: Stein's estimate at r = N, and denoising score matching on denoised
-images D(y) at all r.  Of Gaussian data of variance v the images D(y) have variance v^2 / (v + N): the prior that is
-learned is too narrow by v / (v + N).
+`style="paper"` is SURE-Score (Aali et al. 2023, arXiv 2305.01166), of one network: Stein's estimate at r = N, and
+denoising score matching on denoised images D(y) at all r.  Of Gaussian data of variance v the images D(y) have variance
+v^2 / (v + N): the prior that is learned is too narrow by v / (v + N).  WISGM (Wu et al. 2024, IEEE TMI), whose images
+are denoised by a wavelet network that hears back from the score network, is `training.joint`; it has the same bias.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ __all__ = [
     "Clocks",
     "Looks",
     "ambient_mean",
+    "check_noisy",
     "own_error",
     "posterior_draw",
     "pseudo_clean",
@@ -215,7 +216,7 @@ class Ambient:
         """The losses of a batch.  Raises `InputError` for images without `noise`, another weight, or another output."""
         if not isinstance(batch, Example) or batch.noise is None:
             raise InputError("batch", "images of unknown noise", "Example(y, noise=variances)")
-        _check(denoiser, weight)
+        check_noisy(denoiser, weight)
         made = example(batch, denoiser)
         denoiser = bind(denoiser, None, made.spacing, seeds)
         u = uniform(seeds, "ambient-kind", 0)
@@ -348,7 +349,8 @@ def _weight(terms: Terms, variance: Tensor) -> Tensor:
     return ratio(torch.ones_like(total), total)
 
 
-def _check(denoiser: NetDenoiser, weight: str) -> None:
+def check_noisy(denoiser: NetDenoiser, weight: str) -> None:
+    """Raise `InputError` for a weight and a denoiser that noisy images do not train."""
     if weight != "unit":
         raise InputError("training.loss", repr(weight), "'unit': errors to noisy images have a weight of their own")
     if denoiser.predicts != "wiener":

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save
@@ -28,11 +28,20 @@ from retrodict.models.tensors import load_weights
 from retrodict.training.checkpoints import Checkpoint, differing, newest, save_checkpoint
 from retrodict.training.losses import Batch, Example, Losses, denoising_loss, state_noise
 
-__all__ = ["FREE", "Objective", "Progress", "TrainingOptions", "check_resumable", "train"]
+__all__ = ["FREE", "Objective", "Progress", "Stepped", "TrainingOptions", "check_resumable", "train"]
 
 
 Objective = Callable[[NetDenoiser, Any, Tensor, str, float], Losses]
 """(denoiser, clean images, seeds, `TrainingOptions.loss`, `spread_weight`) to the losses of each item."""
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """An objective that changes as the training goes on: a function of the step, so that a run can be resumed."""
+
+    def at_step(self, step: int) -> Objective:
+        """The objective of a step, counted from 0.  Held-out images are valued by the one that was given."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -199,6 +208,7 @@ def _step(
 ) -> dict[str, Tensor]:
     for group in optimizer.param_groups:
         group["lr"] = rate(options, step)
+    objective = objective.at_step(step) if isinstance(objective, Stepped) else objective
     losses = objective(denoiser, made, torch.tensor(keys, device="cpu"), options.loss, options.spread_weight)
     total = losses.total.mean()
     optimizer.zero_grad(set_to_none=True)
