@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisy_rivals import CT_VALUES, RedCNN, Unrolled, deep_image_prior, learned, noise_weighted
+from noisy_rivals import CT_VALUES, Recipe, RedCNN, Unrolled, deep_image_prior, learned, noise_weighted
 from retrodict._output import stamp, write_file
 from retrodict._random import key, uniform, white
 from retrodict.bases import Basis, Fourier
@@ -310,7 +310,7 @@ def fitted(variance: Tensor, basis: Fourier) -> Callable[[Tensor, int], Tensor]:
         def misfit(made: Tensor) -> Tensor:
             return (basis.energy(basis.forward(made - y) * root) * weight).sum()
 
-        return deep_image_prior(misfit, basis.size, CT_VALUES, number).image
+        return deep_image_prior(misfit, basis.size, CT_VALUES, number, Recipe()).image
 
     return answer
 

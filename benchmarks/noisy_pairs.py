@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from noisy_rivals import Fit, RedCNN, Training, Unrolled, Values, deep_image_prior, learned
+from noisy_rivals import Fit, Recipe, RedCNN, Training, Unrolled, Values, deep_image_prior, learned
 from retrodict._random import key, uniform
 from retrodict.data.collection import Slice
 from retrodict.data.image import replace
@@ -28,6 +28,8 @@ __all__ = ["PAIRED", "Pair", "Scans", "crops", "explained", "filtered_adjoint", 
 PAIRED = ("redcnn", "unrolled")
 COUNT, PATCH, PATCHES, WHOLE = 384, 48, 4, 2
 """Pairs; the side and number of patches of a step of `redcnn`; whole images of a step of `unrolled`."""
+RECIPE = Recipe(width=16, rate=4e-3, jitter=0.0, most=1000)
+"""Of a deep image prior: by how fast chi^2 falls on one sparse-view scan; where to end is never asked of the truth."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,10 @@ def explained(y: Measurement) -> Callable[[Tensor], Tensor]:
     return lambda x: (data - operator.forward(x.to(data.real.dtype))).abs().square().sum() / y.count
 
 
-def fitted(y: Measurement, values: Values, number: int) -> Fit:
+def fitted(y: Measurement, scans: Scans, number: int) -> Fit:
     """A deep image prior of a measurement."""
-    return deep_image_prior(explained(y), y.operator.domain.shape[1:], values, number)
+
+    def descent(x: Tensor) -> Tensor:
+        return scans.descent(x, [y])
+
+    return deep_image_prior(explained(y), y.operator.domain.shape[1:], scans.values, number, RECIPE, descent)

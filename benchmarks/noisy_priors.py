@@ -289,7 +289,7 @@ def answer_of(problem: Problem, method: str, setup: dict[str, Any], folder: Path
 
 def deep(problem: Problem, y: Measurement, number: int) -> tuple[Tensor, dict[str, float]]:
     """A deep image prior, its steps and where it ended."""
-    found = fitted(y, problem.values, number)
+    found = fitted(y, problem.scans, number)
     return found.image, {"steps": found.steps, "chi2": found.misfit}
 
 

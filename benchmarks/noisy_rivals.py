@@ -6,8 +6,8 @@ x <- x - eta B (A x - y) - CNN(x), the network shared by the steps (Hammernik et
 power of the noise over its largest where A = 1, the adjoint for k-space, and backprojection of filtered views for
 sinograms, as Genzel et al. (2022) have it.  Both learn from pairs of clean images and their measurements, which nobody
 has who has noisy scans alone, for as many CPU seconds as the network on clean images.  `dip`: no training; a network of
-random weights is fit to each measurement by the whitened residual, until that is what the noise explains (Ulyanov et
-al. 2018, with Morozov's discrepancy).
+random weights is fit to each measurement until the whitened residual is what the noise explains (Ulyanov et al. 2018,
+with Morozov's discrepancy); to sinograms along B (A x - y), because their least squares are too badly conditioned.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from retrodict._random import key, white
 from retrodict.bases import Fourier
 from retrodict.nets import UNet
 
-__all__ = ["CT_VALUES", "RIVALS", "Fit", "RedCNN", "Training", "Unrolled", "Values", "deep_image_prior", "learned",
-           "noise_weighted"]  # fmt: skip
+__all__ = ["CT_VALUES", "RIVALS", "Fit", "Recipe", "RedCNN", "Training", "Unrolled", "Values", "deep_image_prior",
+           "learned", "noise_weighted"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,35 +164,58 @@ def learned(
 
 @dataclass(frozen=True)
 class Fit:
-    """An image `(1, 1, *N)`, the steps that were taken, and the chi^2 over the data at the last one."""
+    """An image `(1, 1, *N)`, the steps that were taken, and the chi^2 over the number of data where it ended."""
 
     image: Tensor
     steps: int
     misfit: float
 
 
-def deep_image_prior(
-    misfit: Callable[[Tensor], Tensor], size: Sequence[int], values: Values, number: int, most: int = 1500
-) -> Fit:  # fmt: skip
-    """The image that a network of random weights makes when its chi^2 over the number of data, `misfit`, is 1.
+@dataclass(frozen=True)
+class Recipe:
+    """Of a deep image prior: filters, learning rate, noise that is added to the input in every step, most steps."""
 
-    That is what the noise explains.  The image is a running mean over a hundred steps; after `most` steps it is what there is.
+    width: int = 32
+    rate: float = 3e-3
+    jitter: float = 0.03
+    most: int = 1500
+
+
+def deep_image_prior(
+    misfit: Callable[[Tensor], Tensor],
+    size: Sequence[int],
+    values: Values,
+    number: int,
+    recipe: Recipe,
+    descent: Callable[[Tensor], Tensor] | None = None,
+) -> Fit:
+    """A running mean of the images of a network of random weights, ended where chi^2 over the number of data is 1.
+
+    `misfit` is it, what noise explains is 1; after the most steps the image is what there is.  Without `descent` the
+    network descends the misfit and its last image is judged; with it, it follows B (A x - y), which may be better
+    conditioned, and the mean is judged, which swings less.
     """
     torch.manual_seed(number)
-    net = UNet(in_channels=16, out_channels=1, width=32, multipliers=(1, 2, 4), blocks=1, patch=2)
+    net = UNet(in_channels=16, out_channels=1, width=recipe.width, multipliers=(1, 2, 4), blocks=1, patch=2)
     z = 0.1 * white(torch.tensor([key(number, "dip")]), "input", 0, (16, *size))
-    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=recipe.rate)
     smooth, level, chi2 = torch.zeros(1, 1, *size), torch.zeros(1, 1), float("inf")
-    for step in range(most):
-        made = values.back(net(z + 0.03 * torch.randn_like(z), level))
-        loss = misfit(made)
-        smooth, chi2 = (0.99 * smooth + 0.01 * made.detach() if step else made.detach()), float(loss.detach())
+    for step in range(recipe.most):
+        made = values.back(net(z + recipe.jitter * torch.randn_like(z), level))
+        early = 1.0 if step == 0 else 0.0 if descent is None else 10 / (10 + step)
+        new = max(0.01, early)
+        smooth = (1 - new) * smooth + new * made.detach()
+        loss = misfit(made if descent is None else smooth)
+        chi2 = float(loss.detach())
         if chi2 <= 1.0:
             return Fit(smooth, step, chi2)
         optimizer.zero_grad()
-        loss.backward()
+        if descent is None:
+            loss.backward()
+        else:
+            made.backward(descent(made.detach()))
         optimizer.step()
-    return Fit(smooth, most, chi2)
+    return Fit(smooth, recipe.most, chi2)
 
 
 RIVALS = ("redcnn", "unrolled", "dip")

@@ -16,7 +16,7 @@ import noisy_mri
 import noisy_priors
 from noisy_pairs import crops, explained, filtered_adjoint, network
 from noisy_priors import PROBLEMS, paid, penalized, scan, stored, text
-from noisy_rivals import CT_VALUES, RedCNN, Unrolled, Values, deep_image_prior, noise_weighted
+from noisy_rivals import CT_VALUES, Recipe, RedCNN, Unrolled, Values, deep_image_prior, noise_weighted
 from retrodict.bases import Wavelet
 from retrodict.data.collection import Slice
 from retrodict.data.image import Image, replace
@@ -190,18 +190,31 @@ def test_the_misfit_of_a_deep_image_prior_is_chi2_over_the_number_of_data(kind):
     assert float(explained(y)(x)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_deep_image_prior_ends_where_noise_explains_the_rest_or_after_its_steps():
+FEW = Recipe(width=4, rate=1e-2, jitter=0.0, most=3)
+
+
+@pytest.mark.parametrize("descent", [None, torch.zeros_like])
+def test_a_deep_image_prior_ends_where_noise_explains_the_rest_or_after_its_steps(descent):
     values = Values(0.0, 1.0)
-    assert deep_image_prior(lambda x: 0 * x.sum() + 1.0, (16, 16), values, 0, 3).steps == 0
-    found = deep_image_prior(lambda x: x.square().mean() + 2.0, (16, 16), values, 0, 3)
+    assert deep_image_prior(lambda x: 0 * x.sum() + 1.0, (16, 16), values, 0, FEW, descent).steps == 0
+    found = deep_image_prior(lambda x: x.square().mean() + 2.0, (16, 16), values, 0, FEW, descent)
     assert found.steps == 3
     assert found.misfit >= 2
 
 
-def test_a_deep_image_prior_fits_a_smooth_image():
+@pytest.mark.parametrize("given", [False, True])
+def test_a_deep_image_prior_fits_a_smooth_image_by_its_misfit_or_along_a_descent(given):
     y = torch.linspace(-1, 1, 16)[:, None].expand(1, 1, 16, 16)
-    found = deep_image_prior(lambda x: ((x - y) / 0.3).square().mean(), (16, 16), Values(0.0, 1.0), 0, 300)
+
+    def misfit(x):
+        return ((x - y) / 0.2).square().mean()
+
+    descent = (lambda x: x - y) if given else None
+    found = deep_image_prior(misfit, (16, 16), Values(0.0, 1.0), 0, replace(FEW, most=400), descent)
     assert found.misfit <= 1
+    assert found.steps > 3
+    if given:  # the mean is what was judged
+        assert float(misfit(found.image)) == pytest.approx(found.misfit)
 
 
 # ---- what is kept and told -------------------------------------------------------------------------------------------
