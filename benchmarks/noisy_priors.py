@@ -295,16 +295,16 @@ def deep(problem: Problem, y: Measurement, number: int) -> tuple[Tensor, dict[st
 
 def paired(problem: Problem, method: str, setup: dict[str, Any], folder: Path) -> Answer:
     """A network on pairs of as many CPU seconds as the prior on clean images."""
-    content = stored(problem, setup)
-    if "budget" not in content:
-        content["budget"] = training_seconds(problem, setup["steps"])
-        save(problem, content)
+    if "budget" not in stored(problem, setup):
+        seconds = training_seconds(problem, setup["steps"])
+        save(problem, {**stored(problem, setup), "budget": seconds})  # read anew: another process may have written
+    seconds = stored(problem, setup)["budget"]
     answer, training = network(
-        method, problem.scans, lambda: split(problem.read("train"))["train"], content["budget"], folder / "net.pt"
+        method, problem.scans, lambda: split(problem.read("train"))["train"], seconds, folder / "net.pt"
     )
     content = stored(problem, setup)
-    content.setdefault("training", {})[method] = training.record()
-    save(problem, content)
+    took = {**content.get("training", {}), method: training.record()}
+    save(problem, {**content, "training": took})
     return lambda y, number: (answer(y), {})
 
 
