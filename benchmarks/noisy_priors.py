@@ -206,7 +206,9 @@ def paid(content: dict[str, Any]) -> str:
     found = []
     for name, t in content.get("training", {}).items():
         size = "patches" if name == "redcnn" else "images"
-        found.append(f"{SHOWN[name]}: {t['seconds']:.0f} CPU seconds of training, {t['steps']} steps of {t['batch']} "
+        share = t["seconds"] / content["budget"]
+        found.append(f"{SHOWN[name]}: {t['seconds']:.0f} CPU seconds of training, {share:.2f} of those of the prior on "
+                     f"clean images, {t['steps']} steps of {t['batch']} "
                      f"{size}, {t['weights']:.2f} million weights.")  # fmt: skip
     fits = [r for r in content["rows"] if r["method"] == "dip"]
     if fits:
@@ -275,7 +277,7 @@ def training_seconds(problem: Problem, steps: int, short: int = 20, more: int = 
     return (found[1] - found[0]) / more * steps
 
 
-def answer_of(problem: Problem, method: str, setup: dict[str, Any], folder: Path) -> Answer:
+def answer_of(problem: Problem, method: str, setup: dict[str, Any], folder: Path, share: float) -> Answer:
     """What a method makes of a measurement; what it has learned is kept in a folder."""
     if method in METHODS:
         prior = prior_of(problem, method, setup["steps"], folder)
@@ -283,7 +285,7 @@ def answer_of(problem: Problem, method: str, setup: dict[str, Any], folder: Path
     if method == "dip":
         return partial(deep, problem)
     if method in PAIRED:
-        return paired(problem, method, setup, folder)
+        return paired(problem, method, setup, folder, share)
     return lambda y, number: (problem.plain[method](y), {})
 
 
@@ -293,12 +295,12 @@ def deep(problem: Problem, y: Measurement, number: int) -> tuple[Tensor, dict[st
     return found.image, {"steps": found.steps, "chi2": found.misfit}
 
 
-def paired(problem: Problem, method: str, setup: dict[str, Any], folder: Path) -> Answer:
-    """A network on pairs of as many CPU seconds as the prior on clean images."""
+def paired(problem: Problem, method: str, setup: dict[str, Any], folder: Path, share: float) -> Answer:
+    """A network on pairs of a share of the CPU seconds of the prior on clean images."""
     if "budget" not in stored(problem, setup):
         seconds = training_seconds(problem, setup["steps"])
         save(problem, {**stored(problem, setup), "budget": seconds})  # read anew: another process may have written
-    seconds = stored(problem, setup)["budget"]
+    seconds = share * stored(problem, setup)["budget"]
     answer, training = network(
         method, problem.scans, lambda: split(problem.read("train"))["train"], seconds, folder / "net.pt"
     )
@@ -316,6 +318,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="by default all of the problem")
     parser.add_argument("--patients", type=int, default=8)
     parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--share", type=float, default=1.0, help="of the CPU seconds, to networks on pairs")
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--docs", action="store_true", help="only write the tables of the how-to")
     given = parser.parse_args()
@@ -337,7 +340,7 @@ def main() -> None:
         done = {r["patient"] for r in stored(problem, setup)["rows"] if r["method"] == method}
         left = [(number, patient, x) for number, (patient, x) in seen if patient not in done]
         folder = runs / f"{method}-{steps}"
-        answer = answer_of(problem, method, setup, folder) if left else None
+        answer = answer_of(problem, method, setup, folder, given.share) if left else None
         for number, patient, x in left:
             assert answer is not None
             found, content = row(problem, answer, x, number, folder / f"{patient}.npy"), stored(problem, setup)

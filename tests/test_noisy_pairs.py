@@ -236,13 +236,14 @@ def test_the_table_of_ratios_is_paired_and_counts_patients():
     rows = [{"method": m, "patient": p, "rmse": e, "seconds": 1.0, "steps": 40 + 60 * k, "chi2": 0.99 + k}
             for m, both in errors.items() for k, (p, e) in enumerate(zip("ab", both, strict=True))]  # fmt: skip
     training = {"redcnn": {"seconds": 99.6, "steps": 700, "batch": 4, "weights": 0.2067}}
-    content = {"setup": {"steps": 3, "members": 4}, "rows": rows, "training": training}
+    content = {"setup": {"steps": 3, "members": 4}, "rows": rows, "budget": 199.2, "training": training}
     made = text(PROBLEMS["mri"], content)
     assert (
         "| (deep image prior) | 0.75 ± 0.35, less on 1 of 2 | 0.78 ± 0.32, less on 1 of 2 | 0.78 ± 0.46, less" in made
     )
     assert "`data.noise` within 1.05 of clean images: 1 of 2." in made
     assert paid(content) == (
-        "pairs: RED-CNN: 100 CPU seconds of training, 700 steps of 4 patches, 0.21 million weights. "
+        "pairs: RED-CNN: 100 CPU seconds of training, 0.50 of those of the prior on clean images, 700 steps of 4 "
+        "patches, 0.21 million weights. "
         "(deep image prior): 40 to 100 steps, 1 of 2 until the residual was what noise explains."
     )
