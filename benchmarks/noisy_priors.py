@@ -237,7 +237,7 @@ def counted(rows: list[dict[str, Any]]) -> str:
 
     first = [m for m in ("clean", "ours", "paper", *PAIRED) if m in methods]
     lines = [[SHOWN[other], *(cell(one, other) for one in first)] for other in SHOWN if other in methods]
-    made = table(["error over that of", *(SHOWN[m] for m in first)], lines)
+    made = table(["error, column over row", *(SHOWN[m] for m in first)], lines)
     if not {"ours", "clean"} <= methods:
         return made
     within = [r <= GOAL for r in ratios("ours", "clean")]
