@@ -192,7 +192,8 @@ def text(problem: Problem, content: dict[str, Any]) -> str:
         errors = [r["rmse"] for r in own]
         cells = [problem.shown(sum(errors) / len(errors)), "1" if method == "clean" else shown(over)]
         cells.append(shown([r["ssr2"] for r in own]) if "ssr2" in own[0] else "")
-        lines.append([SHOWN[method], *cells, f"{sum(r['seconds'] for r in own) / len(own):.0f}"])
+        name = SHOWN[method] if len(own) >= len(clean) else f"{SHOWN[method]}, {len(own)} patients"
+        lines.append([name, *cells, f"{sum(r['seconds'] for r in own) / len(own):.0f}"])
     setup = content["setup"]
     steps, members = setup["steps"], setup["members"]
     said = (f"{steps} steps of {problem.batch} patches; {len(clean)} validation patients, {members} members; "
