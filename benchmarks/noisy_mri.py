@@ -1,4 +1,4 @@
-"""Legs by magnetic resonance, for `noisy_priors.py --problem mri`: slices without wedges, their k-space, and classics.
+"""Legs by magnetic resonance, for `noisy_priors.py --problem mri`: slices without wedges, and their k-space.
 
 T1 of 43 people (mr_t1_sts), magnitudes in units of fat; a pixel of 0.977 mm counts as one, and those of other pixels
 are left out.  The slices were turned onto a new grid and are exactly 0 where the scan had ended: of every slice the
@@ -14,17 +14,18 @@ from scipy.ndimage import binary_dilation, binary_opening
 from torch import Tensor
 
 from noisy_only import DATA, Images
+from noisy_rivals import Values
 from retrodict.bases.curve import Curve
 from retrodict.data.collection import Slice
 from retrodict.data.image import Image
 from retrodict.data.index import read_index
 from retrodict.models.model import Intensity
 from retrodict.physics import CartesianMRI, GaussianNoise, MatrixFree, Measurement, sampling
-from retrodict.physics.classics import choose
 from retrodict.physics.operator import Space
 from retrodict.processes.clocks import ClockLaw
 
-__all__ = ["LAW", "LEGS", "PLAIN", "RAY", "STD", "kspace", "legs", "lines", "middles", "mirrored", "seen", "whole"]
+__all__ = ["LAW", "LEGS", "RAY", "STD", "VALUES", "kspace", "legs", "lines", "middles", "mirrored", "seen", "whole",
+           "zero_filled"]  # fmt: skip
 
 SET, PIXEL, COUNTS = "mr_t1_sts", 0.976562, 1000.0
 STD, RAY, SIDE, ACCELERATION, CENTER = 0.05, 0.05, 96, 4.0, 0.08
@@ -39,6 +40,8 @@ def flat(std: float) -> Curve:
 
 
 LEGS = Images(Intensity("arbitrary", 0.3), flat, side=48, width=32, precision="auto")
+VALUES = Values(1.5, 1.5)
+"""Muscle is 1 in units of the models, fat 3.3."""
 LAW = ClockLaw(noise=(0.004, 0.5), scale=LEGS.unit.scale, hidden=8.0)
 
 
@@ -128,13 +131,6 @@ def kspace(x: Tensor, number: int) -> Measurement:
     return Measurement.simulate(operator, law, x.double(), [number], mask=inner.measured)
 
 
-def _penalized(penalty: str, y: Measurement) -> Tensor:
-    return choose(y, method="fista", penalty=penalty, iterations=100).image
-
-
-PLAIN = {
-    "zero": lambda y: y.operator.adjoint(y.y),
-    "tv": lambda y: _penalized("tv", y),
-    "wavelet": lambda y: _penalized("wavelet", y),
-}
-"""Reconstructions without a prior of images: `(1, 1, *N)` of a measurement."""
+def zero_filled(y: Measurement) -> Tensor:
+    """The inverse transform `(1, 1, *N)` with 0 where nothing was measured."""
+    return y.operator.adjoint(y.y)

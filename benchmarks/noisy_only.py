@@ -15,9 +15,9 @@ Methods: `clean` sees the images without the noise; `naive` takes the noisy ones
 has seen nothing but Stein's estimate, in as many steps.  --joint-steps: fewer steps for these three, which their rows
 say.  CPU seconds are not said of what was trained before, or went on from a checkpoint.  Spread: calibrated on clean
 patients for `clean`, on noisy ones taken for clean for `naive`, without truth for the others.  Classics: total
-variation and wavelet shrinkage that know the NPS, their strength by Morozov's discrepancy, on one crop of each patient.
-`redcnn`, `unrolled`, `dip`: other networks, at the own noise alone (`noisy_rivals.py`); a deep image prior on one crop
-of each patient.
+variation and L1 of wavelets that know the NPS, by FISTA, their strength by Morozov's discrepancy, on one crop of each
+patient.  `redcnn`, `unrolled`, `dip`: other networks, at the own noise alone (`noisy_rivals.py`); a deep image prior on
+one crop of each patient.  `noisy`: the images as they are, which is what filtered backprojection of a low dose gives.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisy_rivals import deep_image_prior, supervised
+from noisy_rivals import CT_VALUES, Recipe, RedCNN, Unrolled, deep_image_prior, learned, noise_weighted
 from retrodict._output import stamp, write_file
 from retrodict._random import key, uniform, white
 from retrodict.bases import Basis, Fourier
@@ -78,8 +78,9 @@ NAMES = {
     "redcnn": "pairs: RED-CNN",
     "unrolled": "pairs: unrolled",
     "dip": "(deep image prior)",
-    "tv": "(total variation)",
-    "wavelet": "(wavelet shrinkage)",
+    "tv": "(total variation, FISTA)",
+    "wavelet": "(L1 of wavelets, FISTA)",
+    "noisy": "(nothing: as scanned)",
 }
 
 
@@ -301,24 +302,62 @@ def rival(name: str, sides: dict[str, list[Slice]], items: list[Slice], std: flo
     variance = CT.own(std).variance
     basis = Fourier((SIDE, SIDE), (1.0, 1.0))
     window = inside(basis) ** 2
-    if name != "dip":
-        clean, small = CT.patches(sides["train"]), Fourier((32, 32), (1.0, 1.0))
-        root = variance(small).sqrt()
-
-        def batch(keys: list[int]) -> tuple[Tensor, Tensor]:
-            x = UNIT.encode(clean.batch(keys)[0])
-            z = white(torch.tensor(keys), "pair", 0, tuple(x.shape[1:])).double()
-            return x, x + small.inverse(root * small.forward(z)).to(x)
-
-        answer = supervised(name, batch, variance, seconds)
+    answer = fitted(variance(basis)[0, 0], basis) if name == "dip" else on_pairs(name, sides["train"], std, seconds)
     sums: dict[str, list[float]] = {}
     for n, (patient, x, y) in enumerate(measured(items, std)):
         if name == "dip" and patient in sums:
             continue  # one crop of a patient
-        made = deep_image_prior(y, variance(basis)[0, 0], basis, n) if name == "dip" else answer(y)
-        found = [float((window * (made - x).double() ** 2).sum()), float(window.sum())]
+        found = [float((window * (answer(y, n) - x).double() ** 2).sum()), float(window.sum())]
         sums[patient] = [a + b for a, b in zip(sums.get(patient, [0.0] * 2), found, strict=True)]
     return {"1.0": {"rmse": [UNIT.scale * math.sqrt(e / w) for e, w in sums.values()]}}
+
+
+def on_pairs(name: str, items: list[Slice], std: float, seconds: float) -> Callable[[Tensor, int], Tensor]:
+    """A network that was trained on patches of clean slices and the same with noise of `std`."""
+    variance, clean, small = CT.own(std).variance, CT.patches(items), Fourier((32, 32), (1.0, 1.0))
+    root = variance(small).sqrt()
+
+    def pairs(keys: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        x = UNIT.encode(clean.batch(keys)[0])
+        z = white(torch.tensor(keys), "pair", 0, tuple(x.shape[1:])).double()
+        y = x + small.inverse(root * small.forward(z)).to(x)
+        return x, y, y
+
+    torch.manual_seed(0)
+    net = RedCNN(CT_VALUES) if name == "redcnn" else Unrolled(CT_VALUES, noise_weighted(variance))
+    print(f"{name}: {learned(net, pairs, seconds, 8)}", flush=True)
+
+    def answer(y: Tensor, number: int) -> Tensor:
+        del number
+        with torch.no_grad():
+            return net(y, y)
+
+    return answer
+
+
+def fitted(variance: Tensor, basis: Fourier) -> Callable[[Tensor, int], Tensor]:
+    """A deep image prior of an image, with a number for its weights."""
+    root, weight = variance.rsqrt().float(), (basis.multiplicity() / basis.multiplicity().sum()).float()
+
+    def answer(y: Tensor, number: int) -> Tensor:
+        def misfit(made: Tensor) -> Tensor:
+            return (basis.energy(basis.forward(made - y) * root) * weight).sum()
+
+        return deep_image_prior(misfit, basis.size, CT_VALUES, number, Recipe()).image
+
+    return answer
+
+
+def untouched(items: list[Slice], std: float) -> dict[str, dict[str, list[float]]]:
+    """Error by patient of the noisy images as they are, at every part of the noise."""
+    window, out = inside(Fourier((SIDE, SIDE), (1.0, 1.0))) ** 2, {}
+    for times in TIMES:
+        sums: dict[str, list[float]] = {}
+        for name, x, y in measured(items, std * math.sqrt(times)):
+            found = [float((window * (y - x).double() ** 2).sum()), float(window.sum())]
+            sums[name] = [a + b for a, b in zip(sums.get(name, [0.0] * 2), found, strict=True)]
+        out[str(times)] = {"rmse": [UNIT.scale * math.sqrt(e / w) for e, w in sums.values()]}
+    return out
 
 
 def shown(values: list[float]) -> str:
@@ -405,6 +444,8 @@ def main() -> None:
             found = (of_wavelets if method in SHRINKS else numbers)(made, items, std)
         elif method in CLASSICS:
             found = classic(method, items, std)
+        elif method == "noisy":
+            found = untouched(items, std)
         else:
             budget = [r["seconds"] for r in stored(setup)["records"] if (r["method"], r["std"]) == ("clean", std)]
             if not budget:

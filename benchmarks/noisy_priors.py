@@ -8,14 +8,16 @@ instrument (`ClockLaw`), with white noise up to where a chain starts, as `law: c
 
 `ct`: patients, slices, noise (40 HU) and network are those of `noisy_only.py`.  The object is the middle crop of 96 x
 96 pixels of 1 mm of a validation patient: 60 of 720 parallel views of 144 rays, white noise of the line integrals of 1
-(200 HU mm; what 62,500 photons leave behind water).  `fbp`: filtered backprojection; `tv`: total variation, its
-strength by Morozov's discrepancy.
+(200 HU mm; what 62,500 photons leave behind water).  `fbp`: filtered backprojection.
 
 `mri`: legs and noise (0.05 of fat) of `noisy_mri.py`, a network of twice the width on patches of 48 x 48, in bfloat16
 where the processor has it.  The object is a middle of at most 96 x 96 pixels of a validation patient: a quarter of the
 lines of k-space of one coil, complex white noise of 0.05 a component, which is that of the training images.  `zero`:
-the inverse transform with 0 where nothing was measured; `tv`, `wavelet`: penalties by FISTA, their strength by
-Morozov's discrepancy.
+the inverse transform with 0 where nothing was measured.
+
+Both: `tv`, `wavelet`: penalties by FISTA, their strength by Morozov's discrepancy; `dip`: a deep image prior, stopped
+by the same.  `redcnn`, `unrolled`: networks that were trained on pairs of clean slices and such scans of them
+(`noisy_pairs.py`), for as many CPU seconds as the training of the prior on clean images takes, which is measured first.
 
 Error: root mean square of the mean of the members (CT: inside a circle), over that of the prior on clean images, paired
 by patient.  SSR^2: mean square error over the variance of the members, (1 + 1/K) of it.  Results are in
@@ -28,10 +30,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +45,13 @@ from torch import Tensor
 
 import noisy_mri
 from noisy_only import CT, METHODS, NAMES, ROOT, SIDE, Images, measured, shown, slices, trained
+from noisy_pairs import PAIRED, Scans, filtered_adjoint, fitted, network
+from noisy_rivals import CT_VALUES, Values
 from retrodict._output import write_file
 from retrodict.bases import Fourier
 from retrodict.data.collection import Slice
 from retrodict.denoisers.network import NetDenoiser
+from retrodict.nets import precision_for
 from retrodict.physics import GaussianNoise, Measurement, Radon
 from retrodict.physics.classics import choose, fbp
 from retrodict.physics.geometry import ParallelBeam, even_angles
@@ -56,7 +63,7 @@ from tables import replace_block, table
 
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "howto-noisy-scans.md"
 STD, VIEWS, BINS, RAY = 40.0, 60, 144, 1.0
-SHOWN = {**NAMES, "wavelet": "(L1 of wavelets)", "fbp": "(filtered backprojection)", "zero": "(zero-filled)"}
+SHOWN = {**NAMES, "fbp": "(filtered backprojection)", "zero": "(zero-filled)"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,8 @@ class Problem:
 
     read: the slices of a split.  objects: images `(1, 1, *N)` of at most so many patients, in model units.  scan: the
     measurement of an image, with a number for its noise.  weight: `(*N)`, where an error counts.  plain: images of a
-    measurement.  shown: an error in the unit of the images, for the table.
+    measurement, of which `first` is what networks on pairs start from.  back, values: of those networks
+    (`noisy_pairs`).  shown: an error in the unit of the images, for the table.
     """
 
     images: Images
@@ -76,10 +84,19 @@ class Problem:
     scan: Callable[[Tensor, int], Measurement]
     weight: Callable[[Tensor], Tensor]
     plain: Mapping[str, Callable[[Measurement], Tensor]]
+    first: str
+    back: Callable[[Tensor, Measurement], Tensor]
+    values: Values
     shown: Callable[[float], str]
     steps: int
     batch: int
     file: str
+
+    @property
+    def scans(self) -> Scans:
+        """What networks on pairs are told of it."""
+        precision = precision_for(self.images.precision)
+        return Scans(self.scan, self.plain[self.first], self.back, self.values, self.images.unit, SIDE, precision)
 
 
 def scan(x: Tensor, number: int) -> Measurement:
@@ -115,20 +132,23 @@ def figures(members: Tensor, x: Tensor, weight: Tensor) -> tuple[float, float]:
     return square, square / float((weight * variance).sum() / weight.sum())
 
 
-def row(problem: Problem, method: str, prior: NetDenoiser | None, x: Tensor, y: Measurement, kept: Path, count: int
-        ) -> dict[str, float]:  # fmt: skip
-    """Error in the unit of the images and SSR^2 of one patient; `count` members of a prior are written to `kept`."""
-    started, weight, image = time.process_time(), problem.weight(x), x[0, 0].double()
-    if prior is None:
-        made = problem.plain[method](y).reshape(image.shape)
-        square, out = float((weight * (made - image).square()).sum() / weight.sum()), {}
+Answer = Callable[[Measurement, int], tuple[Tensor, dict[str, float]]]
+"""Images `(K, *N)` of a measurement and its number, one or members of a posterior, and what else is to be kept."""
+
+
+def row(problem: Problem, answer: Answer, x: Tensor, number: int, kept: Path) -> dict[str, float]:
+    """Error in the unit of the images and SSR^2 of one patient; members are written to `kept`."""
+    y, weight, image = problem.scan(x, number), problem.weight(x), x[0, 0].double()
+    started = time.process_time()
+    made, more = answer(y, number)
+    out = {"seconds": time.process_time() - started, **more}
+    made = made.double().reshape(-1, *image.shape)
+    if len(made) == 1:
+        square = float((weight * (made[0] - image).square()).sum() / weight.sum())
     else:
-        members = drawn(prior, problem.law, y, count)
-        np.save(kept, members.float().numpy())
-        square, ratio = figures(members, image, weight)
-        out = {"ssr2": ratio}
-    rmse = problem.images.unit.scale * math.sqrt(square)
-    return {"rmse": rmse, "seconds": time.process_time() - started, **out}
+        np.save(kept, made.float().numpy())
+        square, out["ssr2"] = figures(made, image, weight)
+    return {"rmse": problem.images.unit.scale * math.sqrt(square), **out}
 
 
 def objects(items: list[Slice], most: int) -> dict[str, Tensor]:
@@ -140,23 +160,29 @@ def objects(items: list[Slice], most: int) -> dict[str, Tensor]:
     return {name: found[name] for name in names[:: max(1, len(names) // most)][:most]}
 
 
+def penalized(penalty: str, y: Measurement) -> Tensor:
+    """An image by FISTA, the strength of its penalty by Morozov's discrepancy."""
+    return choose(y, method="fista", penalty=penalty, iterations=100).image
+
+
+PENALIZED = {name: partial(penalized, name) for name in ("tv", "wavelet")}
 PROBLEMS = {
     "ct": Problem(
         CT, STD, ClockLaw(noise=(2.0, 250.0), scale=CT.unit.scale, hidden=8.0), lambda split: slices(split, 2), objects,
-        scan, circle,
-        {"fbp": lambda y: fbp(y).image, "tv": lambda y: choose(y, method="fista", penalty="tv", iterations=100).image},
-        lambda error: f"{error:.1f} HU", 6000, 8, "noisy_priors",
+        scan, circle, {"fbp": lambda y: fbp(y).image, **PENALIZED}, "fbp", filtered_adjoint, CT_VALUES,
+        lambda error: f"{error:.1f} HU", 5000, 8, "noisy_priors",
     ),
     "mri": Problem(
         noisy_mri.LEGS, noisy_mri.STD, noisy_mri.LAW, noisy_mri.legs, noisy_mri.middles, noisy_mri.kspace,
-        lambda x: torch.ones(x.shape[2:], dtype=torch.float64), noisy_mri.PLAIN,
+        lambda x: torch.ones(x.shape[2:], dtype=torch.float64), {"zero": noisy_mri.zero_filled, **PENALIZED}, "zero",
+        lambda u, y: y.operator.adjoint(u), noisy_mri.VALUES,
         lambda error: f"{error:.4f} of fat", 2500, 8, "noisy_priors_mri",
     ),
 }  # fmt: skip
 
 
 def text(problem: Problem, content: dict[str, Any]) -> str:
-    """The table."""
+    """The tables."""
     rows = content["rows"]
     clean = {r["patient"]: r["rmse"] for r in rows if r["method"] == "clean"}
     lines = []
@@ -166,13 +192,31 @@ def text(problem: Problem, content: dict[str, Any]) -> str:
         errors = [r["rmse"] for r in own]
         cells = [problem.shown(sum(errors) / len(errors)), "1" if method == "clean" else shown(over)]
         cells.append(shown([r["ssr2"] for r in own]) if "ssr2" in own[0] else "")
-        lines.append([SHOWN[method], *cells, f"{sum(r['seconds'] for r in own) / len(own):.0f}"])
+        name = SHOWN[method] if len(own) >= len(clean) else f"{SHOWN[method]}, {len(own)} patients"
+        lines.append([name, *cells, f"{sum(r['seconds'] for r in own) / len(own):.0f}"])
     setup = content["setup"]
     steps, members = setup["steps"], setup["members"]
     said = (f"{steps} steps of {problem.batch} patches; {len(clean)} validation patients, {members} members; "
             "mean ± SD between patients.")  # fmt: skip
     head = ["prior trained on", "error", "over that of clean images", "SSR²", "CPU seconds a patient"]
-    return "\n\n".join([said, table(head, lines), counted(rows)])
+    return "\n\n".join([p for p in (said, table(head, lines), paid(content), counted(rows)) if p])
+
+
+def paid(content: dict[str, Any]) -> str:
+    """What networks on pairs and the deep image prior took."""
+    found = []
+    for name, t in content.get("training", {}).items():
+        size = "patches" if name == "redcnn" else "images"
+        share = t["seconds"] / content["budget"]
+        found.append(f"{SHOWN[name]}: {t['seconds']:.0f} CPU seconds of training, {share:.2f} of those of the prior on "
+                     f"clean images, {t['steps']} steps of {t['batch']} "
+                     f"{size}, {t['weights']:.2f} million weights.")  # fmt: skip
+    fits = [r for r in content["rows"] if r["method"] == "dip"]
+    if fits:
+        steps, ended = [r["steps"] for r in fits], sum(r["chi2"] <= 1 for r in fits)
+        found.append(f"{SHOWN['dip']}: {min(steps):.0f} to {max(steps):.0f} steps, {ended} of {len(fits)} until the "
+                     "residual was what noise explains.")  # fmt: skip
+    return " ".join(found)
 
 
 GOAL = 1.05
@@ -180,20 +224,25 @@ GOAL = 1.05
 
 
 def counted(rows: list[dict[str, Any]]) -> str:
-    """On how many patients one prior has less error than another, and how many are within the goal."""
+    """Errors of one over those of another, paired, and on how many patients one has less."""
     error = {(r["method"], r["patient"]): r["rmse"] for r in rows}
     methods, patients = ({r[name] for r in rows} for name in ("method", "patient"))
 
-    def less(one: str, other: str, factor: float = 1.0) -> str:
+    def ratios(one: str, other: str) -> list[float]:
         both = [p for p in patients if {(one, p), (other, p)} <= error.keys()]
-        return f"{sum(error[one, p] <= factor * error[other, p] for p in both)} of {len(both)}"
+        return [error[one, p] / error[other, p] for p in sorted(both)]
 
-    found = [f"{SHOWN[one]} than {SHOWN[other]} {less(one, other)}" for one in ("clean", "ours")
-             for other in SHOWN if other not in ("clean", "ours") and {one, other} <= methods]  # fmt: skip
-    within = (
-        f" {SHOWN['ours']} within {GOAL} of clean images: {less('ours', 'clean', GOAL)}." if "ours" in methods else ""
-    )
-    return f"Patients with less error: {'; '.join(found)}.{within}"
+    def cell(one: str, other: str) -> str:
+        found = ratios(one, other)
+        return "" if one == other else f"{shown(found)}, less on {sum(r < 1 for r in found)} of {len(found)}"
+
+    first = [m for m in ("clean", "ours", "paper", *PAIRED) if m in methods]
+    lines = [[SHOWN[other], *(cell(one, other) for one in first)] for other in SHOWN if other in methods]
+    made = table(["error, column over row", *(SHOWN[m] for m in first)], lines)
+    if not {"ours", "clean"} <= methods:
+        return made
+    within = [r <= GOAL for r in ratios("ours", "clean")]
+    return f"{made}\n\n{SHOWN['ours']} within {GOAL} of clean images: {sum(within)} of {len(within)}."
 
 
 def split(items: list[Slice]) -> dict[str, list[Slice]]:
@@ -217,6 +266,51 @@ def prior_of(problem: Problem, method: str, steps: int, folder: Path) -> NetDeno
     return trained(method, problem.std, sides, folder, options, law=problem.law, images=problem.images)
 
 
+def training_seconds(problem: Problem, steps: int, short: int = 20, more: int = 80) -> float:
+    """CPU seconds of so many steps of the prior on clean images, from two short trainings, whose beginnings cancel."""
+    sides, found = split(problem.read("train")), []
+    for count in (short, short + more):
+        options = replace(options_of(problem, steps), steps=count)
+        started = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            trained("clean", problem.std, sides, Path(folder), options, law=problem.law, images=problem.images)
+        found.append(time.process_time() - started)
+    return (found[1] - found[0]) / more * steps
+
+
+def answer_of(problem: Problem, method: str, setup: dict[str, Any], folder: Path, share: float) -> Answer:
+    """What a method makes of a measurement; what it has learned is kept in a folder."""
+    if method in METHODS:
+        prior = prior_of(problem, method, setup["steps"], folder)
+        return lambda y, number: (drawn(prior, problem.law, y, setup["members"]), {})
+    if method == "dip":
+        return partial(deep, problem)
+    if method in PAIRED:
+        return paired(problem, method, setup, folder, share)
+    return lambda y, number: (problem.plain[method](y), {})
+
+
+def deep(problem: Problem, y: Measurement, number: int) -> tuple[Tensor, dict[str, float]]:
+    """A deep image prior, its steps and where it ended."""
+    found = fitted(y, problem.scans, number)
+    return found.image, {"steps": found.steps, "chi2": found.misfit}
+
+
+def paired(problem: Problem, method: str, setup: dict[str, Any], folder: Path, share: float) -> Answer:
+    """A network on pairs of a share of the CPU seconds of the prior on clean images."""
+    if "budget" not in stored(problem, setup):
+        seconds = training_seconds(problem, setup["steps"])
+        save(problem, {**stored(problem, setup), "budget": seconds})  # read anew: another process may have written
+    seconds = share * stored(problem, setup)["budget"]
+    answer, training = network(
+        method, problem.scans, lambda: split(problem.read("train"))["train"], seconds, folder / "net.pt"
+    )
+    content = stored(problem, setup)
+    took = {**content.get("training", {}), method: training.record()}
+    save(problem, {**content, "training": took})
+    return lambda y, number: (answer(y), {})
+
+
 def main() -> None:
     """Train and measure what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -225,6 +319,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", help="by default all of the problem")
     parser.add_argument("--patients", type=int, default=8)
     parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--share", type=float, default=1.0, help="of the CPU seconds, to networks on pairs")
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--docs", action="store_true", help="only write the tables of the how-to")
     given = parser.parse_args()
@@ -234,7 +329,7 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     problem = PROBLEMS[given.problem]
-    known = [*problem.plain, *METHODS]
+    known = [*problem.plain, "dip", *METHODS, *PAIRED]
     methods = known if given.methods is None else given.methods
     if not set(methods) <= set(known):
         parser.error(f"--methods {' '.join(methods)}: those of {given.problem} are {', '.join(known)}")
@@ -246,14 +341,19 @@ def main() -> None:
         done = {r["patient"] for r in stored(problem, setup)["rows"] if r["method"] == method}
         left = [(number, patient, x) for number, (patient, x) in seen if patient not in done]
         folder = runs / f"{method}-{steps}"
-        prior = prior_of(problem, method, steps, folder) if left and method in METHODS else None
+        answer = answer_of(problem, method, setup, folder, given.share) if left else None
         for number, patient, x in left:
-            kept, y = folder / f"{patient}.npy", problem.scan(x, number)
-            found, content = row(problem, method, prior, x, y, kept, given.members), stored(problem, setup)
+            assert answer is not None
+            found, content = row(problem, answer, x, number, folder / f"{patient}.npy"), stored(problem, setup)
             content["rows"].append({"method": method, "patient": patient, **found})
-            write_file(RESULTS / f"{problem.file}.json", json.dumps(content, indent=1).encode())
+            save(problem, content)
             print(f"{method:8s} {patient}: {found}", flush=True)
     print(text(problem, stored(problem, setup)))
+
+
+def save(problem: Problem, content: dict[str, Any]) -> None:
+    """Write results."""
+    write_file(RESULTS / f"{problem.file}.json", json.dumps(content, indent=1).encode())
 
 
 def stored(problem: Problem, setup: dict[str, Any] | None) -> dict[str, Any]:
@@ -262,7 +362,8 @@ def stored(problem: Problem, setup: dict[str, Any] | None) -> dict[str, Any]:
     content = json.loads(path.read_text()) if path.exists() else {"setup": setup, "rows": []}
     if setup in (None, content["setup"]):
         return content
-    return {"setup": setup, "rows": [r for r in content["rows"] if r["method"] in problem.plain]}
+    kept = [r for r in content["rows"] if r["method"] in (*problem.plain, "dip")]
+    return {"setup": setup, "rows": kept}
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def test_the_table_pairs_errors_by_patient():
     assert "2 validation patients, 4 members" in made
     assert "| clean images | 1.5000 of fat | 1 | 1.00 ± 0.00 | 1 |" in made
     assert "| noisy: `data.noise` | 1.7500 of fat | 1.15 ± 0.07 | 1.00 ± 0.00 | 1 |" in made
-    assert "| (total variation) | 2.0000 of fat | 1.50 ± 0.71 |  | 1 |" in made
+    assert "| (total variation, FISTA) | 2.0000 of fat | 1.50 ± 0.71 |  | 1 |" in made
 
 
 def test_weights_are_a_circle_for_views_and_everything_for_kspace():
