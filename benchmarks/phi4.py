@@ -33,8 +33,6 @@ BETA = 0.68
 STEPS = (4, 8, 16, 64)
 MODELS = ("cascade", "pixel", "fourier")
 RULES = ("matched", "dpmpp2m")
-MOST_TIMES = 4
-"""Networks of coarser levels are shown as many more fields as make up for their fewer places, at most so many times."""
 
 
 # ---- the fields ------------------------------------------------------------------------------------------------------
@@ -139,10 +137,7 @@ def configuration(model: str, root: Path, side: int, steps: int, threads: int) -
     record["data"] |= {"root": str(root), "patch": [side, side]}
     record["training"] |= {"steps": steps, "threads": threads}
     if model == "cascade":
-        levels = max(1, round(math.log2(side / 4)))
-        record["process"]["basis"]["options"]["levels"] = levels
-        batch, each = record["training"]["batch"], [min(scale, levels - 1) for scale in range(levels, -1, -1)]
-        record["training"]["batches"] = [batch * min(MOST_TIMES, 4**scale) for scale in each]
+        record["process"]["basis"]["options"]["levels"] = max(1, round(math.log2(side / 4)))
         return record
     record["process"] = {"name": "vp", "basis": {"name": model}}
     record["network"] = record["network"]["options"]["net"]
