@@ -107,9 +107,9 @@ def test_the_benchmark_runs_and_goes_on(phi4, tmp_path, capsys):
     arguments = (tmp_path, [8], 0.2, 24, 12, [2], 1)
     phi4.run(*arguments, ["cascade"])
     first = json.loads((tmp_path / "phi4.json").read_text())
-    assert {k for k in first if "cascade" in k} == {"8 cascade matched 2", "8 cascade ddim 2"}
+    assert {k for k in first if "cascade" in k} == {"8 cascade matched 2", "8 cascade dpmpp2m 2"}
     phi4.run(*arguments, ["cascade", "pixel"])
     again = json.loads((tmp_path / "phi4.json").read_text())
     assert again["8 cascade matched 2"] == first["8 cascade matched 2"]
-    assert "8 pixel ddim 2" in again
+    assert "8 pixel dpmpp2m 2" in again
     assert "| 8 | floor |" in capsys.readouterr().out

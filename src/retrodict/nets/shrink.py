@@ -43,7 +43,7 @@ class _Level(nn.Module):
         self.stem = Conv3(ndim, 2 * bands, width, circular=True)
         self.middle = Conv3(ndim, width, width, circular=True)
         self.head = Conv3(ndim, width, 2 * bands, circular=True)
-        self.threshold = nn.Parameter(torch.full((bands,), START))
+        self.threshold = nn.Parameter(torch.full((bands,), START, device="cpu"))
         nn.init.zeros_(self.head.conv.weight)
         nn.init.zeros_(self.head.conv.bias)  # pyright: ignore[reportArgumentType]
 
