@@ -186,7 +186,9 @@ def train(out: Path, name: str, model: str, seconds: float) -> tuple[Generator, 
             denoiser.model.net.net_of(scale).load_state_dict(average)  # type: ignore[attr-defined]
             spent.append(Spent(own).known)
         exact = replace(denoiser, model=replace(denoiser.model, precision="float32"))  # type: ignore[type-var]
-        factors = calibrate_cascade(exact, held, rounds=2, size=8).model.factors  # type: ignore[attr-defined]
+        factors = calibrate_cascade(
+            exact, held, rounds=2, size=8, source=lambda number: plan.validation.place(number).group
+        ).model.factors  # type: ignore[attr-defined]
         spec, weights = replace(plan.spec, spread_scale=factors.to_json()), denoiser.model.net.state_dict()  # type: ignore[attr-defined]
     else:
         spectrum = _spectrum(plan.config, plan.training, plan.spec.intensity)

@@ -176,6 +176,7 @@ class Cascades:
         self.batch = batcher(plan.training, plan.spec.intensity)
         assert plan.validation is not None
         self.validation = batcher(plan.validation, plan.spec.intensity)
+        self.source = lambda number: plan.validation.place(number).group
 
     def model(self, variant: str, seconds: float) -> tuple[Generator, dict[str, Any]]:
         """The generator after a budget, and what its networks took."""
@@ -208,7 +209,7 @@ class Cascades:
 
     def factors(self, denoiser: CascadeDenoiser) -> dict[str, Any]:
         exact = replace(denoiser, model=replace(denoiser.model, precision="float32"))  # type: ignore[type-var]
-        return calibrate_cascade(exact, self.validation).model.factors.to_json()  # type: ignore[attr-defined]
+        return calibrate_cascade(exact, self.validation, source=self.source).model.factors.to_json()  # type: ignore[attr-defined]
 
 
 def direct(runs: Path, seconds: float) -> tuple[Generator, dict[str, Any]]:

@@ -300,6 +300,10 @@ def test_factors_bring_a_spread_that_is_said_wrong_to_what_is_measured():
     assert float(again.at(0, torch.tensor([-9.0]))) == pytest.approx(again.rows[0][0])
 
 
+OWN = [str(i) for i in range(64)]
+"""Every item another image."""
+
+
 def states(n=64, side=4):
     """What is shown of white Gaussian bands at s^2 = 0.3, and the target; E[target y] = 0 in the mean."""
     generator = torch.Generator().manual_seed(5)
@@ -311,8 +315,8 @@ def test_a_gain_takes_away_what_the_error_shares_with_what_was_shown():
     """N + 0.2 y has a gain that is 0.2 less than that of N, and after it the error is uncorrelated with y."""
     y, target = states()
     ratio = torch.zeros_like(y)
-    plain = gain([(y, target, ratio)], doubt=0)
-    wrong = gain([(y[:16], target[:16] - 0.2 * y[:16], ratio), (y[16:], target[16:] - 0.2 * y[16:], ratio)], doubt=0)
+    plain, parts = gain([(y, target, ratio)], OWN, doubt=0), [(y[:16], target[:16]), (y[16:], target[16:])]
+    wrong = gain([(own, wanted - 0.2 * own, ratio) for own, wanted in parts], OWN, doubt=0)
     assert wrong == pytest.approx(plain - 0.2, abs=1e-12)
     assert float(((target - 0.2 * y - wrong * y) * y).sum()) == pytest.approx(0, abs=1e-9)
 
@@ -320,9 +324,20 @@ def test_a_gain_takes_away_what_the_error_shares_with_what_was_shown():
 def test_a_gain_that_may_be_chance_is_none():
     """Of the exact answer at most what four of two thousand draws have; a gain of 0.2 loses next to nothing."""
     y, target = states()
-    assert gain([(y, target, y)]) == 0
-    assert gain([(y, target - 0.2 * y, y)]) == pytest.approx(-0.2, abs=0.03)
-    assert abs(gain([(y, target - 0.2 * y, y)])) < abs(gain([(y, target - 0.2 * y, y)], doubt=0))
+    assert gain([(y, target, y)], OWN) == 0
+    assert gain([(y, target - 0.2 * y, y)], OWN) == pytest.approx(-0.2, abs=0.03)
+    assert abs(gain([(y, target - 0.2 * y, y)], OWN)) < abs(gain([(y, target - 0.2 * y, y)], OWN, doubt=0))
+
+
+def test_items_of_one_image_count_once_for_the_doubt():
+    """Every item sixteen times: the gain of one time, and with the sources named its doubt; of one source nothing."""
+    y, target = states(n=8)
+    weak = target - 0.08 * y
+    many = [(y.repeat(16, 1, 1, 1, 1), weak.repeat(16, 1, 1, 1, 1), y)]
+    once = gain([(y, weak, y)], OWN[:8])
+    assert gain(many, OWN[:8] * 16) == pytest.approx(once, abs=1e-12)
+    assert abs(gain(many, [str(i) for i in range(128)])) > abs(once) + 0.005
+    assert gain([(y, weak, y)], ["one"] * 8) == 0
 
 
 class Tilted(Linear):

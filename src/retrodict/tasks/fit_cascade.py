@@ -105,7 +105,7 @@ def fit_cascade(
     spec = plan.spec
     if validation is not None:
         exact = replace(denoiser, model=replace(_model(denoiser), precision="float32"))  # as images are drawn
-        factors = _model(calibrate_cascade(exact, validation, config.training.seed)).factors
+        factors = _model(calibrate_cascade(exact, validation, config.training.seed, source=_source(plan))).factors
         assert factors is not None
         spec = replace(spec, spread_scale=factors.to_json())
     weights, _ = save_model(spec, nets.state_dict(), folder / config.name)
@@ -142,6 +142,12 @@ def _each(config: FitConfig, name: str, scales: list[int], depth: int) -> tuple[
 def _model(denoiser: CascadeDenoiser) -> NetModel:
     assert isinstance(denoiser.model, NetModel)
     return denoiser.model
+
+
+def _source(plan: FitPlan) -> Callable[[int], str] | None:
+    """The group that a held-out patch is of: patches of one patient are not independent."""
+    patches = plan.validation
+    return (lambda number: patches.place(number).group) if isinstance(patches, PatchSet) else None
 
 
 def _crop(plan: FitPlan) -> int | None:

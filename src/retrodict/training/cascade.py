@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,6 +129,12 @@ class _Held:
     size: int
     device: Any
     made: list[tuple[Tensor, Tensor]]
+    source: Callable[[int], str] | None = None
+
+    def sources(self, count: int) -> list[str]:
+        """What image each item of the first batches is of; without `source` all are taken for different ones."""
+        keys = [k for _, seeds in self.batches(count) for k in seeds.tolist()]
+        return [str(k) if self.source is None else self.source(k) for k in keys]
 
     def batches(self, count: int) -> list[tuple[Tensor, Tensor]]:
         """The first batches: images and their seeds."""
@@ -142,13 +148,21 @@ class _Held:
 
 @torch.no_grad()
 def calibrate_cascade(
-    denoiser: CascadeDenoiser, batch: Batch, seed: int = 0, rounds: int = 4, size: int = 16
+    denoiser: CascadeDenoiser,
+    batch: Batch,
+    seed: int = 0,
+    rounds: int = 4,
+    size: int = 16,
+    source: Callable[[int], str] | None = None,
 ) -> CascadeDenoiser:
     """The denoiser with gains on its answers and then factors on its error variance, mean e^2 / p over held-out data,
-    by scale and noise level."""
+    by scale and noise level.
+
+    source: the patient or image that the item of a key is of; items of one are not independent.
+    """
     model, views = denoiser.model, denoiser.views
     assert isinstance(model, NetModel)
-    levels, held = model.net.levels, _Held(batch, seed, size, denoiser.process.basis.device, [])
+    levels, held = model.net.levels, _Held(batch, seed, size, denoiser.process.basis.device, [], source)
     nodes = [LEAST + (1 - LEAST) * (k + 0.5) / NODES for k in range(NODES)]
     options = denoiser.process.recipe.options  # type: ignore[union-attr]
     tau = [options.get("horizon", 5.0) * t ** options.get("exponent", 2.0) for t in nodes]
@@ -169,8 +183,8 @@ def calibrate_cascade(
         return max(rounds, min(MOST_ITEMS, math.ceil(ENOUGH / each)) // size)
 
     gains = tuple(
-        tuple(gain(errors(plain, scale, time, batches(scale))) for time in nodes) if drawn[scale] else none
-        for scale in range(levels + 1)
+        tuple(gain(errors(plain, scale, time, count), held.sources(count)) for time in nodes) if drawn[scale] else none
+        for scale, count in enumerate(map(batches, range(levels + 1)))
     )
     fair = replace(model, factors=Factors(log_s, (none,) * (levels + 1), gains))
     rows = tuple(
@@ -180,19 +194,26 @@ def calibrate_cascade(
     return replace(denoiser, model=replace(model, factors=Factors(log_s, rows, gains)))
 
 
-def gain(errors: Iterable[tuple[Tensor, Tensor, Tensor]], doubt: float = 2.0) -> float:
-    """G of least mean (e - g y)^2, e the error of an answer to y, less what cannot be told from nothing.
+def gain(errors: Iterable[tuple[Tensor, Tensor, Tensor]], sources: Sequence[str], doubt: float = 2.0) -> float:
+    """The number g of least mean (e - g y)^2, e the error of an answer to y, less what cannot be told from nothing.
 
-    Its standard error follows from the scatter between items; g counts as far as its square is beyond that of `doubt`
-    standard errors (the positive part of James and Stein 1961).
+    Its standard error follows from the scatter between `sources`, the patient or image of every item; g counts as far
+    as its square is beyond that of `doubt` standard errors (the positive part of James and Stein 1961).  Of a single
+    source nothing can be told.
     """
     products, squares = [], []
     for y, error, _ in errors:
         products.append((error * y).double().flatten(1).sum(1))
         squares.append((y * y).double().flatten(1).sum(1))
+    known = list(dict.fromkeys(sources))
+    if len(known) < 2:
+        return 0.0
     product, square = torch.cat(products), torch.cat(squares)
+    place = torch.tensor([known.index(name) for name in sources], device=product.device)
     g = float(product.sum() / square.sum())
-    scatter = float((product - g * square).square().sum() / square.sum() ** 2)
+    apart = torch.zeros(len(known), dtype=product.dtype, device=product.device)
+    apart = apart.index_add(0, place, product - g * square)
+    scatter = float(apart.square().sum() / square.sum() ** 2) * len(known) / (len(known) - 1)
     return g * max(0.0, 1 - doubt**2 * scatter / max(g * g, 1e-300))
 
 
