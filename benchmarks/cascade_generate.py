@@ -49,6 +49,7 @@ from retrodict.samplers import make_plan, sample, start_state
 from retrodict.samplers.cascade import cascade_grid, cascade_stages, sample_cascade
 from retrodict.tasks.fit import _built, _spectrum, batcher, prepare_fit
 from retrodict.tasks.fit_cascade import _built as built_cascade
+from retrodict.tasks.fit_cascade import source_of
 from retrodict.tasks.fit_config import FitConfig, load_config
 from retrodict.tasks.forecast import _Live
 from retrodict.tasks.generate import generate
@@ -186,9 +187,7 @@ def train(out: Path, name: str, model: str, seconds: float) -> tuple[Generator, 
             denoiser.model.net.net_of(scale).load_state_dict(average)  # type: ignore[attr-defined]
             spent.append(Spent(own).known)
         exact = replace(denoiser, model=replace(denoiser.model, precision="float32"))  # type: ignore[type-var]
-        factors = calibrate_cascade(
-            exact, held, rounds=2, size=8, source=lambda number: plan.validation.place(number).group
-        ).model.factors  # type: ignore[attr-defined]
+        factors = calibrate_cascade(exact, held, rounds=2, size=8, source=source_of(plan)).model.factors  # type: ignore[attr-defined]
         spec, weights = replace(plan.spec, spread_scale=factors.to_json()), denoiser.model.net.state_dict()  # type: ignore[attr-defined]
     else:
         spectrum = _spectrum(plan.config, plan.training, plan.spec.intensity)

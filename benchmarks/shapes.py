@@ -37,6 +37,7 @@ from retrodict.shapes.surface import surface
 from retrodict.shapes.volume import Volume
 from retrodict.tasks.fit import FitPlan, _built, batcher, calibrated, options_of, prepare_fit
 from retrodict.tasks.fit_cascade import _built as built_cascade
+from retrodict.tasks.fit_cascade import source_of
 from retrodict.tasks.fit_config import FitConfig
 from retrodict.tasks.machine import torch_threads
 from retrodict.tasks.shape_data import shape_groups
@@ -176,7 +177,6 @@ class Cascades:
         self.batch = batcher(plan.training, plan.spec.intensity)
         assert plan.validation is not None
         self.validation = batcher(plan.validation, plan.spec.intensity)
-        self.source = lambda number: plan.validation.place(number).group
 
     def model(self, variant: str, seconds: float) -> tuple[Generator, dict[str, Any]]:
         """The generator after a budget, and what its networks took."""
@@ -209,7 +209,7 @@ class Cascades:
 
     def factors(self, denoiser: CascadeDenoiser) -> dict[str, Any]:
         exact = replace(denoiser, model=replace(denoiser.model, precision="float32"))  # type: ignore[type-var]
-        return calibrate_cascade(exact, self.validation, source=self.source).model.factors.to_json()  # type: ignore[attr-defined]
+        return calibrate_cascade(exact, self.validation, source=source_of(self.plan)).model.factors.to_json()  # type: ignore[attr-defined]
 
 
 def direct(runs: Path, seconds: float) -> tuple[Generator, dict[str, Any]]:

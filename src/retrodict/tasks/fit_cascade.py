@@ -28,7 +28,7 @@ from retrodict.training.cascade import LevelTrainer, calibrate_cascade, level_lo
 from retrodict.training.checkpoints import newest
 from retrodict.training.loop import Progress, TrainingOptions, check_resumable, train
 
-__all__ = ["fit_cascade", "prepare_cascade"]
+__all__ = ["fit_cascade", "prepare_cascade", "source_of"]
 
 
 def prepare_cascade(
@@ -105,7 +105,7 @@ def fit_cascade(
     spec = plan.spec
     if validation is not None:
         exact = replace(denoiser, model=replace(_model(denoiser), precision="float32"))  # as images are drawn
-        factors = _model(calibrate_cascade(exact, validation, config.training.seed, source=_source(plan))).factors
+        factors = _model(calibrate_cascade(exact, validation, config.training.seed, source=source_of(plan))).factors
         assert factors is not None
         spec = replace(spec, spread_scale=factors.to_json())
     weights, _ = save_model(spec, nets.state_dict(), folder / config.name)
@@ -144,7 +144,7 @@ def _model(denoiser: CascadeDenoiser) -> NetModel:
     return denoiser.model
 
 
-def _source(plan: FitPlan) -> Callable[[int], str] | None:
+def source_of(plan: FitPlan) -> Callable[[int], str] | None:
     """The group that a held-out patch is of: patches of one patient are not independent."""
     patches = plan.validation
     return (lambda number: patches.place(number).group) if isinstance(patches, PatchSet) else None
