@@ -30,7 +30,7 @@ def joined(config: FitConfig) -> dict[str, Any]:
     record = config.network.model_dump()
     if config.data.noise is None or config.data.noise.style != "joint" or record["name"] == "joint":
         return record
-    levels = max((k for k in range(1, LEVELS + 1) if all(n % 2**k == 0 for n in config.data.patch)), default=1)
+    levels = max(k for k in range(1, LEVELS + 1) if all(n % 2**k == 0 for n in config.data.patch))
     options = dict(record["options"])
     shrink = {"levels": levels, **(options.pop("shrink", None) or {})}
     return {"name": "joint", "options": {"score": record["name"], **options, "shrink": shrink}}
